@@ -1,0 +1,74 @@
+"""Every error that graftwork raises on purpose.
+
+::
+
+    GraftworkError
+    ├── StoreError            a file is not what it claims to be, or cannot be read or written
+    │   ├── NonFiniteError    a source holds NaN or infinity
+    │   └── OutputError       the target exists, is a source, does not fit the disk, or cannot hold the result
+    ├── MismatchError         models that should agree do not (architecture, names, shapes, classes)
+    ├── UnknownNameError      a name that nothing is called by, with the nearest ones that exist
+    ├── OptionError           an option's value makes no sense, or not for this method
+    └── RecipeError           a recipe is not one, or not a sensible one
+
+A message says which thing, where, what was found against what was expected, and what to do. Lower errors (``OSError``,
+``zipfile.BadZipFile`` …) are wrapped where only the caller knows enough to say so, and kept as the cause.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class GraftworkError(Exception):
+    """The root of the tree: catch it to catch every refusal of graftwork."""
+
+
+class StoreError(GraftworkError):
+    """A file is not what it claims to be, or cannot be read or written."""
+
+
+class NonFiniteError(StoreError):
+    """A source holds NaN or infinity."""
+
+
+class OutputError(StoreError):
+    """The target exists, is one of the sources, does not fit the disk, or cannot hold the result."""
+
+
+class MismatchError(GraftworkError):
+    """Models that should agree do not."""
+
+
+class OptionError(GraftworkError):
+    """An option's value makes no sense, or not for this method."""
+
+
+class RecipeError(GraftworkError):
+    """A recipe is not one, or not a sensible one."""
+
+
+class UnknownNameError(GraftworkError):
+    """Nothing is called by this name.
+
+    Args:
+        kind: What was looked for, as in "merge method".
+        name: The name that was given.
+        known: The names that exist; the nearest are suggested.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name = kind, name
+        known = list(known)
+        super().__init__(f"no {kind} is called {name!r}; {suggest(name, known)}")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean …?" for near names, else a list of what there is."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    if not known:
+        return "there are none"
+    shown = ", ".join(repr(n) for n in known[:12])
+    return f"there are {shown}" + (f" and {len(known) - 12} more" if len(known) > 12 else "")

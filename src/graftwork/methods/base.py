@@ -1,0 +1,161 @@
+"""What a merge method is: options declared as fields, an optional reduction, and a pure combine.
+
+A method instance holds the options *of one tensor*: one value where the option is the same for all models, a tuple with one value
+per model where it is not (`PerModel`). Recipes may give options by model and by tensor name; `options.resolve` turns those into
+instances, so that no method ever looks at a name.
+
+The work on a tensor is cut into blocks. First the method's `Reduction` (if any) sees every block, as often as it asks to; then
+`combine` writes every block. Blocks come from several threads in any order, so
+
+- `combine` and `observe` touch nothing but their arguments;
+- what a reduction counts (integers) goes to accumulators of one thread each, whose order does not matter;
+- what a reduction sums (floats) is summed in chunks of `CHUNK` elements whose places do not depend on the blocks, and added up in the
+  order of places. That makes results the same for every number of threads and every block size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from graftwork.errors import UnknownNameError
+
+Floats = NDArray[Any]
+"""An array of float32, or of float64 where a source is float64."""
+
+CHUNK = 4096
+"""Blocks begin at multiples of this many elements, and float sums are kept per chunk."""
+
+T = TypeVar("T")
+PerModel: TypeAlias = T | tuple[T, ...]
+"""The type of an option that may differ between models: one value, or one per model in their order."""
+
+
+class Base(Enum):
+    """Whether a method works on differences from a base model."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+@dataclass(slots=True)
+class Block:
+    """A run of elements of one tensor, of all models.
+
+    Attributes:
+        models: Shape (n, b). `combine` may overwrite it, `observe` may not.
+        base: Shape (b,), or None where the merge has no base.
+        out: Shape (b,), for `combine` to fill.
+        scratch: Shape (rows, b) with the method's `scratch_rows`, contents undefined.
+        start: Position of the first element in the tensor (flat, row-major), a multiple of `CHUNK`.
+        offset: Position of the tensor's first element in what the reduction is over: 0 for one tensor; for a reduction over
+            the model, the (aligned) sizes of the tensors before.
+        keys: Shape (n,), uint64: for each model the key of its random stream for this tensor (see `graftwork.rng`).
+    """
+
+    models: Floats
+    base: Floats | None
+    out: Floats
+    scratch: Floats
+    start: int
+    offset: int
+    keys: NDArray[np.uint64]
+
+
+class Reduction(Protocol):
+    """What must be known of a whole tensor (or model) before any element can be written."""
+
+    def local(self) -> Any:
+        """Return fresh accumulators for one thread and one pass."""
+        ...
+
+    def observe(self, block: Block, local: Any) -> None:
+        """Take one block into account. Called from any thread, once per block and pass."""
+        ...
+
+    def end_pass(self, locals_: Sequence[Any]) -> bool:
+        """Take in what all threads saw; return whether another pass over all blocks is needed."""
+        ...
+
+    def result(self) -> Any:
+        """Return what `combine` gets, once no further pass is needed."""
+        ...
+
+
+class MergeMethod(BaseModel):
+    """A merge method with its options; see the module for how it is run.
+
+    Class attributes:
+        name: What recipes call it.
+        reference: Address of the paper or text that defines it.
+        base: Whether it works on differences from a base model.
+        models: Least and greatest number of models (without the base); None for no limit.
+        scratch_rows: Work arrays of a block's length that `combine` needs in `Block.scratch`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    name: ClassVar[str]
+    reference: ClassVar[str]
+    base: ClassVar[Base]
+    models: ClassVar[tuple[int, int | None]]
+    scratch_rows: ClassVar[int]
+
+    def scope(self) -> Literal["tensor", "model"]:
+        """Return what the reduction is over: each tensor by itself, or all tensors of the model together."""
+        return "tensor"
+
+    def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> Reduction | None:
+        """Return a fresh reduction over `size` elements of `n_models` models in `dtype`, or None if none is needed."""
+        return None
+
+    def combine(self, block: Block, reduced: Any) -> None:
+        """Fill `block.out`; `reduced` is the reduction's result (None without one)."""
+        raise NotImplementedError
+
+
+METHODS: dict[str, type[MergeMethod]] = {}
+"""Every merge method by name."""
+
+M = TypeVar("M", bound=type[MergeMethod])
+
+
+def merge_method(
+    name: str,
+    *,
+    reference: str,
+    base: Base = Base.NONE,
+    models: tuple[int, int | None] = (1, None),
+    scratch_rows: int = 0,
+) -> Callable[[M], M]:
+    """Register a class as the merge method `name`; see `MergeMethod` for the arguments."""
+
+    def add(cls: M) -> M:
+        if name in METHODS:
+            raise ValueError(f"merge method {name!r} is registered twice")
+        cls.name, cls.reference, cls.base, cls.models, cls.scratch_rows = name, reference, base, models, scratch_rows
+        METHODS[name] = cls
+        return cls
+
+    return add
+
+
+def get(name: str) -> type[MergeMethod]:
+    """Return the merge method called `name`.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if name not in METHODS:
+        raise UnknownNameError("merge method", name, METHODS)
+    return METHODS[name]
+
+
+def per_model(value: PerModel[float], n_models: int) -> Floats:
+    """Return an option as a vector of `n_models` float64."""
+    return np.array(np.broadcast_to(np.asarray(value, np.float64), (n_models,)))
