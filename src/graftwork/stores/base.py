@@ -134,6 +134,8 @@ class Format:
         open: Opens an existing path for reading.
         create: Begins a file; None for a format that is only read.
         holds_architecture: Whether it carries the model's configuration.
+        files_beside: Whether a result is several files in the target's own directory (an index and its shards); the writer then
+            makes a directory with them, and they are moved from there.
     """
 
     name: str
@@ -144,6 +146,7 @@ class Format:
     create: Callable[..., Writer] | None
     directory: bool = False
     holds_architecture: bool = False
+    files_beside: bool = False
 
 
 FORMATS: dict[str, Format] = {}

@@ -1,0 +1,95 @@
+"""Tensor stores: one file per format, each reading headers first and blocks after.
+
+`open_store` finds the format of a path, `format_for_target` the one that a new path asks for, and `FORMATS` lists them all.
+"""
+
+from pathlib import Path
+
+from graftwork.errors import OutputError, StoreError, UnknownNameError
+
+# Order matters: a format is recognised by the first that says yes.
+from graftwork.stores import (  # noqa: F401
+    huggingface,
+    keras_dir,
+    keras_zip,
+    legacy_h5,
+    safetensors,
+    sharded_h5,
+    weights_h5,
+)
+from graftwork.stores.base import FORMATS, Extent, Format, Header, Reader, Writer
+
+__all__ = ["FORMATS", "Extent", "Format", "Header", "Reader", "Writer", "format_for_target", "open_store", "recognise"]
+
+ASKED_IN_ORDER = (
+    "safetensors",
+    "sharded_h5",
+    "preset",
+    "huggingface",
+    "keras_dir",
+    "legacy_h5",
+    "weights_h5",
+    "keras",
+)
+
+
+def recognise(path: Path) -> Format:
+    """Return the format of an existing file or directory.
+
+    Raises:
+        StoreError: If there is nothing at `path` or no format knows it.
+    """
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened: {error.strerror or error}") from error
+    if not exists:
+        raise StoreError(f"there is no file or directory {path}")
+    if not path.is_file() and not path.is_dir():
+        raise StoreError(f"{path} is neither a regular file nor a directory")
+    for name in ASKED_IN_ORDER:
+        if FORMATS[name].recognise(path):
+            return FORMATS[name]
+    known = ", ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
+    raise StoreError(
+        f"{path} is in no format that graftwork knows (files ending in {known}, Keras and Hugging Face directories)"
+    )
+
+
+def open_store(path: Path | str) -> Reader:
+    """Open a source, whatever its format.
+
+    Raises:
+        StoreError: If it does not exist, is in no known format, or is damaged.
+    """
+    path = Path(path)
+    return recognise(path).open(path)
+
+
+def format_for_target(path: Path | str, like: Reader | None = None, name: str | None = None) -> Format:
+    """Return the format in which to write a new file or directory.
+
+    Args:
+        path: The target; its ending decides.
+        like: Decides for a target without a known ending (a directory in the format of the first source).
+        name: The format's name, where the user says it.
+
+    Raises:
+        OutputError: If neither tells.
+        UnknownNameError: If no format is called `name`.
+    """
+    path = Path(path)
+    if name is not None:
+        if name not in FORMATS:
+            raise UnknownNameError("format", name, FORMATS)
+        return FORMATS[name]
+    endings = sorted(((s, row) for row in FORMATS.values() for s in row.suffixes), key=lambda pair: -len(pair[0]))
+    for suffix, row in endings:
+        if path.name.endswith(suffix):
+            return row
+    if like is not None and FORMATS[like.header.format].directory:
+        return FORMATS[like.header.format]
+    known = ", ".join(suffix for suffix, _ in endings)
+    raise OutputError(
+        f"the target {path} does not say in which format to write; end it in one of {known}, or name the format"
+    )
