@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from graftwork.errors import UnknownNameError
+from graftwork.errors import OptionError, UnknownNameError
 
 Floats = NDArray[Any]
 """An array of float32, or of float64 where a source is float64."""
@@ -48,7 +48,8 @@ class Block:
     """A run of elements of one tensor, of all models.
 
     Attributes:
-        models: Shape (n, b). `combine` may overwrite it, `observe` may not.
+        models: Shape (n, b), contiguous (of a shorter block: the reshaped beginning of the work array, not a slice of its
+            columns, which would be right but slow). `combine` may overwrite it, `observe` may not.
         base: Shape (b,), or None where the merge has no base.
         out: Shape (b,), for `combine` to fill.
         scratch: Shape (rows, b) with the method's `scratch_rows`, contents undefined.
@@ -105,6 +106,37 @@ class MergeMethod(BaseModel):
     base: ClassVar[Base]
     models: ClassVar[tuple[int, int | None]]
     scratch_rows: ClassVar[int]
+
+    def check(self, n_models: int, has_base: bool | None = None) -> None:
+        """Refuse a number of models, a base or a lack of it, and options that do not fit them; called before weights are read.
+
+        Args:
+            n_models: Number of models, without the base.
+            has_base: Whether the merge has a base; None if that is not known (and so not checked).
+
+        Raises:
+            OptionError: If the method cannot merge these.
+        """
+        least, most = self.models
+        if n_models < least or (most is not None and n_models > most):
+            wanted = (
+                f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+            )
+            raise OptionError(
+                f"{self.name} merges {wanted} model{'s' * (wanted != 'exactly 1')}, but there are {n_models}"
+            )
+        if has_base is False and self.base is Base.REQUIRED:
+            raise OptionError(
+                f"{self.name} merges differences from a base model; add `base` with their common ancestor"
+            )
+        if has_base and self.base is Base.NONE:
+            raise OptionError(f"{self.name} has no use for a base; leave `base` out, or list it among the models")
+        for option, value in self:
+            if isinstance(value, tuple) and len(value) != n_models:
+                alias = type(self).model_fields[option].alias or option
+                raise OptionError(
+                    f"option {alias!r} of {self.name} has {len(value)} values, but there are {n_models} models"
+                )
 
     def scope(self) -> Literal["tensor", "model"]:
         """Return what the reduction is over: each tensor by itself, or all tensors of the model together."""

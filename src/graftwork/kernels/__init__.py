@@ -1,0 +1,12 @@
+"""Compiled block loops and reductions that merge methods share.
+
+Loops are pure: arrays and numbers in, arrays out. They are compiled by Numba at their first call; importing this room does not
+import Numba. File names say what a file knows:
+
+- `loop`: how a function becomes compiled code;
+- `convert`: raw elements of a file to numbers and back;
+- `sums`: sums whose result does not depend on blocks or threads;
+- `largest`: the k largest magnitudes of a tensor or of a model, without sorting;
+- `masks`: random masks drawn by position;
+- `deltas`: sums, trimming and sign election of differences from a base.
+"""
