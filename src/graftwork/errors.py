@@ -36,7 +36,16 @@ class OutputError(StoreError):
 
 
 class MismatchError(GraftworkError):
-    """Models that should agree do not."""
+    """Models that should agree do not.
+
+    Attributes:
+        reasons: Every disagreement that was found, one sentence each; the message holds the first few.
+    """
+
+    def __init__(self, *reasons: str, advice: str = "") -> None:
+        self.reasons = reasons
+        shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        super().__init__(f"{shown}; {advice}" if advice else shown)
 
 
 class OptionError(GraftworkError):

@@ -3,34 +3,17 @@
 `open_store` finds the format of a path, `format_for_target` the one that a new path asks for, and `FORMATS` lists them all.
 """
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 from graftwork.errors import OutputError, StoreError, UnknownNameError
-
-# Order matters: a format is recognised by the first that says yes.
-from graftwork.stores import (  # noqa: F401
-    huggingface,
-    keras_dir,
-    keras_zip,
-    legacy_h5,
-    safetensors,
-    sharded_h5,
-    weights_h5,
-)
 from graftwork.stores.base import FORMATS, Extent, Format, Header, Reader, Writer
 
 __all__ = ["FORMATS", "Extent", "Format", "Header", "Reader", "Writer", "format_for_target", "open_store", "recognise"]
 
-ASKED_IN_ORDER = (
-    "safetensors",
-    "sharded_h5",
-    "preset",
-    "huggingface",
-    "keras_dir",
-    "legacy_h5",
-    "weights_h5",
-    "keras",
-)
+for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+    importlib.import_module(f"{__name__}.{_module}")  # each registers its format, so that adding one is adding a file
 
 
 def recognise(path: Path) -> Format:
@@ -47,9 +30,9 @@ def recognise(path: Path) -> Format:
         raise StoreError(f"there is no file or directory {path}")
     if not path.is_file() and not path.is_dir():
         raise StoreError(f"{path} is neither a regular file nor a directory")
-    for name in ASKED_IN_ORDER:
-        if FORMATS[name].recognise(path):
-            return FORMATS[name]
+    for row in sorted(FORMATS.values(), key=lambda row: (row.order, row.name)):
+        if row.recognise(path):
+            return row
     known = ", ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
     raise StoreError(
         f"{path} is in no format that graftwork knows (files ending in {known}, Keras and Hugging Face directories)"

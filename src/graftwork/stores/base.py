@@ -136,6 +136,7 @@ class Format:
         holds_architecture: Whether it carries the model's configuration.
         files_beside: Whether a result is several files in the target's own directory (an index and its shards); the writer then
             makes a directory with them, and they are moved from there.
+        order: Formats are asked in this order whether they recognise a path; the less a format looks at, the later.
     """
 
     name: str
@@ -147,10 +148,11 @@ class Format:
     directory: bool = False
     holds_architecture: bool = False
     files_beside: bool = False
+    order: int = 0
 
 
 FORMATS: dict[str, Format] = {}
-"""Every store format by name, in the order in which `recognise` is asked."""
+"""Every store format by name."""
 
 
 def register(row: Format) -> Format:

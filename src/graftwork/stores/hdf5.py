@@ -265,7 +265,7 @@ class H5Source:
             if not h5py.h5a.exists(group, name.encode()):
                 return None
             opened = h5py.h5a.open(group, name.encode())
-            if opened.get_storage_size() > self.length:
+            if math.prod(opened.shape) * opened.get_type().get_size() > self.length:
                 raise StoreError(f"attribute {name!r} of {path!r} in {self.label} claims more bytes than the file has")
             attributes = h5py.AttributeManager(
                 h5py.Group(group) if isinstance(group, h5py.h5g.GroupID) else h5py.Dataset(group)

@@ -278,5 +278,6 @@ register(
         open=KerasZipReader,
         create=KerasZipWriter,
         holds_architecture=True,
+        order=30,
     )
 )

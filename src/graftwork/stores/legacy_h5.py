@@ -133,7 +133,7 @@ def _bare(weight: str) -> str:
 
 
 def _names(source: H5Source, group: str, attribute: str) -> list[str] | None:
-    """Return an attribute that lists names; Keras splits a long one into attribute0, attribute1 …"""
+    """Return an attribute that lists names; Keras splits a long one into attribute0, attribute1 and so on."""
     pieces = [source.attribute(group, attribute)]
     if pieces[0] is None:
         pieces = []
@@ -186,10 +186,7 @@ def _without_table(layer: str, weights: Sequence[str]) -> list[tuple[str, Role]]
     taken: set[str] = set()
     for weight in weights:
         parts = _bare(weight).split("/")
-        if layer in parts[:-1]:
-            parts = parts[parts.index(layer) :]
-        else:
-            parts = [layer, *parts]
+        parts = parts[parts.index(layer) :] if layer in parts[:-1] else [layer, *parts]
         name = "/".join(parts)
         number = 1
         while name in taken:
@@ -315,7 +312,7 @@ def _has_layer_names(path: Path) -> bool:
 
     try:
         with h5py.File(path, "r") as file:
-            where = file[WEIGHTS] if WEIGHTS in file else file
+            where = file.get(WEIGHTS, file)
             return any(name in where.attrs for name in ("layer_names", "layer_names0"))
     except (OSError, RuntimeError, ValueError, KeyError):
         return path.suffix in (".h5", ".hdf5")
@@ -330,5 +327,6 @@ register(
         open=LegacyH5Reader,
         create=LegacyH5Writer,
         holds_architecture=True,
+        order=10,
     )
 )

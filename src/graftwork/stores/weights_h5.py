@@ -97,5 +97,6 @@ register(
         recognise=recognise,
         open=WeightsH5Reader,
         create=WeightsH5Writer,
+        order=20,
     )
 )

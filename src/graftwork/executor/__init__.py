@@ -1,0 +1,1 @@
+"""Executors: what runs a plan. `local` uses the threads of this process."""

@@ -1,0 +1,494 @@
+"""Run a merge plan with the threads of this process.
+
+The work on a tensor is cut into blocks. A block's elements are read from every model straight into the thread's scratch, turned into
+float32 (float64 where a source is float64), handed to the method, rounded once and written. Reading, computing and writing all
+happen without Python's lock, so two threads keep two cores busy.
+
+A small tensor is one thread's work from first pass to last, so its values are still in the cache when they are needed again. A
+large one is everybody's: its blocks are shared out pass by pass. Neither changes the result (see `graftwork.methods.base`).
+
+Memory is what the threads' scratch takes, whatever the size of the models; see `scratch_bytes`.
+"""
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork import rng
+from graftwork.errors import NonFiniteError, OutputError, StoreError
+from graftwork.executor.gather import read_gathered
+from graftwork.kernels.convert import decode, encode
+from graftwork.methods.base import CHUNK, Block, MergeMethod, Reduction
+from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
+from graftwork.tensor import FLOATS, Role, TensorSpec
+
+if TYPE_CHECKING:
+    from graftwork.plan import MergePlan, Source, Step
+
+BLOCK = 1 << 16
+"""Elements of a block for two or three models; more models make shorter blocks, so that scratch stays in the cache."""
+
+SHARED_BLOCKS = 16
+"""A tensor of more blocks than this is worked on by all threads together."""
+
+Progress = Callable[[int], None]
+"""Called with a number of bytes that have been dealt with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A run of raw bytes of the result and its CRC, to compare with what the file holds when it is read again."""
+
+    name: str
+    start: int
+    size: int
+    crc: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What running a plan found out that headers could not tell.
+
+    Attributes:
+        written: Every block of the result.
+        notes: What the user should know.
+    """
+
+    written: list[Written] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def block_elements(n_models: int, wanted: int | None = None) -> int:
+    """Return the length of a block: a multiple of `CHUNK`, shorter for many models."""
+    if wanted is not None:
+        return max(CHUNK, -(-wanted // CHUNK) * CHUNK)
+    return max(CHUNK, min(BLOCK, BLOCK * 4 // (n_models + 1)) // CHUNK * CHUNK)
+
+
+def scratch_bytes(plan: "MergePlan", threads: int) -> int:
+    """Return the bytes of all threads' scratch and of the reductions over the largest tensor."""
+    n = len(plan.models)
+    rows = max((step.method.scratch_rows for step in plan.steps if step.method is not None), default=0)
+    one = block_elements(n) * ((n + 2 + rows) * 8 + 16)
+    largest = max((step.spec.size for step in plan.steps), default=0)
+    sums = largest // CHUNK * 16 * (n + 1)
+    histograms = (1 << 16) * 8 * n
+    return threads * (one + histograms) + sums
+
+
+class Cancelled(Exception):  # noqa: N818 - no error: another thread failed or the user stopped the work
+    """Raised inside a worker when the work is over."""
+
+
+class LocalExecutor:
+    """Runs one plan into one writer.
+
+    Args:
+        plan: What to do.
+        writer: Where the result goes; finishing it is the caller's.
+        threads: How many threads work.
+        block_size: Elements of a block, for tests; results do not depend on it.
+        progress: Called from any thread with bytes read.
+    """
+
+    def __init__(
+        self,
+        plan: "MergePlan",
+        writer: Writer,
+        *,
+        threads: int,
+        block_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.plan, self.writer, self.threads = plan, writer, max(1, threads)
+        self.block = block_elements(len(plan.models), block_size)
+        self.progress: Progress = progress or (lambda _: None)
+        self.outcome = Outcome()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    def run(self) -> Outcome:
+        """Do all steps and return what was found out.
+
+        Raises:
+            NonFiniteError: If a source holds NaN or infinity and that was not allowed.
+            StoreError: If a source ends early or the disk is full.
+        """
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="graftwork") as pool:
+            try:
+                self._run(pool)
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        self.outcome.written.sort(key=lambda w: (w.name, w.start))
+        self.outcome.notes.sort()
+        return self.outcome
+
+    def _run(self, pool: ThreadPoolExecutor) -> None:
+        copies = [step for step in self.plan.steps if step.method is None]
+        merges = [step for step in self.plan.steps if step.method is not None]
+        wide = [
+            s for s in merges if s.method is not None and s.method.scope() == "model" and s.spec.role is Role.WEIGHT
+        ]
+        if wide:
+            self._run_wide(pool, wide)
+            merges = [step for step in merges if step not in wide]
+        shared = [step for step in merges if step.spec.size > SHARED_BLOCKS * self.block]
+        alone = [step for step in merges if step.spec.size <= SHARED_BLOCKS * self.block]
+        for step in shared:
+            self._run_shared(pool, step)
+        queue = iter([*sorted(alone, key=lambda s: -s.spec.size), *copies])
+        self._together(pool, lambda: self._drain(queue))
+
+    def _together(self, pool: ThreadPoolExecutor, work: Callable[[], Any]) -> list[Any]:
+        """Run the same work on every thread; the first failure ends all of it."""
+        futures: list[Future[Any]] = [pool.submit(work) for _ in range(self.threads)]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        failed = [f.exception() for f in done if f.exception() is not None]
+        if failed:
+            self._stop.set()
+            wait(futures)
+            errors = [f.exception() for f in futures if f.exception() is not None]
+            raise next((e for e in errors if not isinstance(e, Cancelled)), errors[0]) from None  # type: ignore[misc]
+        return [f.result() for f in futures]
+
+    def _next(self, queue: Iterator[Any]) -> Any:
+        if self._stop.is_set():
+            raise Cancelled
+        with self._lock:
+            return next(queue, None)
+
+    def _drain(self, queue: Iterator["Step"]) -> None:
+        while (step := self._next(queue)) is not None:
+            if step.method is None:
+                self._copy(step)
+            else:
+                self._run_alone(step)
+
+    # One thread, one tensor
+
+    def _run_alone(self, step: "Step") -> None:
+        method = _method(step)
+        size = step.spec.size
+        dtype = _work_dtype(self.plan, step)
+        starts = range(0, size, self.block)
+        reduction = method.reduction(len(step.sources), size, dtype)
+        keys = self._keys(step)
+        first = True
+        nonfinite: list[int] = [0] * (len(step.sources) + 1)
+        block: Block | None = None
+        while reduction is not None:
+            local = reduction.local()
+            for start in starts:
+                self._check()
+                if block is None or len(starts) > 1:
+                    block = self._load(step, start, dtype, keys, 0, nonfinite if first else None)
+                reduction.observe(block, local)
+            first = False
+            if not reduction.end_pass([local]):
+                break
+        if not first:
+            self._refuse_nonfinite(step, nonfinite)
+        reduced = reduction.result() if reduction is not None else None
+        for start in starts:
+            self._check()
+            if block is None or len(starts) > 1:
+                block = self._load(step, start, dtype, keys, 0, nonfinite if first else None)
+                if first:
+                    self._refuse_nonfinite(step, nonfinite)
+            method.combine(block, reduced)
+            self._store(step, block)
+
+    # All threads, one tensor
+
+    def _run_shared(self, pool: ThreadPoolExecutor, step: "Step") -> None:
+        method = _method(step)
+        reduction = method.reduction(len(step.sources), step.spec.size, _work_dtype(self.plan, step))
+        first = True
+        if reduction is not None:
+            first = self._reduce(pool, [(step, 0)], reduction)
+        self._combine(pool, [(step, 0)], reduction.result() if reduction is not None else None, check=first)
+
+    def _run_wide(self, pool: ThreadPoolExecutor, steps: Sequence["Step"]) -> None:
+        """A reduction over all tensors together, then each of them."""
+        placed, at = [], 0
+        for step in steps:
+            placed.append((step, at))
+            at += -(-step.spec.size // CHUNK) * CHUNK
+        dtype = (
+            np.dtype(np.float64)
+            if any(_work_dtype(self.plan, s) == np.float64 for s in steps)
+            else np.dtype(np.float32)
+        )
+        reduction = _method(steps[0]).reduction(len(steps[0].sources), sum(s.spec.size for s in steps), dtype)
+        first = True
+        if reduction is not None:
+            first = self._reduce(pool, placed, reduction, dtype)
+        self._combine(pool, placed, reduction.result() if reduction is not None else None, check=first, dtype=dtype)
+
+    def _blocks(self, placed: Sequence[tuple["Step", int]]) -> Iterator[tuple["Step", int, int]]:
+        for step, offset in placed:
+            for start in range(0, step.spec.size, self.block):
+                yield step, offset, start
+
+    def _reduce(
+        self,
+        pool: ThreadPoolExecutor,
+        placed: Sequence[tuple["Step", int]],
+        reduction: Reduction,
+        dtype: np.dtype[Any] | None = None,
+    ) -> bool:
+        """Make the passes of a reduction; return False, because the values have been checked by now."""
+        keys = {step.spec.name: self._keys(step) for step, _ in placed}
+        first = True
+        while True:
+            queue = self._blocks(placed)
+            counts: dict[str, list[int]] = {step.spec.name: [0] * (len(step.sources) + 1) for step, _ in placed}
+
+            def work(queue: Any = queue, counts: Any = counts, first: bool = first) -> Any:
+                local = reduction.local()
+                while (item := self._next(queue)) is not None:
+                    step, offset, start = item
+                    own = [0] * (len(step.sources) + 1)
+                    work_dtype = dtype or _work_dtype(self.plan, step)
+                    block = self._load(step, start, work_dtype, keys[step.spec.name], offset, own if first else None)
+                    reduction.observe(block, local)
+                    if any(own):
+                        with self._lock:
+                            counts[step.spec.name] = [a + b for a, b in zip(counts[step.spec.name], own, strict=True)]
+                return local
+
+            locals_ = self._together(pool, work)
+            if first:
+                for step, _ in placed:
+                    self._refuse_nonfinite(step, counts[step.spec.name])
+            first = False
+            if not reduction.end_pass(locals_):
+                return False
+
+    def _combine(
+        self,
+        pool: ThreadPoolExecutor,
+        placed: Sequence[tuple["Step", int]],
+        reduced: Any,
+        *,
+        check: bool,
+        dtype: np.dtype[Any] | None = None,
+    ) -> None:
+        keys = {step.spec.name: self._keys(step) for step, _ in placed}
+        queue = self._blocks(placed)
+        counts: dict[str, list[int]] = {step.spec.name: [0] * (len(step.sources) + 1) for step, _ in placed}
+
+        def work() -> None:
+            while (item := self._next(queue)) is not None:
+                step, offset, start = item
+                own = [0] * (len(step.sources) + 1)
+                work_dtype = dtype or _work_dtype(self.plan, step)
+                block = self._load(step, start, work_dtype, keys[step.spec.name], offset, own if check else None)
+                if any(own):
+                    with self._lock:
+                        counts[step.spec.name] = [a + b for a, b in zip(counts[step.spec.name], own, strict=True)]
+                _method(step).combine(block, reduced)
+                self._store(step, block)
+
+        self._together(pool, work)
+        for step, _ in placed:
+            self._refuse_nonfinite(step, counts[step.spec.name])
+
+    # Blocks
+
+    def _scratch(self, n: int, rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """Return this thread's work arrays, made once for each kind."""
+        arrays: dict[Any, dict[str, Any]] = self._local.__dict__.setdefault("arrays", {})
+        key = (n, rows, dtype.str)
+        if key not in arrays:
+            arrays[key] = {
+                "models": np.empty((n, self.block), dtype),
+                "base": np.empty(self.block, dtype),
+                "out": np.empty(self.block, dtype),
+                "rows": np.empty((rows, self.block), dtype),
+                "raw": np.empty(self.block, np.uint64),
+            }
+        return arrays[key]
+
+    def _load(
+        self,
+        step: "Step",
+        start: int,
+        dtype: np.dtype[Any],
+        keys: NDArray[np.uint64],
+        offset: int,
+        nonfinite: list[int] | None,
+    ) -> Block:
+        """Read one block of every model; count what is not finite, if asked to."""
+        n = len(step.sources)
+        length = min(self.block, step.spec.size - start)
+        scratch = self._scratch(n, _method(step).scratch_rows, dtype)
+        models = scratch["models"][:, :length]
+        base = scratch["base"][:length] if step.base is not None else None
+        read = 0
+        for k in range(n + (base is not None)):
+            reader = self.plan.models[k] if k < n else self.plan.base
+            source = step.sources[k] if k < n else step.base
+            assert reader is not None and source is not None
+            into = models[k] if k < n else base
+            spec = reader.specs()[source.name]
+            raw = scratch["raw"].view(RAW_DTYPES[spec.dtype])[:length]
+            plain = spec.dtype == dtype.name and not source.gather
+            if source.gather:
+                read_gathered(reader, source.name, spec.shape, source.gather, start, raw)
+            else:
+                reader.read_into(source.name, start, into if plain else raw)
+            bad = decode(into if plain else raw, spec.dtype, into)
+            read += length * RAW_DTYPES[spec.dtype].itemsize
+            if nonfinite is not None and bad:
+                nonfinite[k] += bad
+        self.progress(read)
+        return Block(
+            models=models,
+            base=base,
+            out=scratch["out"][:length],
+            scratch=scratch["rows"][:, :length],
+            start=start,
+            offset=offset,
+            keys=keys,
+        )
+
+    def _store(self, step: "Step", block: Block) -> None:
+        spec = step.spec
+        raw: Raw
+        if spec.dtype == block.out.dtype.name:
+            raw = block.out
+            bad = decode(raw, spec.dtype, block.out)
+        else:
+            raw = np.empty(len(block.out), RAW_DTYPES[spec.dtype])
+            bad = encode(block.out, spec.dtype, raw)
+        if bad and not self.plan.request.allow_nonfinite:
+            raise NonFiniteError(
+                f"merging tensor {spec.name!r} gives {bad} values that {spec.dtype} cannot hold; "
+                "write the result in float32 (dtype='float32'), or lower the weights or lambda"
+            )
+        self._write(spec, block.start, raw)
+
+    def _write(self, spec: TensorSpec, start: int, raw: Raw) -> None:
+        try:
+            self.writer.write(spec.name, start, raw)
+        except OSError as error:
+            raise OutputError(
+                f"the result cannot be written: {error.strerror or error}; nothing is left behind"
+            ) from error
+        self.outcome.written.append(Written(spec.name, start, len(raw), zlib.crc32(raw.data.cast("B"))))
+
+    def _copy(self, step: "Step") -> None:
+        """Copy a tensor of the first model, and say when another model has other values."""
+        spec, source = step.spec, step.sources[0]
+        name = source.name
+        reader = self.plan.models[0]
+        differing: set[str] = set()
+        length = self.block
+        for start in range(0, max(spec.size, 1), length):
+            self._check()
+            raw = np.empty(min(length, spec.size - start), RAW_DTYPES[spec.dtype])
+            reader.read_into(name, start, raw)
+            self.progress(raw.nbytes)
+            for label, other, theirs in zip(
+                self.plan.request.labels[1:], self.plan.models[1:], step.sources[1:], strict=True
+            ):
+                if theirs.name and label not in differing:
+                    found = np.empty_like(raw)
+                    other.read_into(theirs.name, start, found)
+                    if found.tobytes() != raw.tobytes():
+                        differing.add(label)
+            self._write(spec, start, raw)
+        for label in sorted(differing):
+            with self._lock:
+                self.outcome.notes.append(
+                    f"{spec.role} {spec.name!r} differs in {label}; the result has the value of {self.plan.request.labels[0]}"
+                )
+
+    def _keys(self, step: "Step") -> NDArray[np.uint64]:
+        return np.array(
+            [rng.key(self.plan.request.seed, step.spec.name, k) for k in range(len(step.sources))], np.uint64
+        )
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Cancelled
+
+    def _refuse_nonfinite(self, step: "Step", counts: Sequence[int]) -> None:
+        if self.plan.request.allow_nonfinite or not any(counts):
+            return
+        labels = [*self.plan.request.labels, self.plan.request.base_label or "base"]
+        sources: list[Source | None] = [*step.sources, step.base]
+        found = [
+            f"{count:,} in {label}" + (f" ({source.name!r})" if source and source.name != step.spec.name else "")
+            for count, label, source in zip(counts, labels, sources, strict=True)
+            if count
+        ]
+        raise NonFiniteError(
+            f"tensor {step.spec.name!r} holds values that are NaN or infinite: {', '.join(found)}; "
+            "a merge spreads them, pass --allow-nonfinite (allow_nonfinite=True) if that is meant"
+        )
+
+
+def verify_written(reader: Reader, specs: Sequence[TensorSpec], written: Sequence[Written], threads: int) -> None:
+    """Compare a result that was reopened with what was written.
+
+    Raises:
+        OutputError: If a tensor is missing, has another shape or dtype, or other bytes.
+    """
+    found = reader.specs()
+    for spec in specs:
+        other = found.get(spec.name)
+        if other is None or (other.shape, other.dtype) != (spec.shape, spec.dtype):
+            raise OutputError(
+                f"the result was reopened and tensor {spec.name!r} is not as planned: "
+                f"expected {spec.dtype} {spec.shape}, found {f'{other.dtype} {other.shape}' if other else 'nothing'}"
+            )
+    if len(found) != len(specs):
+        extra = next(name for name in found if name not in {s.name for s in specs})
+        raise OutputError(f"the result was reopened and holds a tensor {extra!r} that was not planned")
+
+    def compare(item: Written) -> str | None:
+        raw = np.empty(item.size, RAW_DTYPES[found[item.name].dtype])
+        reader.read_into(item.name, item.start, raw)
+        return None if zlib.crc32(raw.data.cast("B")) == item.crc else item.name
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for name in pool.map(compare, written, chunksize=64):
+            if name is not None:
+                raise OutputError(f"the result was reopened and tensor {name!r} does not hold what was written")
+
+
+def _method(step: "Step") -> MergeMethod:
+    assert step.method is not None
+    return step.method
+
+
+def _work_dtype(plan: "MergePlan", step: "Step") -> np.dtype[Any]:
+    """Return float64 where a source is float64, else float32."""
+    pairs: list[tuple[Reader, Source]] = list(zip(plan.models, step.sources, strict=True))
+    if step.base is not None and plan.base is not None:
+        pairs.append((plan.base, step.base))
+    wide = any(reader.specs()[source.name].dtype == "float64" for reader, source in pairs)
+    return np.dtype(np.float64 if wide else np.float32)
+
+
+__all__ = [
+    "FLOATS",
+    "LocalExecutor",
+    "Outcome",
+    "StoreError",
+    "Written",
+    "block_elements",
+    "scratch_bytes",
+    "verify_written",
+]

@@ -1,0 +1,198 @@
+"""What a recipe is: named models, named steps whose outputs other steps may use, and where results go.
+
+Every kind of step is one class here and one row of `STEP_KINDS`; a step's fields are its declaration, from which the reader's
+checks and the JSON Schema are made. Paths are as the user wrote them, relative to the recipe's own directory.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from graftwork.errors import OptionError, RecipeError, UnknownNameError, suggest
+from graftwork.methods import Base, get
+from graftwork.methods.options import Options
+
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\s]+$")]
+"""What a model or step is called: any word without a slash."""
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class Frozen(BaseModel):
+    """A value that is checked when it is made and never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class ModelSource(Frozen):
+    """A model to start from.
+
+    Attributes:
+        path: A file or directory in any format of the stores.
+        classes: Names of its classes in the order of its outputs, where merging needs to know.
+    """
+
+    path: str
+    classes: tuple[str, ...] | None = None
+
+
+class MergeStep(Frozen):
+    """One merge in weight space.
+
+    Attributes:
+        method: Name of the merge method.
+        models: Names of models or earlier steps, in order; the first lends architecture and names to the result.
+        base: Name of their common ancestor, if the method works on differences.
+        options: The method's own options, written beside the other fields.
+        seed: Fixes every random choice.
+        dtype: The result's dtype; by default each tensor keeps the first model's.
+        map: Regular expressions over tensor names of the other models, and the name in the first model.
+        skip: Globs (or ``re:`` expressions) over tensors that keep the first model's values.
+        ignore: Fields of layers' settings that may differ.
+        allow_nonfinite: Whether sources may hold NaN or infinity.
+        optimizer: ``drop`` the optimizer state, or keep that of the ``first`` model.
+    """
+
+    kind: ClassVar[str] = "merge"
+
+    method: str
+    models: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    base: Name | None = None
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
+    map: Mapping[str, str] = Field(default_factory=dict)
+    skip: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    ignore: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    allow_nonfinite: bool = False
+    optimizer: Literal["drop", "first"] = "drop"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_options(cls, data: Any) -> Any:
+        """Everything that is no field of the step is an option of its method."""
+        if not isinstance(data, Mapping) or "options" in data:
+            return data
+        own = {k: v for k, v in data.items() if k in cls.model_fields}
+        options = {k: v for k, v in data.items() if k not in cls.model_fields}
+        if "weights" in options:
+            if "weight" in options:
+                raise OptionError("`weight` and `weights` are one option; give one of them")
+            options["weight"] = options.pop("weights")
+        if isinstance(own.get("method"), str):
+            known = set(get(own["method"]).model_fields) | {
+                f.alias for f in get(own["method"]).model_fields.values() if f.alias
+            }
+            for name in options:
+                if name not in known:
+                    raise OptionError(
+                        f"method {own['method']!r} has no option {name!r}; {suggest(name, sorted(known | set(cls.model_fields)))}"
+                    )
+        return {**own, "options": options}
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "MergeStep":
+        method = get(self.method)
+        if method.base is Base.REQUIRED and self.base is None:
+            raise RecipeError(
+                f"method {self.method!r} merges differences from a base model; add `base:` with the name of their common ancestor"
+            )
+        Options(self.method, self.options, self.models)
+        return self
+
+    def inputs(self) -> Iterator[str]:
+        """Yield the names that this step needs."""
+        yield from self.models
+        if self.base is not None:
+            yield self.base
+
+
+STEP_KINDS: dict[str, type[MergeStep]] = {"merge": MergeStep}
+"""Every kind of step by the word that recipes use for it."""
+
+
+class Recipe(Frozen):
+    """The whole way from sources to results.
+
+    Attributes:
+        models: Where each model lies.
+        steps: What is made, in any order; a step may use the result of another by its name.
+        outputs: Where results are written; a step that is not listed is only used by others.
+    """
+
+    models: Mapping[Name, ModelSource]
+    steps: Mapping[Name, MergeStep]
+    outputs: Mapping[Name, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        """A path alone is a model; ``{merge: {…}}`` is a step."""
+        if not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        if isinstance(data.get("models"), Mapping):
+            data["models"] = {k: {"path": v} if isinstance(v, str) else v for k, v in data["models"].items()}
+        if isinstance(data.get("steps"), Mapping):
+            data["steps"] = {name: _step(name, step) for name, step in data["steps"].items()}
+        return data
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Recipe":
+        for name in self.steps:
+            if name in self.models:
+                raise RecipeError(f"{name!r} is the name of a model and of a step; rename one of them")
+        known = [*self.models, *self.steps]
+        for name, step in self.steps.items():
+            for wanted in step.inputs():
+                if wanted not in known:
+                    raise UnknownNameError(f"model or step (wanted by step {name!r})", wanted, known)
+        for name in self.outputs:
+            if name not in self.steps:
+                raise UnknownNameError("step (listed under `outputs`)", name, self.steps)
+        self.order()
+        return self
+
+    def order(self) -> list[str]:
+        """Return the steps so that each comes after those it uses.
+
+        Raises:
+            RecipeError: If steps use each other in a circle.
+        """
+        done: list[str] = []
+        under_way: list[str] = []
+
+        def visit(name: str) -> None:
+            if name in done or name not in self.steps:
+                return
+            if name in under_way:
+                circle = " → ".join([*under_way[under_way.index(name) :], name])
+                raise RecipeError(f"steps use each other in a circle: {circle}")
+            under_way.append(name)
+            for wanted in self.steps[name].inputs():
+                visit(wanted)
+            under_way.pop()
+            done.append(name)
+
+        for name in self.steps:
+            visit(name)
+        return done
+
+
+def _step(name: str, step: Any) -> Any:
+    if isinstance(step, MergeStep):
+        return step
+    if not isinstance(step, Mapping) or len(step) != 1:
+        raise RecipeError(
+            f"step {name!r} should be one word with its settings, such as {{merge: {{method: linear, models: [a, b]}}}}; "
+            f"found {str(step)[:60]}"
+        )
+    ((kind, settings),) = step.items()
+    if kind not in STEP_KINDS:
+        raise UnknownNameError(f"kind of step (of step {name!r})", str(kind), STEP_KINDS)
+    if not isinstance(settings, Mapping):
+        raise RecipeError(f"the settings of step {name!r} are {str(settings)[:60]!r}, expected a mapping")
+    return settings

@@ -1,0 +1,166 @@
+"""A result that appears complete under its final name, or not at all.
+
+Everything is written under a temporary name beside the target (so that the last step is a rename within one file system), and
+only moved when it has been completed, synced, reopened and compared. Whatever ends the work before that, an error, Ctrl-C, a signal
+turned into an exception, the temporary is removed. An existing target stays what it was until the very last step, and comes back
+if that fails.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from graftwork.errors import OutputError
+from graftwork.stores.base import Format
+
+
+class Staged:
+    """The place where a result is made before it takes its name; use it in a ``with``.
+
+    Args:
+        target: Where the result shall appear.
+        row: The format it has.
+        overwrite: Whether an existing result may be replaced.
+
+    Attributes:
+        path: Where to write.
+    """
+
+    def __init__(self, target: Path, row: Format, *, overwrite: bool = False) -> None:
+        self.target, self.row, self.overwrite = target, row, overwrite
+        self.path = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(3)}.graftwork-tmp")
+        self._done = False
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._done:
+            _remove(self.path)
+
+    @property
+    def opened_as(self) -> Path:
+        """The path to open when the result is looked at before it is moved."""
+        return self.path / self.target.name if self.row.files_beside else self.path
+
+    def commit(self) -> None:
+        """Move the result to its name.
+
+        Raises:
+            OutputError: If something has appeared there meanwhile and may not be replaced.
+        """
+        check_target(self.target, self.row, (), overwrite=self.overwrite)
+        try:
+            if self.row.files_beside:
+                self._move_beside()
+            elif self.row.directory:
+                self._move_directory()
+            else:
+                self.path.replace(self.target)
+            _sync_directory(self.target.parent)
+        except OSError as error:
+            raise OutputError(f"the result cannot be moved to {self.target}: {error.strerror or error}") from error
+        self._done = True
+
+    def _move_directory(self) -> None:
+        aside = self.path.with_name(self.path.name + "-old")
+        replaced = self.target.exists()
+        if replaced:
+            self.target.rename(aside)
+        try:
+            self.path.rename(self.target)
+        except BaseException:
+            if replaced:
+                aside.rename(self.target)
+            raise
+        _remove(aside)
+
+    def _move_beside(self) -> None:
+        """Move shards, then the index that makes them a result; whatever they replace is kept until all is in place."""
+        aside = self.path.with_name(self.path.name + "-old")
+        aside.mkdir()
+        moved: list[Path] = []
+        try:
+            names = [*sorted(p.name for p in self.path.iterdir() if p.name != self.target.name), self.target.name]
+            for name in [self.target.name, *names[:-1]]:
+                final = self.target.with_name(name)
+                if final.exists():
+                    final.rename(aside / name)
+            for name in names:
+                self.path / name.rename(self.target.with_name(name))
+                moved.append(self.target.with_name(name))
+        except BaseException:
+            for path in moved:
+                path.unlink(missing_ok=True)
+            for old in aside.iterdir():
+                old.rename(self.target.with_name(old.name))
+            aside.rmdir()
+            raise
+        _remove(aside)
+        _remove(self.path)
+
+
+def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse a target that is a source, exists, or cannot be made.
+
+    Args:
+        target: Where a result shall appear.
+        row: Its format.
+        sources: Every file that is read.
+        overwrite: Whether an existing result may be replaced.
+
+    Raises:
+        OutputError: With the reason.
+    """
+    if not target.name:
+        raise OutputError(f"the target {target} has no name")
+    parent = target.parent
+    if not parent.is_dir():
+        raise OutputError(f"the target's directory {parent} does not exist")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"the target's directory {parent} cannot be written to")
+    for source in sources:
+        if _same(target, source) or (target.is_dir() and _same(target, source.parent) and row.directory):
+            raise OutputError(f"the target {target} is one of the sources; graftwork never writes over what it reads")
+    if not os.path.lexists(target):
+        return
+    if target.is_dir() and not any(target.iterdir()) and row.directory:
+        return
+    if not overwrite:
+        raise OutputError(f"{target} exists; pass --overwrite (overwrite=True) to replace it")
+    if target.is_dir() != row.directory or (target.is_dir() and not row.recognise(target)):
+        kind = "directory" if target.is_dir() else "file"
+        raise OutputError(
+            f"{target} is a {kind} that is no {row.name} model; graftwork does not replace it, remove it yourself"
+        )
+
+
+def free_bytes(target: Path) -> int:
+    """Return how many bytes the target's file system has left for this user."""
+    found = os.statvfs(target.parent)
+    return found.f_bavail * found.f_frsize
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+        path.with_name(path.name + ".h5").unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
