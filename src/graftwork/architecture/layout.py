@@ -19,8 +19,8 @@ from graftwork.architecture.variables import (
     children,
     class_names,
     container_keys,
+    key_of_class,
     own_variables,
-    snake_case,
     variants,
 )
 from graftwork.errors import StoreError
@@ -294,7 +294,7 @@ def _training_state(path: str, group: Group, keras2: bool) -> dict[str, tuple[st
     return {key: (name, Role.OPTIMIZER) for key, name in names.items()}
 
 
-_CLASSES = {snake_case(name): name for name in sorted(class_names())}
+_CLASSES = {key_of_class(name): name for name in sorted(class_names())}
 
 _ATTENTION_PARTS = frozenset(
     f"{prefix}{part}_dense" for prefix in ("", "_") for part in ("query", "key", "value", "output", "gate")

@@ -292,7 +292,7 @@ def _numbered(names: Iterator[str] | tuple[str, ...], mode: str) -> tuple[Own, .
     def own(key: int, name: str) -> Own:
         if not mode or name == "bias":
             return Own(str(key), name)
-        codes = name in ("kernel", "embeddings", "reverse_embeddings")
+        codes = name in ("kernel", "embeddings", "reverse_embeddings") or name.endswith("_zero")
         integer = codes and mode != "float8"
         return Own(str(key), name, Role.QUANTIZED, trainable=mode == "float8", integer=integer)
 
@@ -353,10 +353,11 @@ def _spectral_normalization(layer: Layer, keras2: bool) -> tuple[Own, ...] | Non
     inner = _layer(layer.config.get("layer"))
     stored = own_variables(inner, keras2=keras2) if inner is not None else None
     twin = next((own for own in stored or () if own.name in ("kernel", "embeddings")), None)
-    if twin is None:
+    if inner is None or twin is None:
         return None
+    trainable = twin.trainable and inner.config.get("trainable") is not False
     return (
-        Own("0", twin.name, twin.role, twin.trainable, twin.integer, same_as=("layer", twin.key)),
+        Own("0", twin.name, twin.role, trainable, twin.integer, same_as=("layer", twin.key)),
         Own("1", "vector_u", Role.STATISTIC, trainable=False),
     )
 
@@ -514,7 +515,7 @@ _CHILDREN: Mapping[str, Callable[[Layer, bool], tuple[Child, ...] | None]] = {
     "ConvLSTM2D": _recurrent("ConvLSTMCell", "conv_lstm_cell"),
     "ConvLSTM3D": _recurrent("ConvLSTMCell", "conv_lstm_cell"),
     "MultiHeadAttention": _attention,
-    "GroupedQueryAttention": _attention,
+    "GroupQueryAttention": _attention,
     "TextVectorization": _text_vectorization,
     "RandAugment": _augmentations,
     "AugMix": _augmentations,
@@ -532,12 +533,22 @@ def snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
+_CLASS_BEHIND = {"GroupQueryAttention": "GroupedQueryAttention"}
+"""Configurations hold the public name of a class, keys its own; here they differ."""
+
+
+def key_of_class(class_name: str) -> str:
+    """Return the key of a layer, but for its number, given the class name in its configuration."""
+    name = class_name.rpartition(">")[2]  # Keras 2 writes `package>Class`
+    return snake_case(_CLASS_BEHIND.get(name, name))
+
+
 def container_keys(layers: list[Layer]) -> list[str]:
     """Return the keys of the layers in a list: class names in snake case, numbered from the second of each on."""
     used: dict[str, int] = {}
     keys = []
     for layer in layers:
-        name = snake_case(layer.class_name.rpartition(">")[2])
+        name = key_of_class(layer.class_name)
         if name in used:
             used[name] += 1
             name = f"{name}_{used[name]}"
