@@ -34,10 +34,12 @@ class Call:
     Attributes:
         inputs: The tensors that go in, in the order in which they stand in the arguments.
         arguments: Everything else of the call, JSON with each tensor replaced by ``{"tensor": k}``, its place in `inputs`.
+        shapes: The shape of each input where it was recorded (Keras 3), else None; empty where none was.
     """
 
     inputs: tuple[TensorRef, ...]
     arguments: Json
+    shapes: tuple[tuple[int | None, ...] | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,28 +217,38 @@ def _calls(nodes: Json, where: str) -> tuple[Call, ...]:
 
 def _call(node: Json, where: str) -> Call:
     inputs: list[TensorRef] = []
-    if isinstance(node, dict):  # Keras 3: {"args": …, "kwargs": …}
-        return Call(
-            arguments=_strip3({"args": node.get("args"), "kwargs": node.get("kwargs")}, inputs, where, 0),
-            inputs=tuple(inputs),
-        )
+    # Keras 3: {"args": …, "kwargs": …}. A dictionary of tensors is one that Keras 2 gave to a model.
+    if isinstance(node, dict) and "args" in node:
+        shapes: list[tuple[int | None, ...] | None] = []
+        arguments = _strip3({"args": node["args"], "kwargs": node.get("kwargs")}, inputs, shapes, where, 0)
+        return Call(inputs=tuple(inputs), arguments=arguments, shapes=tuple(shapes))
     return Call(arguments=_strip2(node, inputs, where, 0), inputs=tuple(inputs))
 
 
-def _strip3(value: Json, inputs: list[TensorRef], where: str, depth: int) -> Json:
+def _strip3(
+    value: Json, inputs: list[TensorRef], shapes: list[tuple[int | None, ...] | None], where: str, depth: int
+) -> Json:
     if depth > MAX_DEPTH:
         raise StoreError(f"{where}: the arguments of a call nest more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
-            history = value.get("config", {}).get("keras_history") if isinstance(value.get("config"), dict) else None
-            if not _is_ref(history):
+            config = value.get("config")
+            history = config.get("keras_history") if isinstance(config, dict) else None
+            if not isinstance(config, dict) or history is None or not _is_ref(history):
                 raise StoreError(f"{where}: a tensor in `inbound_nodes` has no `keras_history`")
             inputs.append(TensorRef(*history[:3]))
+            shapes.append(_shape(config.get("shape")))
             return {"tensor": len(inputs) - 1}
-        return {k: _strip3(v, inputs, where, depth + 1) for k, v in value.items()}
+        return {k: _strip3(v, inputs, shapes, where, depth + 1) for k, v in value.items()}
     if isinstance(value, list):
-        return [_strip3(v, inputs, where, depth + 1) for v in value]
+        return [_strip3(v, inputs, shapes, where, depth + 1) for v in value]
     return value
+
+
+def _shape(value: Json) -> tuple[int | None, ...] | None:
+    if isinstance(value, list) and all(size is None or type(size) is int for size in value):
+        return tuple(value)
+    return None
 
 
 def _strip2(value: Json, inputs: list[TensorRef], where: str, depth: int) -> Json:
