@@ -278,9 +278,13 @@ def roles_of(
     """
     found = _inferred(dtypes, quantized)
     for name, role in (recorded or {}).items():
-        if name in found and (dtypes[name] in FLOATS or role not in (Role.WEIGHT, Role.STATISTIC)):
+        if name in found and _possible(role, dtypes[name]):
             found[name] = role
     return found
+
+
+def _possible(role: Role, dtype: str) -> bool:
+    return dtype in FLOATS or role not in (Role.WEIGHT, Role.STATISTIC)
 
 
 def _inferred(dtypes: Mapping[str, str], quantized: bool) -> dict[str, Role]:
@@ -405,7 +409,11 @@ def _lay_out(specs: Sequence[TensorSpec], texts: dict[str, str], path: Path) -> 
         }
         at += spec.size_bytes
     inferred = roles_of({spec.name: spec.dtype for spec in specs})
-    roles = {spec.name: spec.role.value for spec in specs if spec.role is not inferred[spec.name]}
+    roles = {
+        spec.name: spec.role.value
+        for spec in specs
+        if spec.role is not inferred[spec.name] and _possible(spec.role, spec.dtype)
+    }
     if roles:
         texts[ROLES] = json.dumps(roles, ensure_ascii=False)
     header = {METADATA: texts, **entries} if texts else entries
@@ -426,8 +434,12 @@ def reserve(fd: int, size: int, path: Path) -> None:
     """Give a new file its final size, with disk space behind it where the file system can.
 
     Raises:
-        OutputError: If the disk does not have the space.
+        OutputError: If the disk does not have the space; looked at first, since a failing reservation fills the disk.
     """
+    disk = os.fstatvfs(fd)
+    free = disk.f_bavail * disk.f_frsize
+    if disk.f_blocks and size > free:
+        raise OutputError(f"{path} needs {size:,} bytes but its disk has {free:,} left; free space or write elsewhere")
     try:
         try:
             os.posix_fallocate(fd, 0, size)
