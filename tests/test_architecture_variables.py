@@ -496,6 +496,39 @@ class Doubled(keras.Layer):
         return self.inner(x) * self.factor
 
 
+class Named(keras.Model):
+    pass
+
+
+def test_subclass_made_of_inputs_and_outputs_is_a_graph(save: Callable[[keras.Model], Saved]) -> None:
+    inner_inputs, inputs = keras.Input((4,)), keras.Input((4,))
+    inner = Named(inner_inputs, L.Dense(2, name="d")(inner_inputs), name="inner")
+    model = Named(inputs, inner(inputs))
+    saved = save(model)
+    check(model, saved)
+    assert saved.layout.variables[0].path == "layers/named/layers/dense/vars/0"
+
+
+def test_subclassed_model_is_unknown_altogether(save: Callable[[keras.Model], Saved]) -> None:
+    class Own(keras.Model):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.first = L.Dense(2, name="first")
+            self.blocks = [L.Dense(2, name="a"), L.Dense(2, name="b")]
+
+        def call(self, x: Any) -> Any:
+            return self.blocks[1](self.blocks[0](self.first(x)))
+
+    model = Own()
+    model(np.ones((1, 4)))
+    saved = save(model)
+    assert saved.layout.unknown == ("",)
+    assert [name for name, _ in name_tree(saved.groups, saved.layout).values()] == [
+        *("a/kernel", "a/bias", "b/kernel", "b/bias"),
+        *("first/0", "first/1"),
+    ]
+
+
 def test_custom_layer_is_unknown_and_named_by_number(save: Callable[[keras.Model], Saved]) -> None:
     saved = save(keras.Sequential([keras.Input((4,)), Doubled(name="mine"), L.Dense(2, name="head")]))
     planned = saved.layout

@@ -85,12 +85,11 @@ class Layer:
 
     @property
     def is_builtin(self) -> bool:
-        """Whether the class comes with Keras (or KerasHub is not it, nor any class of the user's)."""
-        return (
-            not self.module
-            or self.module == "keras"
-            or self.module.startswith(("keras.layers", "keras.src.", "keras.models"))
-        )
+        """Whether the class comes with Keras 2 or 3 (KerasHub is not it): a class of the user's may be called ``Dense`` too."""
+        if self.module:
+            return self.module.split(".")[0] in ("keras", "tf_keras")
+        # A class from a notebook has no module but was registered; Keras 2's flat files name neither.
+        return self.registered_name is None and ">" not in self.class_name
 
 
 GRAPH_CLASSES = frozenset({"Functional", "Model", "Sequential"})
@@ -150,7 +149,9 @@ def _parse(value: Json, where: str, depth: int) -> Layer:
         raise StoreError(f"{where}: the `config` of {class_name!r} is a {type(config).__name__}, expected an object")
     graph = None
     own = config
-    if class_name in GRAPH_CLASSES and isinstance(config.get("layers"), list):
+    # A subclass of Model that is called with inputs and outputs is saved as a graph under its own class name.
+    is_graph = class_name in GRAPH_CLASSES or {"input_layers", "output_layers"} <= config.keys()
+    if is_graph and isinstance(config.get("layers"), list):
         graph = _graph(config, class_name == "Sequential", where, depth)
         own = {k: v for k, v in config.items() if k not in ("layers", "input_layers", "output_layers")}
     build = value.get("build_config")

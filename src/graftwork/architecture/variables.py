@@ -54,14 +54,6 @@ class Child:
     built: bool = True
 
 
-def is_keras(layer: Layer) -> bool:
-    """Return whether a layer's class comes with Keras 2 or 3: a user's class may well be called ``Dense`` too."""
-    if layer.module:
-        return layer.module.split(".")[0] in ("keras", "tf_keras")
-    # A class from a notebook has no module but was registered; Keras 2's flat files name neither.
-    return layer.registered_name is None and ">" not in layer.class_name
-
-
 def own_variables(layer: Layer, *, keras2: bool = False) -> tuple[Own, ...] | None:
     """Return the variables that a layer stores itself, without those of the layers inside it.
 
@@ -74,7 +66,7 @@ def own_variables(layer: Layer, *, keras2: bool = False) -> tuple[Own, ...] | No
     """
     if layer.graph is not None:
         return ()
-    if not is_keras(layer):
+    if not layer.is_builtin:
         return None
     if layer.class_name in _ODD:
         return _ODD[layer.class_name](layer, keras2)
