@@ -101,7 +101,11 @@ class HuggingFaceReader:
         for name in names:
             if not os.path.lexists(path / name):
                 raise StoreError(f"{INDEX} of {path.name} refers to the shard {name!r}, which is not there")
-            self._shards.append(SafetensorsReader(_inside(path / name, path)))
+            file = _inside(path / name, path)
+            try:
+                self._shards.append(SafetensorsReader(file))
+            except StoreError as error:
+                raise StoreError(f"{path.name} cannot be read: {error}") from error
         if promised is not None:
             self._agree(promised)
         config = self._json(CONFIG)
@@ -149,8 +153,8 @@ class HuggingFaceReader:
             return None
         content = self._json(INDEX)
         weight_map = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(weight_map, dict):
-            raise StoreError(f"{INDEX} of {path.name} has no `weight_map` object, so it is no index of shards")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise StoreError(f"{INDEX} of {path.name} has no `weight_map` with tensors, so it is no index of shards")
         for tensor, name in weight_map.items():
             if not isinstance(name, str):
                 raise StoreError(f"{INDEX} of {path.name} maps {tensor!r} to {str(name)[:60]}, expected a shard's name")
@@ -219,7 +223,8 @@ class HuggingFaceReader:
 def _inside(file: Path, root: Path) -> Path:
     """Return `file` if what it links to, if anything, belongs to the directory `root`.
 
-    The cache of huggingface_hub counts as part of it: there, ``snapshots/REVISION`` holds links into ``blobs``.
+    A folder called ``blobs`` beside `root` or one floor above counts as part of it: in the cache of huggingface_hub,
+    ``snapshots/REVISION`` holds links into ``blobs``.
 
     Raises:
         StoreError: If it links to elsewhere.
@@ -229,8 +234,7 @@ def _inside(file: Path, root: Path) -> Path:
             home, end = root.resolve(), file.resolve()
         except (OSError, RuntimeError) as error:
             raise StoreError(f"{file} is a link that leads nowhere") from error
-        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-        if not end.is_relative_to(home) and not end.is_relative_to(blobs):
+        if not end.is_relative_to(home) and end.parent not in (home.parent / "blobs", home.parent.parent / "blobs"):
             raise StoreError(f"{file} links to a file outside of {root.name}; copy it into the directory")
     return file
 
