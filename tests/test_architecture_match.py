@@ -526,6 +526,22 @@ def test_nested_models():
     assert str(difference) == "layer 'encoder/deep' has activation 'relu' in A but 'tanh' in B"
 
 
+def test_models_used_twice_as_outputs():
+    """Keras 3 counts the uses of a Functional model from 1 among the outputs, and from 0 elsewhere."""
+
+    def net(swap=False):
+        inner_in = keras.Input((4,))
+        inner = keras.Model(inner_in, kl.Dense(4, name="deep")(inner_in), name="inner")
+        inputs = keras.Input((4,))
+        one = inner(inputs)
+        two = inner(one)
+        three = kl.Dense(2, name="three")(one)
+        return keras.Model(inputs, [two, one, three] if swap else [one, two, three])
+
+    matched(net(), net())
+    assert differing(net(), net(swap=True))
+
+
 def test_flips_inside_models_that_are_shared_or_wrapped():
     def net(flip, wrap):
         inner = fork(flip, HEAD)

@@ -5,8 +5,8 @@ A node is one use of a layer. What a call was given is flattened to slots: ``"0"
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from graftwork.architecture.compare import inner_layers, is_operation, kind_of
@@ -144,15 +144,15 @@ def _network(model: Layer, graph: Graph) -> Wiring:
             found.append(Node(layer, place, use, slots=tuple(s for s, _ in slots), constants=constants))
             waiting.append([ref for _, ref in slots])
 
-    skipped = _numbered_from_one(graph)
+    in_calls, in_outputs = _from_one(graph)
 
-    def locate(ref: TensorRef, what: str) -> Tensor:
+    def locate(ref: TensorRef, what: str, from_one: Set[str]) -> Tensor:
         if ref.layer not in first:
             raise StoreError(
                 f"model {model.name!r}: {what} refers to layer {ref.layer!r}, which the model does not have"
             )
         start, uses = first[ref.layer]
-        use = ref.call - 1 if ref.layer in skipped else ref.call
+        use = ref.call - 1 if ref.layer in from_one else ref.call
         if not 0 <= use < uses or ref.output < 0:
             raise StoreError(
                 f"model {model.name!r}: {what} refers to use {ref.call} of layer {ref.layer!r}, which is used {uses} times"
@@ -160,7 +160,7 @@ def _network(model: Layer, graph: Graph) -> Wiring:
         return start + use, ref.output
 
     sources = [
-        tuple(locate(ref, f"layer {node.layer.name!r}") for ref in refs)
+        tuple(locate(ref, f"layer {node.layer.name!r}", in_calls) for ref in refs)
         for node, refs in zip(found, waiting, strict=True)
     ]
     order = _order(sources, model)
@@ -170,8 +170,8 @@ def _network(model: Layer, graph: Graph) -> Wiring:
     wiring = Wiring(
         graph,
         [found[old] for old in order],
-        inputs=_ends(graph.inputs, locate, number, "its input"),
-        outputs=_ends(graph.outputs, locate, number, "its output"),
+        inputs=_ends(graph.inputs, lambda ref, what: locate(ref, what, set()), number, "its input"),
+        outputs=_ends(graph.outputs, lambda ref, what: locate(ref, what, in_outputs), number, "its output"),
     )
     for old, layer_refs in enumerate(sources):
         calls = found[old].layer.calls
@@ -185,19 +185,37 @@ def _network(model: Layer, graph: Graph) -> Wiring:
     return wiring
 
 
-def _numbered_from_one(graph: Graph) -> set[str]:
-    """Return the models in a graph of Keras 2's whose uses count from 1: there, use 0 is how the model itself was made."""
-    models = {
-        layer.name
-        for layer in graph.layers
-        if layer.graph is not None
-        and any(inner.class_name == "InputLayer" for inner in layer.graph.layers[:1])
-        and not any(isinstance(call.arguments, dict) and "args" in call.arguments for call in layer.calls)
-    }
-    if models:
-        refs = [ref for layer in graph.layers for call in layer.calls for ref in call.inputs]
-        models -= {ref.layer for ref in (*refs, *(ref for _, ref in graph.outputs)) if ref.call == 0}
-    return models
+def _from_one(graph: Graph) -> tuple[set[str], set[str]]:
+    """Return the layers whose uses count from 1: where calls refer to them, and where the graph's outputs do.
+
+    The use of a Functional model that made the model itself counted as 0. Keras 2 still numbers this way all uses of a model that
+    begins with an InputLayer, Keras 3 those of a Functional one (and of subclasses, which do not show) among the outputs only.
+    """
+    keras_3 = any(
+        isinstance(call.arguments, dict) and "args" in call.arguments for layer in graph.layers for call in layer.calls
+    )
+    by_calls, by_outputs = Counter[str](), Counter[str]()
+    zero: set[tuple[str, bool]] = set()
+    in_calls = [ref for layer in graph.layers for call in layer.calls for ref in call.inputs]
+    for refs, highest, outer in ((in_calls, by_calls, False), ([ref for _, ref in graph.outputs], by_outputs, True)):
+        for ref in refs:
+            highest[ref.layer] = max(highest[ref.layer], ref.call)
+            if ref.call == 0:
+                zero.add((ref.layer, outer))
+    calls, outputs = set(), set()
+    for layer in graph.layers:
+        name, uses = layer.name, max(1, len(layer.calls))
+        if keras_3:
+            model = layer.graph is not None and not layer.graph.sequential
+            if (name, True) not in zero and (model or by_outputs[name] == uses):
+                outputs.add(name)
+            continue
+        model = layer.graph is not None and any(x.class_name == "InputLayer" for x in layer.graph.layers[:1])
+        seen_zero = (name, True) in zero or (name, False) in zero
+        if not seen_zero and (model or (layer.graph is not None and max(by_calls[name], by_outputs[name]) == uses)):
+            calls.add(name)
+            outputs.add(name)
+    return calls, outputs
 
 
 def _ends(
