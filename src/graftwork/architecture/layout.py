@@ -128,13 +128,9 @@ def name_tree(groups: Mapping[str, Group], known: Layout | None = None) -> dict[
     keras2 = bool(groups) and all(group.name is None for group in groups.values())
     expected = _by_group(known) if known else {}
     training = {path for path in groups if _is_training_state(path, groups)}
-    given = known.groups if known else {}
-    layers = [
-        (path, given[path].rpartition("/")[2] if path in given and group.name is None else group.name)
-        for path, group in groups.items()
-        if path not in training
-    ]
-    chains = _chains(layers)
+    # Known chains come first: Keras numbers the layers that a layer makes inside itself through the whole session.
+    layers = [(path, group.name) for path, group in groups.items() if path not in training]
+    chains = _chains(layers, known.groups if known else {})
     named: dict[str, tuple[str, Role]] = {}
     for path, group in groups.items():
         planned = expected.get(path, {})
@@ -231,8 +227,8 @@ def _parent(path: str, groups: Mapping[str, object]) -> str:
     return ""
 
 
-def _chains(named: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """Return the chain of layer names of every group, given its own name; the root's is empty.
+def _chains(named: Iterable[tuple[str, str | None]], known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the chain of layer names of every group, given its own name and the chains that are known; the root's is empty.
 
     Two layers of one name below one parent, which Keras allows in lists of cells, get their keys added: ``cell@lstm_cell_1``.
     """
@@ -240,11 +236,11 @@ def _chains(named: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     parents = {path: _parent(path, names) for path in names}
     own = {path: name or path.rpartition("/")[2] for path, name in names.items()}
     count = Counter((parents[path], own[path]) for path in names if path)
-    chains: dict[str, str] = {}
+    chains: dict[str, str] = {path: chain for path, chain in (known or {}).items() if path in names}
     # Parents first, whatever the order of the groups.
     for path in sorted(names, key=lambda path: path.count("/") + bool(path)):
-        if not path:
-            chains[path] = ""
+        if not path or path in chains:
+            chains.setdefault(path, "")
             continue
         name = own[path]
         if count[parents[path], name] > 1:
@@ -345,8 +341,10 @@ def _fits(form: Sequence[Own], keys: Sequence[str], group: Group) -> bool:
     if [own.key for own in form] != list(keys):
         return False
     kinds = {own.name: group.variables[own.key] for own in form}
-    if any(own.integer != _is_code(group.variables[own.key][1]) for own in form if own.role is not Role.COUNTER):
-        return False
+    for own in form:
+        dtype = group.variables[own.key][1]
+        if dtype != own.codes and (own.codes or _is_code(dtype)) and own.role is not Role.COUNTER:
+            return False
     shapes = {name: shape for name, (shape, _) in kinds.items()}
     return len(shapes.get("kernel", (0, 0))) >= 2 and _is_recurrent(shapes)
 

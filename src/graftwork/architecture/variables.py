@@ -9,6 +9,7 @@ A layer made up here because no configuration holds it (the cell of an LSTM, the
 what decides its variables in its ``config``.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ class Own:
         name: What Keras 3 calls it.
         role: What it is for.
         trainable: Whether it is by nature, whatever the layers around it say.
-        integer: Whether it holds codes, which are integers.
+        codes: The dtype of a quantized layer's codes; "" for a number like others.
         same_as: Where the file holds the same variable a second time: the attribute path of the child and the key there.
     """
 
@@ -35,7 +36,7 @@ class Own:
     name: str
     role: Role = Role.WEIGHT
     trainable: bool = True
-    integer: bool = False
+    codes: str = ""
     same_as: tuple[str, str] | None = None
 
 
@@ -106,6 +107,7 @@ def children(layer: Layer, *, keras2: bool = False) -> tuple[Child, ...] | None:
     return tuple(sorted(found, key=lambda child: re.sub("^_", "~_", child.attribute.split("/")[0])))
 
 
+@functools.cache
 def variants(class_name: str) -> tuple[tuple[Own, ...], ...]:
     """Return every sequence of variables that a built-in class can store, whatever its options; empty for others."""
     options = _OPTIONS.get(class_name, {})
@@ -284,9 +286,9 @@ def _numbered(names: Iterator[str] | tuple[str, ...], mode: str) -> tuple[Own, .
     def own(key: int, name: str) -> Own:
         if not mode or name == "bias":
             return Own(str(key), name)
-        codes = name in ("kernel", "embeddings", "reverse_embeddings") or name.endswith("_zero")
-        integer = codes and mode != "float8"
-        return Own(str(key), name, Role.QUANTIZED, trainable=mode == "float8", integer=integer)
+        coded = name in ("kernel", "embeddings", "reverse_embeddings") or name.endswith("_zero")
+        codes = {"float8": "", "gptq": "uint8", "awq": "uint8"}.get(mode, "int8") if coded else ""
+        return Own(str(key), name, Role.QUANTIZED, trainable=mode == "float8", codes=codes)
 
     return tuple(own(key, name) for key, name in enumerate(names))
 
@@ -349,7 +351,7 @@ def _spectral_normalization(layer: Layer, keras2: bool) -> tuple[Own, ...] | Non
         return None
     trainable = twin.trainable and inner.config.get("trainable") is not False
     return (
-        Own("0", twin.name, twin.role, trainable, twin.integer, same_as=("layer", twin.key)),
+        Own("0", twin.name, twin.role, trainable, twin.codes, same_as=("layer", twin.key)),
         Own("1", "vector_u", Role.STATISTIC, trainable=False),
     )
 
