@@ -1,3 +1,78 @@
-"""Make one model of several trained Keras or TensorFlow models."""
+"""Make one model of several trained Keras or TensorFlow models.
+
+    >>> import graftwork as gw
+    >>> gw.merge(["birds.keras", "flowers.keras"], method="linear", output="both.keras")   # doctest: +SKIP
+
+Names are handed on lazily (PEP 562), so that importing the package costs nothing; neither this nor the weight-only verbs load Keras
+or TensorFlow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from graftwork.api import convert, diff, inspect, merge, plan, plan_merge, run, verify
+    from graftwork.errors import (
+        GraftworkError,
+        MismatchError,
+        NonFiniteError,
+        OptionError,
+        OutputError,
+        RecipeError,
+        StoreError,
+        UnknownNameError,
+    )
+    from graftwork.methods.arrays import merge_arrays
+    from graftwork.recipe import Recipe, schema
+
+_HOMES = {
+    "api": ("convert", "diff", "inspect", "merge", "plan", "plan_merge", "run", "verify"),
+    "errors": (
+        "GraftworkError",
+        "MismatchError",
+        "NonFiniteError",
+        "OptionError",
+        "OutputError",
+        "RecipeError",
+        "StoreError",
+        "UnknownNameError",
+    ),
+    "methods.arrays": ("merge_arrays",),
+    "recipe": ("Recipe", "schema"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "GraftworkError",
+    "MismatchError",
+    "NonFiniteError",
+    "OptionError",
+    "OutputError",
+    "Recipe",
+    "RecipeError",
+    "StoreError",
+    "UnknownNameError",
+    "__version__",
+    "convert",
+    "diff",
+    "inspect",
+    "merge",
+    "merge_arrays",
+    "plan",
+    "plan_merge",
+    "run",
+    "schema",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'graftwork' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"graftwork.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -96,6 +96,12 @@ class Description:
     fields: Mapping[str, Json]
     lenient: Mapping[str, Json]
 
+    def found(self, name: str) -> Json:
+        """Return what a field holds, or what holds without it."""
+        if name in self.fields or name in self.lenient:
+            return self.fields[name] if name in self.fields else self.lenient[name]
+        return _DEFAULTS[name][0] if name in _DEFAULTS else ABSENT
+
 
 def differences(a: Description, b: Description, where_a: str, where_b: str) -> Iterator[Difference]:
     """Yield what differs between two descriptions; after a difference of class nothing else is worth a word."""
@@ -103,8 +109,8 @@ def differences(a: Description, b: Description, where_a: str, where_b: str) -> I
         yield Difference(where_a, where_b, "class", a.kind, b.kind)
         return
     for name in sorted(a.fields.keys() | b.fields.keys()):
-        one, other = a.fields.get(name, ABSENT), b.fields.get(name, ABSENT)
-        if one != other or isinstance(one, bool) != isinstance(other, bool):
+        if a.fields.get(name, ABSENT) != b.fields.get(name, ABSENT):
+            one, other = a.found(name), b.found(name)
             quantized = name == "dtype" and (str(one).startswith("quantized") or str(other).startswith("quantized"))
             yield Difference(where_a, where_b, name, one, other, "quantized; dequantize first" if quantized else "")
 
@@ -229,7 +235,7 @@ def describe(layer: Layer, rank: int | None = None) -> Description:
         if name == "dtype":
             precision = _precision(value)
             (lenient if precision.startswith("float") else fields)[name] = precision
-        elif name in ("name", "trainable") or is_inner(name, value):
+        elif name in ("name", "trainable", "batch_input_shape") or is_inner(name, value):
             continue
         elif not builtin:
             fields[name] = _plain(value)
@@ -344,12 +350,11 @@ def _plain(value: Json, depth: int = 0) -> Json:
         if value.get("class_name") in ("__numpy__", "__tensor__", "__tuple__", "__list__"):
             config = value.get("config", value.get("items"))
             return _plain(config.get("value") if isinstance(config, dict) else config, depth + 1)
-        if value.get("class_name") == "function" and isinstance(value.get("config"), str):
-            return value["config"]
+        own = value["config"].keys() - {"name"} if is_layer(value) else ()  # what a layer is called does not matter
         return tuple(
-            (key, _plain(value[key], depth + 1))
+            (key, _plain({k: value["config"][k] for k in own} if own and key == "config" else value[key], depth + 1))
             for key in sorted(value)
-            if key not in ("shared_object_id", "build_config")
+            if key not in ("shared_object_id", "build_config", "name" if own else "shared_object_id")
         )
     return value
 

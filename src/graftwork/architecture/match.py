@@ -10,16 +10,30 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graftwork.architecture.compare import Description, Difference, describe, differences, inner_layers, kind_of
+from graftwork.architecture.compare import (
+    Description,
+    Difference,
+    describe,
+    differences,
+    inner_layers,
+    is_builtin,
+    kind_of,
+)
 from graftwork.architecture.layer import MAX_DEPTH, Layer
 from graftwork.architecture.rearrange import Flow, GraphPair, Rearrangement
-from graftwork.architecture.wiring import Node, Tensor, Wiring, wire
+from graftwork.architecture.wiring import Node, Tensor, Wiring, output_shape, wire
 from graftwork.errors import StoreError
 
 __all__ = ["Difference", "Match", "Rearrangement", "match"]
 
 MAX_DIFFERENCES = 50
 """No more are collected; the first ones tell."""
+
+_MAX_LAYERS = 200_000
+"""Layers, inner ones included, that are compared; wrappers in wrappers could double at every level."""
+
+_INNER = 8
+"""How many levels of models one level of wrappers counts for, as real ones hardly nest."""
 
 _RESYNC = 6
 """Layers that are looked through for one that is missing on the other side."""
@@ -52,10 +66,13 @@ def match(a: Layer, b: Layer) -> Match:
     Raises:
         StoreError: If a configuration is not one that Keras writes (a cycle, a connection that leads nowhere).
     """
-    found = _Matcher(by_name=True).run(a, b)
-    if found.differences and _has_choice(a, b):
-        other = _Matcher(by_name=False).run(a, b)
-        return other if len(other.differences) < len(found.differences) else found
+    try:
+        found = _Matcher(by_name=True).run(a, b)
+        if found.differences and _has_choice(a, b):
+            other = _Matcher(by_name=False).run(a, b)
+            return other if len(other.differences) < len(found.differences) else found
+    except RecursionError as error:
+        raise StoreError("a configuration nests deeper than Keras would write") from error
     return found
 
 
@@ -82,6 +99,7 @@ class _Matcher:
         self.notes: dict[str, list[str]] = {}
         self.numbers: dict[Hashable, int] = {}
         self.described: dict[int, tuple[Layer, Description]] = {}
+        self.counted = 0
         self.wrapped: list[GraphPair] = []
         self.known: dict[int, tuple[Layer, int]] = {}
 
@@ -128,6 +146,11 @@ class _Matcher:
             if len(self.differences) <= MAX_DIFFERENCES:
                 self.differences.append(difference)
 
+    def _count(self) -> None:
+        self.counted += 1
+        if self.counted > _MAX_LAYERS:
+            raise StoreError(f"more than {_MAX_LAYERS:,} layers in one model; it was not written by Keras")
+
     # What layers compute, as numbers that are equal when they agree.
 
     def _number(self, value: Hashable) -> int:
@@ -144,6 +167,7 @@ class _Matcher:
             raise StoreError(
                 f"layer {layer.name!r} nests layers more than {MAX_DEPTH} deep; it was not written by Keras"
             )
+        self._count()
         if id(layer) in self.known:
             return self.known[id(layer)][1]
         if layer.graph is not None:
@@ -152,7 +176,7 @@ class _Matcher:
             number = self._number(("model", tuple((colours[node], output) for _, (node, output) in wiring.outputs)))
         else:
             described = self._describe(layer, rank)
-            inner = tuple((at, self._layer_number(x, None, None, depth + 1)) for at, x in inner_layers(layer))
+            inner = tuple((at, self._layer_number(x, None, None, depth + _INNER)) for at, x in inner_layers(layer))
             number = self._number((described.kind, tuple(sorted(described.fields.items(), key=_first)), inner))
         self.known[id(layer)] = layer, number
         return number
@@ -195,12 +219,17 @@ class _Matcher:
         """Compare two layers and what is inside them, except for graphs in graphs."""
         if depth > MAX_DEPTH:
             raise StoreError(f"layer {path_a!r} nests layers more than {MAX_DEPTH} deep; it was not written by Keras")
+        self._count()
         self.layers[path_a] = path_b
         if a.graph is not None and b.graph is not None:
             pair = self._graphs(wire(a, depth), wire(b, depth), path_a, path_b, False, depth + 1, inner=True)
             self.wrapped.append(pair)
             return
         one, other = self._describe(a, rank_a), self._describe(b, rank_b)
+        if rank_a is None and rank_b is not None:  # two spellings of an axis, and only one of the ranks known
+            one = describe(a, rank_b)
+        elif rank_b is None and rank_a is not None:
+            other = describe(b, rank_a)
         self._differ(differences(one, other, path_a, path_b))
         for name in sorted(one.lenient.keys() & other.lenient.keys()):
             if one.lenient[name] != other.lenient[name]:
@@ -209,6 +238,10 @@ class _Matcher:
             self._note("vocabularies that are not in the configuration were not compared", f"{path_a!r}")
         if one.kind != other.kind:
             return
+        if one.kind == "Lambda":
+            self._note("Lambda layers were compared by their code, not by what it refers to", f"{path_a!r}")
+        elif not is_builtin(a):
+            self._note("classes that do not come with Keras were compared by their configurations", f"{path_a!r}")
         inner_a, inner_b = dict(inner_layers(a)), dict(inner_layers(b))
         for attribute in inner_a.keys() | inner_b.keys() if inner_a.keys() != inner_b.keys() else ():
             if attribute not in inner_a or attribute not in inner_b:
@@ -219,12 +252,10 @@ class _Matcher:
         for attribute, at_a in inner_a.items():
             if attribute in inner_b:
                 at_b = inner_b[attribute]
-                self._layers(at_a, at_b, _join(path_a, at_a.name), _join(path_b, at_b.name), None, None, depth + 1)
+                self._layers(at_a, at_b, _join(path_a, at_a.name), _join(path_b, at_b.name), None, None, depth + _INNER)
 
     def _input_layers(self, a: Node, b: Node, path_a: str, path_b: str) -> None:
-        shape_a, shape_b = (
-            tuple(x.layer.config.get("batch_shape", x.layer.config.get("batch_input_shape")) or ()) for x in (a, b)
-        )
+        shape_a, shape_b = (output_shape(x.layer, ()) or () for x in (a, b))
         if shape_a and shape_b and len(shape_a) != len(shape_b):
             self._differ([Difference(path_a, path_b, "shape", list(shape_a), list(shape_b))])
         elif shape_a[1:] != shape_b[1:] and shape_a and shape_b:
@@ -359,6 +390,8 @@ class _Walk:
     def _conflict(self, number_a: int, number_b: int, by: str) -> None:
         a, b = self.pair.a.nodes[number_a], self.pair.b.nodes[number_b]
         self.stopped = True
+        if len(self.matcher.differences) >= MAX_DIFFERENCES:
+            return  # what follows looks through all nodes
         met_b = self.places.get(a.place)
         met_a = self.places_back.get(b.place)
         layers_a, layers_b = self.pair.a.graph.layers, self.pair.b.graph.layers

@@ -5,6 +5,7 @@ through layers that treat channels one by one, whose own variables then move too
 it ends. Through anything else it cannot be followed, and the merge must not go on as if it could.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -102,6 +103,7 @@ class _StuckError(Exception):
 
 
 _MAX_BLOCKS = 1 << 16
+_MAX_DIFFERENCES = 50
 
 _ELEMENTWISE = frozenset(
     """
@@ -161,7 +163,7 @@ class Flow:
 
     def _refuse(self, order: Order, reason: str) -> None:
         found = Difference(order.where_a, order.where_b, "inputs", list(order.a), list(order.b), reason)
-        if found not in self.differences:
+        if len(self.differences) < _MAX_DIFFERENCES and found not in self.differences:
             self.differences.append(found)
 
     def _graph(self, pair: GraphPair, inputs: Mapping[int, Order]) -> list[Order | None]:
@@ -272,7 +274,7 @@ class Flow:
         if kind.rstrip("123D") in _WINDOWS:
             return order
         if kind == "PReLU":
-            shared = config.get("shared_axes") or []
+            shared = list(fields.get("shared_axes") or ())
             if rank is None and shared:
                 raise _StuckError(f"the shape of what goes into {layer.name!r} is not known")
             if rank is None or rank - 1 not in shared:
@@ -290,7 +292,8 @@ class Flow:
             return None
         if kind in ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"):
             self._move(path, "depthwise_kernel" if "filters" in config else "kernel", -2, order)
-            made = order.times(config.get("depth_multiplier") or 1)
+            multiplier = config.get("depth_multiplier", 1)
+            made = order.times(multiplier if type(multiplier) is int else 1)
             if "filters" in config:
                 self._move(path, "pointwise_kernel", -2, made)
                 return None
@@ -367,10 +370,13 @@ def _concatenated(pair: GraphPair, number: int, node: Node, given: Sequence[Orde
                 f"the branches stand in another order, and the width of {pair.b.name(tensor)!r} is not known"
             )
         widths.append(shape[-1])
+    starts = list(itertools.accumulate(widths, initial=0))
     blocks: list[Block] = []
+    if sum(len(order.blocks) for order in given if order is not None) > _MAX_BLOCKS:
+        raise _StuckError("the order of channels falls into too many pieces to be followed")
     for slot, order in enumerate(given):
         place = places.get(slot, slot)
-        start = sum(widths[:place])
+        start = starts[place]
         for begin, length in order.blocks if order is not None else ((0, widths[place]),):
             if blocks and sum(blocks[-1]) == start + begin:
                 blocks[-1] = (blocks[-1][0], blocks[-1][1] + length)

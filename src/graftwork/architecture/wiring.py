@@ -118,6 +118,9 @@ def wire(model: Layer, depth: int = 0) -> Wiring:
 
 def _chain(model: Layer, graph: Graph) -> Wiring:
     nodes: list[Node] = []
+    if len({layer.name for layer in graph.layers}) < len(graph.layers):
+        twice = Counter(layer.name for layer in graph.layers).most_common(1)[0][0]
+        raise StoreError(f"model {model.name!r} has two layers called {twice!r}")
     if not graph.layers or graph.layers[0].class_name != "InputLayer":
         first = graph.layers[0].config if graph.layers else {}
         shape = (
@@ -478,9 +481,9 @@ def _windowed(kind: str, config: Mapping[str, Json], shape: Shape, last: bool) -
             factor = config.get("depth_multiplier", 1)
             channels = channels * factor if channels is not None and type(factor) is int else None
         for k, size in enumerate(space):
-            window = _each(config.get("pool_size" if pooled else "kernel_size"), k)
-            stride = _each(config.get("strides", 1), k) or window
-            dilation = _each(config.get("dilation_rate", 1), k) or 1
+            window = _size(config.get("pool_size" if pooled else "kernel_size"), k)
+            stride = _size(config.get("strides", 1), k) or window
+            dilation = _size(config.get("dilation_rate", 1), k) or 1
             if size is None or not window or not stride:
                 new.append(None)
             elif config.get("padding") in ("same", "causal"):
@@ -493,6 +496,12 @@ def _windowed(kind: str, config: Mapping[str, Json], shape: Shape, last: bool) -
 def _each(value: Json, k: int) -> Json:
     """Return the k-th of a list, or the value that stands for all."""
     return (value[k] if k < len(value) else None) if isinstance(value, list | tuple) else value
+
+
+def _size(value: Json, k: int) -> int | None:
+    """Return the k-th of a list of sizes, or the one that stands for all; None unless it is a size."""
+    size = _each(value, k)
+    return size if type(size) is int and size > 0 else None
 
 
 def _times(size: int | None, factor: Json) -> int | None:

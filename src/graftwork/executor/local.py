@@ -7,7 +7,7 @@ happen without Python's lock, so two threads keep two cores busy.
 A small tensor is one thread's work from first pass to last, so its values are still in the cache when they are needed again. A
 large one is everybody's: its blocks are shared out pass by pass. Neither changes the result (see `graftwork.methods.base`).
 
-Memory is what the threads' scratch takes, whatever the size of the models; see `scratch_bytes`.
+Memory is what the threads' scratch takes, whatever the size of the models; see `peak_bytes`.
 """
 
 import threading
@@ -29,7 +29,11 @@ from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 if TYPE_CHECKING:
-    from graftwork.plan import MergePlan, Source, Step
+    from graftwork.pairing import Source
+    from graftwork.plan import MergePlan, Step
+
+INTERPRETER_BYTES = 130 * 2**20
+"""Resident memory of the interpreter with NumPy, Numba and HDF5, before any block."""
 
 BLOCK = 1 << 16
 """Elements of a block for two or three models; more models make shorter blocks, so that scratch stays in the cache."""
@@ -71,15 +75,15 @@ def block_elements(n_models: int, wanted: int | None = None) -> int:
     return max(CHUNK, min(BLOCK, BLOCK * 4 // (n_models + 1)) // CHUNK * CHUNK)
 
 
-def scratch_bytes(plan: "MergePlan", threads: int) -> int:
-    """Return the bytes of all threads' scratch and of the reductions over the largest tensor."""
+def peak_bytes(plan: "MergePlan", threads: int) -> int:
+    """Return the resident memory that running a plan needs: interpreter, all threads' scratch, reductions over the largest tensor."""
     n = len(plan.models)
     rows = max((step.method.scratch_rows for step in plan.steps if step.method is not None), default=0)
     one = block_elements(n) * ((n + 2 + rows) * 8 + 16)
     largest = max((step.spec.size for step in plan.steps), default=0)
     sums = largest // CHUNK * 16 * (n + 1)
     histograms = (1 << 16) * 8 * n
-    return threads * (one + histograms) + sums
+    return INTERPRETER_BYTES + threads * (one + histograms) + sums
 
 
 class Cancelled(Exception):  # noqa: N818 - no error: another thread failed or the user stopped the work
@@ -339,7 +343,7 @@ class LocalExecutor:
             reader = self.plan.models[k] if k < n else self.plan.base
             source = step.sources[k] if k < n else step.base
             assert reader is not None and source is not None
-            into = models[k] if k < n else base
+            into: Raw = models[k] if k < n or base is None else base
             spec = reader.specs()[source.name]
             raw = scratch["raw"].view(RAW_DTYPES[spec.dtype])[:length]
             plain = spec.dtype == dtype.name and not source.gather
@@ -489,6 +493,6 @@ __all__ = [
     "StoreError",
     "Written",
     "block_elements",
-    "scratch_bytes",
+    "peak_bytes",
     "verify_written",
 ]

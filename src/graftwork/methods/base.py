@@ -146,6 +146,16 @@ class MergeMethod(BaseModel):
         """Return a fresh reduction over `size` elements of `n_models` models in `dtype`, or None if none is needed."""
         return None
 
+    def statistic_weights(self, n_models: int) -> tuple[float, ...]:
+        """Return how much each model counts when running statistics, which are no task vectors, are averaged.
+
+        The models' own weights where the method has such and none is negative, else all alike.
+        """
+        weights = per_model(getattr(self, "weight", 1.0), n_models)
+        if weights.min(initial=0.0) < 0 or not weights.sum() > 0:
+            return (1.0,) * n_models
+        return tuple(weights.tolist())
+
     def combine(self, block: Block, reduced: Any) -> None:
         """Fill `block.out`; `reduced` is the reduction's result (None without one)."""
         raise NotImplementedError

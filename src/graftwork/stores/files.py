@@ -40,14 +40,15 @@ def read_json(text: bytes, label: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise StoreError(f"{label} gives the key {next(n for n in names if names.count(n) > 1)!r} twice")
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise StoreError(f"{label} gives the key {twice!r} twice")
         return found
 
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError as error:
-        raise StoreError(f"{label} nests too deep to be a Keras configuration") from error
+        raise StoreError(f"{label} nests too deep") from error
     except ValueError as error:
         raise StoreError(f"{label} is not JSON: {brief(error)}") from error
 

@@ -87,9 +87,11 @@ class Staged:
             for name in [self.target.name, *names[:-1]]:
                 final = self.target.with_name(name)
                 if final.exists():
+                    if not self.overwrite:
+                        raise OutputError(f"{final} exists; pass --overwrite (overwrite=True) to replace it")
                     final.rename(aside / name)
             for name in names:
-                self.path / name.rename(self.target.with_name(name))
+                (self.path / name).rename(self.target.with_name(name))
                 moved.append(self.target.with_name(name))
         except BaseException:
             for path in moved:

@@ -1,0 +1,526 @@
+"""What users call. Every function here is also a command and, where it makes something, a recipe's step.
+
+A model argument is a path or a live `keras.Model`. With `output` the result is written there and its path returned; without
+it a live model is returned. Sources are never changed.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from graftwork import pipeline
+from graftwork.errors import GraftworkError, OptionError, RecipeError
+from graftwork.models import live
+from graftwork.plan import MergePlan, MergeRequest, check_output
+from graftwork.plan import plan_merge as _plan
+from graftwork.recipe import MergeStep, Recipe, read_recipe
+from graftwork.report import measure
+from graftwork.report.measure import Diff, Inspection
+from graftwork.report.verification import Verification
+from graftwork.report.verification import verify as _verify
+from graftwork.stores import FORMATS, open_store
+
+Model = str | PathLike[str] | Any
+"""A path to a model in any format of the stores, or a live `keras.Model`."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, bytes dealt with so far and bytes in all."""
+
+
+def inspect(model: Model) -> Inspection:
+    """Return what a model is, from headers alone: format, layers, parameters, dtypes, roles, tensors, provenance.
+
+    Args:
+        model: A path or a live model.
+
+    Raises:
+        StoreError: If it cannot be read.
+    """
+    with _on_disk([model]) as (paths, _), open_store(paths[0]) as reader:
+        return measure.inspect(reader)
+
+
+def diff(a: Model, b: Model, *, threads: int | None = None, progress: Progress | None = None) -> Diff:
+    """Return how two models differ: structure first, then each tensor's distance, cosine, signs and largest change.
+
+    Args:
+        a: A path or a live model.
+        b: Another.
+        threads: How many threads read; by default one for each processor.
+        progress: Told how far the work is.
+
+    Raises:
+        StoreError: If one cannot be read.
+    """
+    with _on_disk([a, b]) as (paths, labels), pipeline.opened(paths) as readers:
+        total = sum(spec.size_bytes for reader in readers for spec in reader.specs().values())
+        target = pipeline.Target(path=Path(), threads=threads or 0)
+        return measure.diff(
+            readers[0], readers[1], (labels[0], labels[1]), target.workers(), _counting("diff", total, progress)
+        )
+
+
+def merge(
+    models: Sequence[Model],
+    *,
+    method: str = "linear",
+    base: Model | None = None,
+    weights: Sequence[float] | None = None,
+    output: str | PathLike[str] | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    overwrite: bool = False,
+    dtype: str | None = None,
+    names: Sequence[str] | None = None,
+    map: Mapping[str, str] | None = None,
+    skip: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    classes: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | None = None,
+    allow_nonfinite: bool = False,
+    optimizer: str = "drop",
+    format: str | None = None,
+    drop_compile: bool = False,
+    shard_bytes: int | None = None,
+    progress: Progress | None = None,
+    report: list[str] | None = None,
+    **options: Any,
+) -> Any:
+    """Merge the weights of models of one architecture into one model.
+
+    Args:
+        models: Paths or live models, in order; the first lends architecture, names and dtypes to the result.
+        method: Name of the merge method; `graftwork methods` lists them.
+        base: Their common ancestor, for methods that work on differences.
+        weights: One weight per model: the method's option `weight`.
+        output: Where to write; the ending says the format. Without it a live model is returned.
+        seed: Fixes every random choice, together with tensor names and positions.
+        threads: How many threads work; by default one for each processor. The result does not depend on it.
+        overwrite: Whether an existing output may be replaced.
+        dtype: The result's dtype; by default each tensor keeps the first model's.
+        names: What to call the models in messages and options; by default their file names.
+        map: Regular expressions over whole tensor names of the other models, and their names in the first model.
+        skip: Globs (or ``re:`` expressions) over tensor names that keep the first model's values.
+        ignore: Fields of layers' settings that may differ.
+        classes: Class names of each model, in the order of its outputs; heads are permuted into the first model's order.
+        allow_nonfinite: Whether sources may hold NaN or infinity.
+        optimizer: ``"drop"`` the optimizer state, or keep that of the ``"first"`` model.
+        format: Name of the output's format, where its ending does not tell.
+        drop_compile: Leave out how the model was compiled.
+        shard_bytes: Greatest size of a shard, for formats with shards.
+        progress: Told how far the work is.
+        report: A list to which what the user should know is added, one sentence each.
+        **options: The method's own options (``density=0.2``); a value, a list with one per model, a mapping from model names,
+            or a list of ``{"filter": …, "value": …}``.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not compute the same function up to weights.
+        OptionError: If an option makes no sense.
+        NonFiniteError: If a source holds NaN or infinity.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If a source cannot be read.
+    """
+    if isinstance(models, str | PathLike):
+        raise OptionError("`models` is one path; give a list of models")
+    with _on_disk([*models, *([base] if base is not None else [])], names) as (paths, labels):
+        request = _request(
+            method,
+            options,
+            weights,
+            labels,
+            base is not None,
+            seed=seed,
+            dtype=dtype,
+            map=dict(map or {}),
+            skip=_words(skip),
+            ignore=_words(ignore),
+            classes=classes,
+            allow_nonfinite=allow_nonfinite,
+            optimizer=optimizer,
+        )
+        with _result(output, next((m for m in models if live.is_live(m)), None)) as target_path:
+            target = pipeline.Target(
+                path=target_path.path,
+                format=format,
+                overwrite=overwrite,
+                threads=threads or 0,
+                drop_compile=drop_compile,
+                shard_bytes=shard_bytes,
+            )
+            with pipeline.opened(paths) as readers:
+                own_base = readers.pop() if base is not None else None
+                plan = _plan(request, readers, own_base)
+                result = pipeline.write_merge(plan, target, _settings(request), progress)
+            if report is not None:
+                report += result.notes
+            return target_path.finish(result)
+
+
+def plan_merge(
+    models: Sequence[Model],
+    *,
+    method: str = "linear",
+    base: Model | None = None,
+    weights: Sequence[float] | None = None,
+    output: str | PathLike[str] | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    names: Sequence[str] | None = None,
+    format: str | None = None,
+    **options: Any,
+) -> "PlanReport":
+    """Return what `merge` with the same arguments would do, reading only headers.
+
+    Raises:
+        GraftworkError: For every reason for which `merge` would refuse, but those that only values tell.
+    """
+    fields = {name: options.pop(name) for name in _PLAN_FIELDS if name in options}
+    fields.update({k: _words(fields[k]) for k in ("skip", "ignore") if k in fields})
+    with _on_disk([*models, *([base] if base is not None else [])], names) as (paths, labels):
+        request = _request(method, options, weights, labels, base is not None, **fields)
+        with pipeline.opened(paths) as readers:
+            own_base = readers.pop() if base is not None else None
+            plan = _plan(request, readers, own_base)
+            target = None
+            if output is not None:
+                target = pipeline.Target(path=Path(output), format=format, overwrite=overwrite, threads=threads or 0)
+            return _report("merge", plan, target, threads)
+
+
+_PLAN_FIELDS = ("seed", "dtype", "map", "skip", "ignore", "classes", "allow_nonfinite", "optimizer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What a step would do.
+
+    Attributes:
+        step: Name of the step.
+        method: Name of its method.
+        models: What goes in, in order.
+        base: The base model, or None.
+        tensors: One row for each tensor of the result: name, shape, dtype, role, what is done, and its name in each model.
+        roles: How many tensors of each role.
+        renamed: Tensors that have another name in another model.
+        bytes_read: Bytes of values in one pass over the sources.
+        bytes_written: Bytes of values written.
+        passes: Most passes over any tensor.
+        peak_bytes: Resident memory needed, interpreter included.
+        free_bytes: Free disk at the target, where one is named.
+        seconds: Rough estimate of the time.
+        notes: What the user should know.
+    """
+
+    step: str
+    method: str
+    models: tuple[str, ...]
+    base: str | None
+    tensors: tuple[Mapping[str, Any], ...]
+    roles: Mapping[str, int]
+    renamed: tuple[tuple[str, str, str], ...]
+    bytes_read: int
+    bytes_written: int
+    passes: int
+    peak_bytes: int
+    free_bytes: int | None
+    seconds: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        from dataclasses import asdict
+
+        return asdict(self)
+
+
+def plan(recipe: str | PathLike[str] | Mapping[str, Any] | Recipe, *, threads: int | None = None) -> list[PlanReport]:
+    """Return what a recipe would do, step by step, reading only headers.
+
+    Args:
+        recipe: A YAML file, a mapping that spells a recipe, or a `Recipe`.
+        threads: How many threads it would use.
+
+    Raises:
+        GraftworkError: For every reason for which `run` would refuse, but those that only values tell.
+    """
+    found, root = _recipe(recipe)
+    with pipeline.planned(found, root) as plans:
+        reports = []
+        for name, step_plan in plans.items():
+            target = pipeline.Target(path=root / found.outputs[name], overwrite=True) if name in found.outputs else None
+            reports.append(_report(name, step_plan, target, threads))
+        return reports
+
+
+def run(
+    recipe: str | PathLike[str] | Mapping[str, Any] | Recipe,
+    *,
+    output: str | PathLike[str] | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, pipeline.Result]:
+    """Run a recipe and return its results by step.
+
+    Args:
+        recipe: A YAML file, a mapping that spells a recipe, or a `Recipe`. Its paths are relative to the file (else to the
+            working directory).
+        output: Where to write the last step's result, for a recipe that does not say (or says otherwise).
+        threads: How many threads work.
+        overwrite: Whether existing outputs may be replaced.
+        progress: Told how far each step is.
+
+    Raises:
+        RecipeError: If it is no recipe, or says nowhere what to write.
+        GraftworkError: As `merge`.
+    """
+    found, root = _recipe(recipe)
+    if output is not None:
+        if len(found.outputs) > 1:
+            raise RecipeError(f"the recipe has {len(found.outputs)} outputs; `output` can replace only one")
+        name = next(iter(found.outputs), found.order()[-1] if found.steps else "")
+        outputs = {name: Path(output)}
+    else:
+        outputs = {name: root / Path(path).expanduser() for name, path in found.outputs.items()}
+    if not outputs or not found.steps:
+        raise RecipeError("the recipe names no outputs; add `outputs: {step: path}`, or say where to write (-o)")
+    if len(set(outputs.values())) != len(outputs):
+        raise RecipeError("two outputs of the recipe have the same path")
+    targets = {
+        name: pipeline.Target(path=path, overwrite=overwrite, threads=threads or 0) for name, path in outputs.items()
+    }
+    return pipeline.run(found, root, targets, progress)
+
+
+def convert(
+    source: Model,
+    target: str | PathLike[str],
+    *,
+    like: str | PathLike[str] | None = None,
+    dtype: str | None = None,
+    format: str | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    drop_compile: bool = False,
+    shard_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> pipeline.Result:
+    """Write a model in another format, or with another dtype.
+
+    Args:
+        source: A path or a live model.
+        target: Where to write; the ending says the format.
+        like: A model of the same architecture and names that lends what the source's format does not hold.
+        dtype: Round floating-point tensors to this.
+        format: Name of the target's format, where its ending does not tell.
+        threads: How many threads work.
+        overwrite: Whether an existing target may be replaced.
+        drop_compile: Leave out how the model was compiled.
+        shard_bytes: Greatest size of a shard, for formats with shards.
+        progress: Told how far the work is.
+
+    Returns:
+        The result, whose notes say what the target's format cannot carry.
+
+    Raises:
+        OutputError: If the target cannot hold the model, exists or is the source.
+        StoreError: If the source cannot be read.
+    """
+    with _on_disk([source]) as (paths, _):
+        where = pipeline.Target(
+            path=Path(target),
+            format=format,
+            overwrite=overwrite,
+            threads=threads or 0,
+            drop_compile=drop_compile,
+            shard_bytes=shard_bytes,
+        )
+        return pipeline.convert(
+            paths[0], where, like=Path(like) if like is not None else None, dtype=dtype, progress=progress
+        )
+
+
+def verify(path: str | PathLike[str], *, load: bool = True, progress: Progress | None = None) -> Verification:
+    """Check a file thoroughly: it opens, CRCs hold, values are finite, and Keras loads it in a fresh process.
+
+    Args:
+        path: The file or directory.
+        load: Whether to load it with Keras, where it holds an architecture.
+        progress: Told how far the work is.
+
+    Raises:
+        StoreError: If it cannot be opened or is damaged.
+    """
+    return _verify(Path(path), load=load, progress=progress)
+
+
+# What the functions above share ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _on_disk(
+    models: Sequence[Model], names: Sequence[str] | None = None
+) -> Iterator[tuple[list[Path], tuple[str, ...]]]:
+    """Yield a path and a label for every model; live ones are saved to a temporary directory first."""
+    with contextlib.ExitStack() as stack:
+        paths: list[Path] = []
+        labels: list[str] = []
+        folder: Path | None = None
+        for position, model in enumerate(models):
+            if isinstance(model, str | PathLike):
+                paths.append(Path(model))
+                labels.append(pipeline.labels_of([Path(model)])[0])
+            elif live.is_live(model):
+                if folder is None:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graftwork-")))
+                paths.append(folder / f"{position}.keras")
+                live.save(model, paths[-1])
+                labels.append(str(model.name))
+            else:
+                raise OptionError(f"model {position} is a {type(model).__name__}, expected a path or a keras.Model")
+        if names is not None:
+            if len(names) not in (len(models), len(models) - 1):
+                raise OptionError(f"{len(names)} names are given for {len(models)} models")
+            labels[: len(names)] = names
+        yield paths, _distinct(labels)
+
+
+def _distinct(labels: Sequence[str]) -> tuple[str, ...]:
+    return pipeline.distinct(labels)
+
+
+def _request(
+    method: str,
+    options: Mapping[str, Any],
+    weights: Sequence[float] | None,
+    labels: tuple[str, ...],
+    has_base: bool,
+    **fields: Any,
+) -> MergeRequest:
+    options = dict(options)
+    if weights is not None:
+        if "weight" in options:
+            raise OptionError("`weight` and `weights` are one option; give one of them")
+        options["weight"] = list(weights)
+    return MergeRequest(
+        method=method,
+        options=options,
+        labels=labels[:-1] if has_base else labels,
+        base_label=labels[-1] if has_base else None,
+        **fields,
+    )
+
+
+def _settings(request: MergeRequest) -> dict[str, Any]:
+    """Return a request as a recipe's step spells it."""
+    fields = {
+        name: getattr(request, name) for name in MergeStep.model_fields if hasattr(request, name) and name != "options"
+    }
+    return {**fields, "models": request.labels, "base": request.base_label, **request.options}
+
+
+def _words(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _recipe(recipe: str | PathLike[str] | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path]:
+    if isinstance(recipe, str | PathLike):
+        path = Path(recipe)
+        return read_recipe(path), path.parent
+    return read_recipe(recipe), Path()
+
+
+def _counting(verb: str, total: int, progress: Progress | None) -> Callable[[int], None]:
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(verb, min(done, total), total)
+
+    return count
+
+
+class _Pending:
+    """A result on its way: under the user's path, or in a temporary file that becomes a live model."""
+
+    def __init__(self, path: Path, like: Any, live_result: bool) -> None:
+        self.path = path
+        self._like, self._live = like, live_result
+
+    def finish(self, result: pipeline.Result) -> Any:
+        """Return the path, or the live model in it."""
+        return live.load(result.path, self._like) if self._live else result.path
+
+
+@contextlib.contextmanager
+def _result(output: str | PathLike[str] | None, like: Any) -> Iterator[_Pending]:
+    if output is not None:
+        yield _Pending(Path(output), like, live_result=False)
+        return
+    with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+        yield _Pending(Path(folder) / "result.keras", like, live_result=True)
+
+
+def _report(name: str, plan_: MergePlan, target: pipeline.Target | None, threads: int | None) -> PlanReport:
+    from graftwork.executor.local import peak_bytes
+    from graftwork.stores import format_for_target
+    from graftwork.stores.staged import free_bytes
+
+    workers = (target or pipeline.Target(path=Path(), threads=threads or 0)).workers()
+    if target is not None:
+        row = format_for_target(target.path, plan_.models[0], target.format)
+        check_output(plan_, target.path, row, overwrite=target.overwrite)
+    rows = []
+    for step in plan_.steps:
+        rows.append(
+            {
+                "name": step.spec.name,
+                "shape": list(step.spec.shape),
+                "dtype": step.spec.dtype,
+                "role": str(step.spec.role),
+                "action": step.method.name if step.method is not None else "copy",
+                "sources": [source.name for source in step.sources],
+            }
+        )
+    return PlanReport(
+        step=name,
+        method=plan_.request.method,
+        models=plan_.request.labels,
+        base=plan_.request.base_label,
+        tensors=tuple(rows),
+        roles=plan_.roles,
+        renamed=plan_.renamed,
+        bytes_read=plan_.bytes_read,
+        bytes_written=plan_.bytes_written,
+        passes=plan_.passes,
+        peak_bytes=peak_bytes(plan_, workers),
+        free_bytes=free_bytes(target.path) if target is not None else None,
+        seconds=plan_.seconds(),
+        notes=plan_.notes,
+    )
+
+
+__all__ = [
+    "FORMATS",
+    "Diff",
+    "GraftworkError",
+    "Inspection",
+    "PlanReport",
+    "Verification",
+    "convert",
+    "diff",
+    "inspect",
+    "merge",
+    "plan",
+    "plan_merge",
+    "run",
+    "verify",
+]

@@ -1,0 +1,449 @@
+"""The commands, one function each: the docstring is the help text, the body calls the API and prints."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graftwork import __version__
+from graftwork.cli.terminal import print_json, progress, refusing, say
+
+app = typer.Typer(
+    name="graftwork",
+    help="Make one model of several trained Keras or TensorFlow models, without loading them whole.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Models = Annotated[
+    list[Path],
+    typer.Argument(help="Model files or directories; the first lends architecture and names.", show_default=False),
+]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Where to write; the ending says the format.", show_default=False)
+]
+MaybeOutput = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.", show_default=False)]
+Method = Annotated[str, typer.Option("--method", "-m", help="Merge method; see `graftwork methods`.")]
+BaseModel = Annotated[
+    Path | None,
+    typer.Option("--base", help="Their common ancestor, for methods that work on differences.", show_default=False),
+]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="One weight per model: 0.5,0.3,0.2.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="An option of the method, name=value (value as in YAML); repeat for more.", show_default=False
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Fixes every random choice.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Dtype of the result; by default the first model's.", show_default=False),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map", help="REGEX=NAME: names of tensors of the other models, and in the first.", show_default=False
+    ),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option("--skip", help="Glob of tensors to keep from the first model.", show_default=False),
+]
+Ignore = Annotated[
+    list[str] | None, typer.Option("--ignore", help="A layer setting that may differ.", show_default=False)
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes", help="Class names of each model in order: cat,dog,…; once per model.", show_default=False
+    ),
+]
+AllowNonfinite = Annotated[
+    bool, typer.Option("--allow-nonfinite", help="Merge although a source holds NaN or infinity.")
+]
+Optimizer = Annotated[
+    str, typer.Option("--optimizer", help="drop the optimizer state, or keep that of the first model.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
+]
+DropCompile = Annotated[bool, typer.Option("--drop-compile", help="Leave out how the model was compiled.")]
+ShardSize = Annotated[
+    str | None, typer.Option("--shard-size", help="Greatest size of a shard: 500MB, 5GB.", show_default=False)
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; by default one per processor.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graftwork {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Make one model of several trained Keras or TensorFlow models, without loading them whole."""
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what MODEL is, reading only its headers."""
+    from graftwork import api
+    from graftwork.report import render
+
+    with refusing():
+        found = api.inspect(model)
+        print_json(found.to_dict()) if as_json else render.inspection(found, tensors=tensors)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Another.", show_default=False)],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not only every layer.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how two models differ: structure first, then how far their weights are apart."""
+    from graftwork import api
+    from graftwork.report import render
+
+    with refusing():
+        with progress(quiet) as tell:
+            found = api.diff(a, b, threads=threads, progress=tell)
+        print_json(found.to_dict()) if as_json else render.difference(found, tensors=tensors)
+
+
+@app.command()
+def merge(
+    models: Models,
+    output: Output,
+    method: Method = "linear",
+    base: BaseModel = None,
+    weights: Weights = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    dtype: Dtype = None,
+    map_: Map = None,
+    skip: Skip = None,
+    ignore: Ignore = None,
+    classes: Classes = None,
+    allow_nonfinite: AllowNonfinite = False,
+    optimizer: Optimizer = "drop",
+    format_: Format = None,
+    drop_compile: DropCompile = False,
+    shard_size: ShardSize = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Merge the weights of MODELS, all of one architecture, into one model."""
+    from graftwork import api
+
+    with refusing():
+        arguments = _merge_arguments(
+            method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
+        )
+        notes: list[str] = []
+        with progress(quiet) as tell:
+            path = api.merge(
+                models,
+                output=output,
+                format=format_,
+                drop_compile=drop_compile,
+                shard_bytes=_size(shard_size),
+                threads=threads,
+                overwrite=overwrite,
+                progress=tell,
+                report=notes,
+                **arguments,
+            )
+        say(quiet, *(f"note: {note}" for note in notes))
+        typer.echo(str(path))
+
+
+@app.command()
+def plan(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE | merge A B …", help="A recipe, or a merge with its arguments.", show_default=False
+        ),
+    ],
+    output: MaybeOutput = None,
+    method: Method = "linear",
+    base: BaseModel = None,
+    weights: Weights = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    dtype: Dtype = None,
+    map_: Map = None,
+    skip: Skip = None,
+    ignore: Ignore = None,
+    classes: Classes = None,
+    allow_nonfinite: AllowNonfinite = False,
+    optimizer: Optimizer = "drop",
+    format_: Format = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its sources.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a recipe or a merge would do, reading only headers, and refuse what it would refuse."""
+    from graftwork import api
+    from graftwork.report import render
+
+    if what[0] == "merge" and len(what) < 2:
+        raise typer.BadParameter("`plan merge` needs models")
+    if what[0] != "merge" and len(what) > 1:
+        raise typer.BadParameter("give one recipe, or `merge` and its models")
+    with refusing():
+        if what[0] == "merge":
+            arguments = _merge_arguments(
+                method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
+            )
+            reports = [
+                api.plan_merge(
+                    [Path(m) for m in what[1:]],
+                    output=output,
+                    format=format_,
+                    threads=threads,
+                    overwrite=overwrite,
+                    **arguments,
+                )
+            ]
+        else:
+            reports = api.plan(Path(what[0]), threads=threads)
+        if as_json:
+            print_json([report.to_dict() for report in reports])
+        else:
+            for report in reports:
+                render.plan(report, tensors=tensors)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.", show_default=False)],
+    output: MaybeOutput = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run RECIPE: everything from its models to its outputs."""
+    from graftwork import api
+
+    with refusing():
+        with progress(quiet) as tell:
+            results = api.run(recipe, output=output, threads=threads, overwrite=overwrite, progress=tell)
+        if as_json:
+            print_json({name: _result(result) for name, result in results.items()})
+            return
+        for name, result in results.items():
+            say(quiet, *(f"note: {name}: {note}" for note in result.notes))
+            typer.echo(str(result.path))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="Where to write; the ending says the format.", show_default=False)],
+    like: Annotated[
+        Path | None, typer.Option("--like", help="A model that lends what SOURCE does not hold.", show_default=False)
+    ] = None,
+    dtype: Dtype = None,
+    format_: Format = None,
+    drop_compile: DropCompile = False,
+    shard_size: ShardSize = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write SOURCE in another format, and say what that format cannot carry."""
+    from graftwork import api
+
+    with refusing():
+        with progress(quiet) as tell:
+            result = api.convert(
+                source,
+                target,
+                like=like,
+                dtype=dtype,
+                format=format_,
+                drop_compile=drop_compile,
+                shard_bytes=_size(shard_size),
+                threads=threads,
+                overwrite=overwrite,
+                progress=tell,
+            )
+        say(quiet or as_json, *(f"note: {note}" for note in result.notes))
+        print_json(_result(result)) if as_json else typer.echo(str(result.path))
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],
+    load: Annotated[bool, typer.Option("--load/--no-load", help="Load it with Keras in a fresh process.")] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check MODEL thoroughly: CRCs, values, and whether Keras loads it. Status 1 if anything is wrong."""
+    from graftwork import api
+    from graftwork.report import render
+
+    with refusing():
+        with progress(quiet) as tell:
+            found = api.verify(model, load=load, progress=tell)
+        print_json(found.to_dict()) if as_json else render.verification(found)
+        if not found.sound:
+            raise typer.Exit(1)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method, to see its options.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """List merge methods, or describe one with its formula and options."""
+    from graftwork.methods import METHODS, get
+    from graftwork.report import render
+
+    with refusing():
+        if as_json:
+            chosen = [name] if name else list(METHODS)
+            print_json([render.method_as_dict(get(each)) for each in chosen])
+        elif name is None:
+            render.method_list(METHODS)
+        else:
+            render.method(get(name))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes."""
+    from graftwork import recipe
+
+    with refusing():
+        print_json(recipe.schema())
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Where to keep the models; by default they are removed.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train small models on real data, merge them with the commands above, and print one table of what came out."""
+    from graftwork import demo as demonstration
+
+    with refusing():
+        rows = demonstration.run(folder, tell=lambda line: say(quiet, line))
+        print_json(rows) if as_json else demonstration.show(rows)
+
+
+def _merge_arguments(
+    method: str,
+    base: Path | None,
+    weights: str | None,
+    settings: list[str] | None,
+    seed: int,
+    dtype: str | None,
+    map_: list[str] | None,
+    skip: list[str] | None,
+    ignore: list[str] | None,
+    classes: list[str] | None,
+    allow_nonfinite: bool,
+    optimizer: str,
+) -> dict[str, Any]:
+    """Return what the options of `merge` say as arguments of the API."""
+    return {
+        "method": method,
+        "base": base,
+        "weights": _numbers(weights) if weights is not None else None,
+        "seed": seed,
+        "dtype": dtype,
+        "map": dict(_pair("--map", item) for item in map_ or ()),
+        "skip": tuple(skip or ()),
+        "ignore": tuple(ignore or ()),
+        "classes": [[c.strip() for c in item.split(",")] for item in classes] if classes else None,
+        "allow_nonfinite": allow_nonfinite,
+        "optimizer": optimizer,
+        **{name: _value(text) for name, text in (_pair("--set", item) for item in settings or ())},
+    }
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=") if option == "--set" else text.rpartition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
+    return name.strip(), value.strip()
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5", param_hint="--weights") from None
+
+
+def _value(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise typer.BadParameter(f"{text!r} is not a value", param_hint="--set") from None
+
+
+def _size(text: str | None) -> int | None:
+    """Return a size such as 5GB (powers of ten) or 2GiB in bytes."""
+    if text is None:
+        return None
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    number = text.strip().upper().rstrip("KMGIB")
+    unit = text.strip().upper()[len(number) :]
+    try:
+        size = int(float(number) * units[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not a size such as 500MB", param_hint="--shard-size") from None
+    if size <= 0:
+        raise typer.BadParameter(f"{text!r} is not a positive size", param_hint="--shard-size")
+    return size
+
+
+def _result(result: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    found: dict[str, Any] = json.loads(json.dumps(asdict(result), default=str))
+    return found

@@ -1,0 +1,374 @@
+"""Which tensor of one model is which tensor of another, and what must be permuted before they meet.
+
+Where both sources hold an architecture, layers are matched by `graftwork.architecture.match` and tensors follow their layers;
+else tensors are matched by canonical name. `map` overrides both. Nothing is matched by position alone.
+"""
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from graftwork.architecture import huggingface
+from graftwork.architecture.layer import Layer
+from graftwork.architecture.match import Match, Rearrangement, match
+from graftwork.errors import MismatchError, OptionError
+from graftwork.stores.base import Reader
+from graftwork.tensor import FLOATS, Role, TensorSpec
+
+
+class Wishes(Protocol):
+    """What the user said about matching; see `graftwork.plan.MergeRequest`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See `MergeRequest`."""
+        ...
+
+    @property
+    def map(self) -> Mapping[str, str]:
+        """See `MergeRequest`."""
+        ...
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """See `MergeRequest`."""
+        ...
+
+    @property
+    def ignore(self) -> tuple[str, ...]:
+        """See `MergeRequest`."""
+        ...
+
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | None:
+        """See `MergeRequest`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One tensor of one model as a step needs it.
+
+    Attributes:
+        name: Its canonical name there.
+        gather: How its axes are permuted before it meets the others: (axis, positions of the source in the order wanted).
+    """
+
+    name: str
+    gather: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Which tensor of another model meets which of the first."""
+
+    sources: Mapping[str, Source]
+
+    def get(self, name: str) -> Source | None:
+        """Return the other model's tensor for one of the first's, or None."""
+        return self.sources.get(name)
+
+
+def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, notes: list[str]) -> Pairing:
+    """Return which tensor of another model meets which of the first; what is worth knowing is added to `notes`.
+
+    Raises:
+        MismatchError: If the two do not compute the same function up to weights.
+    """
+    (label_a, a), (label_b, b) = first, other
+    found: Match | None = None
+    if a.header.architecture is not None and b.header.architecture is not None:
+        found = match(a.header.architecture, b.header.architecture)
+        differences = [d for d in found.differences if d.field not in request.ignore]
+        if differences:
+            raise MismatchError(
+                *(d.describe(label_a, label_b) for d in differences),
+                advice="models that compute different functions cannot be averaged; compose or distil them "
+                "(or pass ignore=[field] if the field does not matter)",
+            )
+        notes += [f"{label_b}: {note}" for note in found.notes]
+        if found.differences:
+            notes.append(
+                f"{label_b}: differences in {', '.join(sorted({d.field for d in found.differences}))} are ignored as asked"
+            )
+    elif a.header.config_kind == b.header.config_kind == "huggingface":
+        fields = [d for d in huggingface.differences(a.header.config, b.header.config) if d.field not in request.ignore]
+        if request.classes is not None:
+            fields = [d for d in fields if d.field not in ("id2label", "label2id")]
+        if fields:
+            raise MismatchError(
+                *(d.describe(label_a, label_b) for d in fields),
+                advice="merge models of one architecture (or pass ignore=[field] if the field does not matter)",
+            )
+    _same_assets(first, other, request)
+    sources = _by_names(a, b, found, request.map)
+    for rearrangement in found.rearrangements if found else ():
+        _rearrange(sources, b, rearrangement)
+        notes.append(f"{label_b}: {rearrangement.reason}")
+    return Pairing(sources)
+
+
+def explore(first: tuple[str, Reader], other: tuple[str, Reader]) -> tuple[Pairing, list[str], list[str]]:
+    """Return a pairing as far as there is one, the differences of architecture, and how it was found; refuse nothing."""
+    (label_a, a), (label_b, b) = first, other
+    found: Match | None = None
+    structure: list[str] = []
+    notes: list[str] = []
+    if a.header.architecture is not None and b.header.architecture is not None:
+        found = match(a.header.architecture, b.header.architecture)
+        structure = [d.describe(label_a, label_b) for d in found.differences]
+        notes = list(found.notes)
+    elif a.header.config_kind == b.header.config_kind == "huggingface":
+        structure = [d.describe(label_a, label_b) for d in huggingface.differences(a.header.config, b.header.config)]
+    sources = _by_names(a, b, found, {})
+    for rearrangement in found.rearrangements if found else ():
+        _rearrange(sources, b, rearrangement)
+        notes.append(rearrangement.reason)
+    return Pairing(sources), structure, notes
+
+
+def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes) -> None:
+    (label_a, a), (label_b, b) = first, other
+    if "assets" in request.ignore or not (a.header.assets and b.header.assets):
+        return
+    # assets are compared as a multiset of contents: their paths count classes, as the keys of weights do
+    if sorted(a.header.assets.values()) != sorted(b.header.assets.values()):
+        differing = next(
+            (n for n in a.header.assets if b.header.assets.get(n) != a.header.assets[n]), next(iter(a.header.assets))
+        )
+        raise MismatchError(
+            f"the vocabulary {differing!r} differs between {label_a} and {label_b}",
+            advice="their embeddings and class indices mean different things; models must share one vocabulary",
+        )
+
+
+def _by_names(a: Reader, b: Reader, found: Match | None, rules: Mapping[str, str]) -> dict[str, Source]:
+    theirs = dict(b.specs())
+    renames = {_apply_map(rules, name): name for name in theirs} if rules else {}
+    sources: dict[str, Source] = {}
+    for name in a.specs():
+        if name in renames and renames[name] != name:
+            sources[name] = Source(name=renames[name])
+            continue
+        target = _translate(name, found) if found else name
+        if target in theirs:
+            sources[name] = Source(name=target)
+    if found is not None:
+        taken = {s.name for s in sources.values()}
+        left = {n for n in theirs if n not in taken}
+        for name in a.specs():
+            if name not in sources and left:
+                inner = _by_place(name, a, b, found, left)
+                if inner is not None:
+                    sources[name] = Source(name=inner)
+                    left.discard(inner)
+    return sources
+
+
+def _apply_map(rules: Mapping[str, str], name: str) -> str:
+    for pattern, replacement in rules.items():
+        try:
+            renamed, count = re.subn(f"^(?:{pattern})$", replacement, name)
+        except re.error as error:
+            raise OptionError(f"the pattern {pattern!r} of `map` is not a regular expression: {error}") from error
+        if count:
+            return renamed
+    return name
+
+
+def _translate(name: str, found: Match) -> str:
+    """Return the name that a tensor of the first model has in the other: the longest matched chain of layers, then the rest."""
+    parts = name.split("/")
+    for cut in range(len(parts) - 1, 0, -1):
+        chain = "/".join(parts[:cut])
+        if chain in found.layers:
+            rest = parts[cut:]
+            return "/".join([found.layers[chain], *rest])
+    return name
+
+
+def _by_place(name: str, a: Reader, b: Reader, found: Match, left: set[str]) -> str | None:
+    """Match inside a custom layer, whose inner names may be automatic, by the attributes that lead to the variable."""
+    parts = name.split("/")
+    for cut in range(len(parts) - 1, 0, -1):
+        chain = "/".join(parts[:cut])
+        if chain in found.layers:
+            place = a.key(name).split("/")[2 * cut :]
+            prefix = found.layers[chain] + "/"
+            for candidate in sorted(left):
+                if candidate.startswith(prefix) and b.key(candidate).split("/")[2 * cut :] == place:
+                    return candidate
+            return None
+    return None
+
+
+def _rearrange(sources: dict[str, Source], b: Reader, wanted: Rearrangement) -> None:
+    name = f"{wanted.layer}/{wanted.variable}"
+    spec = b.specs().get(name)
+    if spec is None:
+        return  # a layer without this variable (use_bias=False)
+    axis = wanted.axis % len(spec.shape)
+    index = tuple(i for start, length in wanted.blocks for i in range(start, start + length))
+    if sorted(index) != list(range(spec.shape[axis])):
+        raise MismatchError(
+            f"axis {axis} of {name!r} has {spec.shape[axis]} entries, but the configuration says {len(index)}"
+        )
+    for key, source in sources.items():
+        if source.name == name:
+            sources[key] = Source(name=name, gather=(*source.gather, (axis, index)))
+
+
+def fits(
+    name: str, spec: TensorSpec, found: Sequence[Source | None], readers: Sequence[tuple[str, Reader]]
+) -> str | None:
+    """Return why a tensor of the first model cannot be merged, or None."""
+    first_label = readers[0][0]
+    for source, (label, reader) in zip(found, readers[1:], strict=True):
+        if source is None:
+            return f"tensor {name!r} of {first_label} has no counterpart in {label}"
+        other = reader.specs()[source.name]
+        if other.shape != spec.shape:
+            return f"tensor {name!r} has shape {spec.shape} in {first_label} but {other.shape} in {label}" + (
+                f" (there {source.name!r})" if source.name != name else ""
+            )
+        if other.dtype not in FLOATS:
+            return f"tensor {name!r} has dtype {spec.dtype} in {first_label} but {other.dtype} in {label}"
+    return None
+
+
+def left_over(
+    request: Wishes,
+    first: Mapping[str, TensorSpec],
+    pairings: Sequence[Pairing],
+    readers: Sequence[tuple[str, Reader]],
+) -> list[str]:
+    """Return a reason for every tensor of another model that meets none of the first."""
+    reasons = []
+    for pairing, (label, reader) in zip(pairings, readers[1:], strict=True):
+        taken = {source.name for source in pairing.sources.values()}
+        if len(taken) != len(pairing.sources):
+            names = [source.name for source in pairing.sources.values()]
+            twice = next(n for n in names if names.count(n) > 1)
+            reasons.append(f"two tensors of {readers[0][0]} are matched with {twice!r} of {label}")
+        reasons += [
+            f"tensor {name!r} of {label} has no counterpart in {readers[0][0]}"
+            for name, spec in reader.specs().items()
+            if name not in taken and spec.role is not Role.OPTIMIZER and not matches(request.skip, name)
+        ]
+    return reasons
+
+
+def matches(patterns: Sequence[str], name: str) -> bool:
+    for pattern in patterns:
+        if pattern.startswith("re:"):
+            if re.search(pattern[3:], name):
+                return True
+        elif fnmatch.fnmatchcase(name, pattern):
+            return True
+    return False
+
+
+def with_gather(source: Source, extra: tuple[int, tuple[int, ...]] | None) -> Source:
+    return source if extra is None else Source(name=source.name, gather=(*source.gather, extra))
+
+
+# Classes ---------------------------------------------------------------------------------------------------------------
+
+
+def class_gathers(
+    request: Wishes, readers: Sequence[tuple[str, Reader]], notes: list[str]
+) -> list[dict[str, tuple[int, tuple[int, ...]]]]:
+    """Return, for each model, which tensors are permuted so that all have the classes of the first in its order."""
+    nothing: list[dict[str, tuple[int, tuple[int, ...]]]] = [{} for _ in readers]
+    if request.classes is None:
+        return nothing
+    labels = [label for label, _ in readers]
+    given = request.classes
+    if not isinstance(given, Mapping):
+        if len(given) not in (len(request.labels), len(labels)):
+            raise OptionError(f"`classes` has {len(given)} lists for {len(request.labels)} models")
+        given = dict(zip(labels, given, strict=False))
+    unknown = [name for name in given if name not in labels]
+    if unknown:
+        raise OptionError(f"`classes` names {unknown[0]!r}, but the models are called {', '.join(labels)}")
+    reference = [str(c) for c in given.get(labels[0], ())]
+    if not reference:
+        raise OptionError(f"`classes` needs the class names of {labels[0]}, whose order the result keeps")
+    result: list[dict[str, tuple[int, tuple[int, ...]]]] = []
+    for label, reader in readers:
+        names = [str(c) for c in given.get(label, reference)]
+        if len(set(names)) != len(names):
+            raise OptionError(
+                f"`classes` of {label} has the name {next(n for n in names if names.count(n) > 1)!r} twice"
+            )
+        if set(names) != set(reference):
+            odd = sorted(set(names) ^ set(reference))[0]
+            raise MismatchError(
+                f"{labels[0]} and {label} do not have the same classes: {odd!r} is in one only",
+                advice="models with different classes are ensembled, not averaged",
+            )
+        index = tuple(names.index(c) for c in reference)
+        if index == tuple(range(len(index))):
+            result.append({})
+            continue
+        result.append(dict.fromkeys(_head(label, reader, len(index)), (-1, index)))
+        notes.append(f"{label}: its {len(index)} classes are permuted into the order of {labels[0]}")
+    return result
+
+
+TRANSPARENT = frozenset(
+    {"Activation", "Softmax", "ReLU", "LeakyReLU", "ELU", "PReLU", "Dropout", "Flatten", "Identity"}
+)
+"""Layers after the head through which classes keep their places."""
+
+
+def _head(label: str, reader: Reader, n_classes: int) -> list[str]:
+    """Return the tensors of the layer that gives one number per class, all of which have the classes on their last axis."""
+    architecture = reader.header.architecture
+    head = _head_layer(architecture) if architecture is not None and architecture.graph is not None else None
+    if head is None:
+        raise MismatchError(
+            f"the classes of {label} cannot be permuted: its last layer with weights is not known to be a Dense or Conv layer",
+            advice="reorder them before merging",
+        )
+    names = [
+        name
+        for name, spec in reader.specs().items()
+        if name.rpartition("/")[0] == head and spec.shape[-1:] == (n_classes,)
+    ]
+    own = [name for name in reader.specs() if name.rpartition("/")[0] == head]
+    if not names or names != own:
+        raise MismatchError(
+            f"the head {head!r} of {label} does not have {n_classes} classes on the last axis of its weights"
+        )
+    return names
+
+
+def _head_layer(model: Layer) -> str | None:
+    """Return the chain of names of the only output layer, looking through activations, or None."""
+    graph = model.graph
+    if graph is None:
+        return None
+    by_name = {layer.name: layer for layer in graph.layers}
+    if graph.sequential:
+        order = list(graph.layers)
+        layer = order.pop() if order else None
+        while layer is not None and layer.class_name in TRANSPARENT - {"PReLU", "Flatten"}:
+            layer = order.pop() if order else None
+    else:
+        if len(graph.outputs) != 1:
+            return None
+        layer = by_name.get(graph.outputs[0][1].layer)
+        for _ in range(len(by_name)):
+            if layer is None or layer.class_name not in TRANSPARENT - {"PReLU", "Flatten"}:
+                break
+            inputs = layer.calls[0].inputs if layer.calls else ()
+            layer = by_name.get(inputs[0].layer) if len(inputs) == 1 else None
+    if layer is None:
+        return None
+    if layer.graph is not None:
+        inner = _head_layer(layer)
+        return None if inner is None else f"{layer.name}/{inner}"
+    return layer.name if layer.class_name in ("Dense", "Conv1D", "Conv2D", "Conv3D", "EinsumDense") else None

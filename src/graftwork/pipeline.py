@@ -1,0 +1,447 @@
+"""From sources to a finished file: opens, plans, executes, checks and moves into place; and a recipe's steps, one after the other.
+
+Nothing here decides what is right (`graftwork.plan` does) or how it is computed (`graftwork.executor` does). It holds the order in which
+things happen, so that whatever fails and whenever, sources stay as they are and no half-written result is left.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graftwork import provenance
+from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
+from graftwork.pairing import Source
+from graftwork.plan import MergePlan, MergeRequest, Step, check_output, plan_merge
+from graftwork.recipe import MergeStep, Recipe
+from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, open_store
+from graftwork.stores.staged import Staged
+from graftwork.tensor import FLOATS, Role, TensorSpec
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, bytes dealt with so far and bytes in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A file that was made.
+
+    Attributes:
+        path: Where it is.
+        format: Its format.
+        tensors: How many tensors it holds.
+        size_bytes: Its size on disk.
+        seconds: How long making it took.
+        notes: What the user should know about it.
+    """
+
+    path: Path
+    format: str
+    tensors: int
+    size_bytes: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where and how a result is written.
+
+    Attributes:
+        path: The file or directory.
+        format: Name of the format; by default the path's ending tells.
+        overwrite: Whether an existing result may be replaced.
+        threads: How many threads work.
+        drop_compile: Leave out how the model was compiled.
+        shard_bytes: Greatest size of a shard, where the format has shards.
+    """
+
+    path: Path
+    format: str | None = None
+    overwrite: bool = False
+    threads: int = 0
+    drop_compile: bool = False
+    shard_bytes: int | None = None
+
+    def workers(self) -> int:
+        """Return the number of threads: as asked, else one for each processor that this process may use."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def options(self, row: Format) -> dict[str, Any]:
+        """Return the further arguments of the format's writer."""
+        import inspect
+
+        assert row.create is not None
+        known = inspect.signature(row.create).parameters
+        given: dict[str, Any] = {}
+        for name, value in (("drop_compile", self.drop_compile), ("shard_bytes", self.shard_bytes)):
+            if value:
+                if name not in known:
+                    raise OptionError(f"format {row.name!r} has no {name.replace('_', ' ')}")
+                given[name] = value
+        if "target" in known:
+            given["target"] = self.path
+        return given
+
+
+@contextlib.contextmanager
+def opened(paths: Sequence[Path]) -> Iterator[list[Reader]]:
+    """Open sources in order and close them all at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(open_store(path)) for path in paths]
+
+
+def labels_of(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return a short name for each source: its file name without endings, with a number where two are the same."""
+    found = []
+    for path in paths:
+        stem = path.name
+        for suffix in sorted((s for row in FORMATS.values() for s in row.suffixes), key=len, reverse=True):
+            stem = stem.removesuffix(suffix)
+        found.append(stem or path.name)
+    return distinct(found)
+
+
+def write_merge(
+    plan: MergePlan,
+    target: Target,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+    *,
+    verb: str = "merge",
+    like: Reader | None = None,
+) -> Result:
+    """Run a plan into a file.
+
+    Args:
+        plan: The plan; its sources are open.
+        target: Where to.
+        settings: What the record of the result says.
+        progress: Told how far the work is.
+        verb: What the record calls it.
+        like: Lends architecture and places; the first source as a rule.
+
+    Raises:
+        OutputError: If the target cannot be written.
+        NonFiniteError: If a source holds NaN or infinity.
+    """
+    from graftwork.executor.local import LocalExecutor, verify_written
+
+    begin = time.perf_counter()
+    like = like or plan.models[0]
+    row = format_for_target(target.path, like, target.format)
+    if row.create is None:
+        raise OutputError(f"format {row.name!r} is only read")
+    check_output(plan, target.path, row, overwrite=target.overwrite)
+    sources = [*zip(plan.request.labels, plan.models, strict=True)]
+    if plan.base is not None:
+        sources.append((plan.request.base_label or "base", plan.base))
+    total = plan.bytes_read * plan.passes
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(verb, min(done, total), total)
+
+    with Staged(target.path, row, overwrite=target.overwrite) as staged:
+        try:
+            writer = row.create(
+                staged.path,
+                plan.specs,
+                like=like,
+                provenance=provenance.record(verb, settings, sources),
+                **target.options(row),
+            )
+        except OSError as error:
+            raise OutputError(f"{target.path} cannot be written: {error.strerror or error}") from error
+        try:
+            outcome = LocalExecutor(plan, writer, threads=target.workers(), progress=count).run()
+            try:
+                writer.finish()
+            except OSError as error:
+                raise OutputError(f"{target.path} cannot be written: {error.strerror or error}") from error
+        finally:
+            writer.close()
+        with row.open(staged.opened_as) as reader:
+            verify_written(reader, plan.specs, outcome.written, target.workers())
+        staged.commit()
+    if progress is not None:
+        progress(verb, total, total)
+    return Result(
+        path=target.path,
+        format=row.name,
+        tensors=len(plan.specs),
+        size_bytes=_size(target.path, row),
+        seconds=time.perf_counter() - begin,
+        notes=(*plan.notes, *outcome.notes),
+    )
+
+
+def _size(path: Path, row: Format) -> int:
+    if path.is_dir():
+        return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    if row.files_beside:
+        with row.open(path) as reader:
+            return reader.header.size_bytes
+    return path.stat().st_size
+
+
+# Convert ---------------------------------------------------------------------------------------------------------------
+
+
+def plan_convert(
+    source: Reader, row: Format, *, like: Reader | None = None, dtype: str | None = None
+) -> tuple[MergePlan, tuple[str, ...]]:
+    """Return a plan that copies a source into another format, and what the format cannot carry.
+
+    Args:
+        source: The open source.
+        row: The format to write.
+        like: A model of the same architecture that lends what the source does not have.
+        dtype: Cast floating-point tensors to this.
+
+    Raises:
+        MismatchError: If `like` has other tensors than the source.
+        OutputError: If the format cannot hold a tensor.
+    """
+    from graftwork.methods import get
+
+    losses: list[str] = []
+    specs = list(source.specs().values())
+    keras_family = ("keras", "weights_h5", "sharded_h5", "keras_dir", "preset")
+    lender = like or source
+    carries_optimizer = row.name == source.header.format or (
+        row.name in keras_family and source.header.format in keras_family and like is None
+    )
+    optimizer = [spec for spec in specs if spec.role is Role.OPTIMIZER]
+    if optimizer and not carries_optimizer:
+        losses.append(f"the optimizer state ({len(optimizer)} tensors)")
+        specs = [spec for spec in specs if spec.role is not Role.OPTIMIZER]
+    if like is not None:
+        _same_tensors(source, like, specs)
+    if source.header.config is not None and not row.holds_architecture:
+        losses.append("the architecture")
+    if source.header.assets and not row.holds_architecture:
+        losses.append(f"{len(source.header.assets)} vocabularies and other assets")
+    if dtype is not None and dtype not in FLOATS:
+        raise OptionError(f"a result cannot have dtype {dtype!r}; choose one of {', '.join(FLOATS)}")
+    cast = get("passthrough")() if dtype is not None else None
+    steps = []
+    for spec in specs:
+        casts = dtype is not None and spec.dtype in FLOATS and spec.dtype != dtype and spec.role is not Role.QUANTIZED
+        steps.append(
+            Step(
+                spec=replace(spec, dtype=dtype) if casts and dtype is not None else spec,
+                sources=(Source(name=spec.name),),
+                base=None,
+                method=cast if casts else None,
+            )
+        )
+    request = MergeRequest(method="passthrough", labels=(lender.path.name,), allow_nonfinite=True)
+    plan = MergePlan(request=request, models=(source,), base=None, steps=tuple(steps), notes=())
+    return plan, tuple(losses)
+
+
+def _same_tensors(source: Reader, like: Reader, specs: Sequence[TensorSpec]) -> None:
+    wanted = {name: spec for name, spec in like.specs().items() if spec.role is not Role.OPTIMIZER}
+    given = {spec.name: spec for spec in specs}
+    reasons = [
+        f"{source.path.name} has no tensor {name!r}, which {like.path.name} has" for name in wanted if name not in given
+    ]
+    reasons += [
+        f"tensor {name!r} of {source.path.name} is not in {like.path.name}" for name in given if name not in wanted
+    ]
+    reasons += [
+        f"tensor {name!r} has shape {spec.shape} in {source.path.name} but {wanted[name].shape} in {like.path.name}"
+        for name, spec in given.items()
+        if name in wanted and wanted[name].shape != spec.shape
+    ]
+    if reasons:
+        raise MismatchError(*reasons, advice="`like` must be a model of the same architecture and names")
+
+
+def convert(
+    source: Path,
+    target: Target,
+    *,
+    like: Path | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Write a model in another format; see `graftwork.convert`."""
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(open_store(source))
+        lender = stack.enter_context(open_store(like)) if like is not None else None
+        row = format_for_target(target.path, lender or reader, target.format)
+        plan, losses = plan_convert(reader, row, like=lender, dtype=dtype)
+        settings = {"source": source.name, "format": row.name, "dtype": dtype, "like": like.name if like else None}
+        result = write_merge(plan, target, settings, progress, verb="convert", like=lender)
+    return replace(result, notes=(*result.notes, *(f"{row.name} cannot carry {loss}: left out" for loss in losses)))
+
+
+# Recipes ---------------------------------------------------------------------------------------------------------------
+
+
+class PlannedReader:
+    """The result of a step that has been planned but not made: its specs and header, no values."""
+
+    def __init__(self, name: str, plan: MergePlan) -> None:
+        first = plan.models[0]
+        self.path = Path(name)
+        self.header: Header = replace(first.header, files=(), provenance=None, notes=())
+        self._specs = {spec.name: spec for spec in plan.specs}
+        self._first = first
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return every tensor's spec."""
+        return self._specs
+
+    def key(self, name: str) -> str:
+        """Return the key that the tensor will have."""
+        return self._first.key(name)
+
+    def read_into(self, name: str, start: int, out: Any) -> None:
+        """Refuse: there are no values yet."""
+        raise GraftworkError(f"step {self.path} has been planned, not run; its tensor {name!r} has no values")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> "PlannedReader":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def request_of(step: MergeStep, recipe: Recipe | None = None) -> MergeRequest:
+    """Return what a recipe's step asks for."""
+    classes: dict[str, Sequence[str]] = {}
+    for name in step.inputs():
+        if recipe is not None and name in recipe.models and recipe.models[name].classes is not None:
+            classes[name] = recipe.models[name].classes or ()
+    return MergeRequest(
+        method=step.method,
+        options=step.options,
+        labels=distinct(step.models),
+        base_label=step.base,
+        seed=step.seed,
+        dtype=step.dtype,
+        map=step.map,
+        skip=step.skip,
+        ignore=step.ignore,
+        classes=classes or None,
+        allow_nonfinite=step.allow_nonfinite,
+        optimizer=step.optimizer,
+    )
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Return labels with a number behind each that was there before."""
+    found: list[str] = []
+    for name in names:
+        label, number = name, 1
+        while label in found:
+            number += 1
+            label = f"{name}#{number}"
+        found.append(label)
+    return tuple(found)
+
+
+def settings_of(step: MergeStep) -> dict[str, Any]:
+    """Return a step as its result's record spells it."""
+    own = step.model_dump(exclude={"options"}, exclude_defaults=True)
+    return {**own, **step.options}
+
+
+@contextlib.contextmanager
+def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan]]:
+    """Plan every step of a recipe without making anything; sources stay open in the meantime."""
+    with contextlib.ExitStack() as stack:
+        readers: dict[str, Reader] = {}
+        plans: dict[str, MergePlan] = {}
+        for name in recipe.order():
+            step = recipe.steps[name]
+            for wanted in step.inputs():
+                if wanted not in readers:
+                    readers[wanted] = stack.enter_context(open_store(_path(recipe, wanted, root)))
+            plan = plan_merge(
+                request_of(step, recipe), [readers[m] for m in step.models], readers[step.base] if step.base else None
+            )
+            plans[name] = plan
+            readers[name] = PlannedReader(name, plan)
+        yield plans
+
+
+def _path(recipe: Recipe, name: str, root: Path) -> Path:
+    return root / Path(recipe.models[name].path).expanduser()
+
+
+def run(
+    recipe: Recipe, root: Path, outputs: Mapping[str, Target], progress: Progress | None = None
+) -> dict[str, Result]:
+    """Run a recipe.
+
+    Args:
+        recipe: What to do.
+        root: Directory that its paths are relative to.
+        outputs: Where results go; what is needed in between lives in a temporary directory beside the first.
+        progress: Told how far each step is.
+
+    Returns:
+        One result for each output, by step.
+    """
+    with planned(recipe, root) as plans:
+        for name, target in outputs.items():
+            like = plans[name].models[0]
+            check_output(
+                plans[name],
+                target.path,
+                format_for_target(target.path, like, target.format),
+                overwrite=target.overwrite,
+            )
+    needed = _needed(recipe, outputs)
+    results: dict[str, Result] = {}
+    first = next(iter(outputs.values()))
+    with tempfile.TemporaryDirectory(prefix=".graftwork-", dir=first.path.parent) as between:
+        made: dict[str, Path] = {}
+        for name in recipe.order():
+            if name not in needed:
+                continue
+            step = recipe.steps[name]
+            paths = [made.get(m) or _path(recipe, m, root) for m in step.inputs()]
+            target: Target | None = outputs.get(name)
+            with opened(paths) as readers:
+                base = readers.pop() if step.base is not None else None
+                plan = plan_merge(request_of(step, recipe), readers, base)
+                if target is None:
+                    row = FORMATS[readers[0].header.format]
+                    suffix = row.suffixes[0] if row.suffixes else ""
+                    target = replace(first, path=Path(between) / f"{name}{suffix}", format=row.name, overwrite=False)
+                result = write_merge(plan, target, settings_of(step), _named(progress, name))
+            made[name] = target.path
+            if name in outputs:
+                results[name] = result
+    return results
+
+
+def _named(progress: Progress | None, step: str) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda verb, done, total: progress(f"{verb} {step}", done, total)
+
+
+def _needed(recipe: Recipe, outputs: Mapping[str, Target]) -> set[str]:
+    needed: set[str] = set()
+    left = list(outputs)
+    while left:
+        name = left.pop()
+        if name in recipe.steps and name not in needed:
+            needed.add(name)
+            left += recipe.steps[name].inputs()
+    return needed

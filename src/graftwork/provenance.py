@@ -1,0 +1,55 @@
+"""The record that every result carries: how it was made, from what, by which version.
+
+It has no date and no absolute path, so that equal inputs give equal bytes wherever and whenever they are merged.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graftwork import __version__
+from graftwork.stores.base import Reader
+
+
+def record(verb: str, settings: Mapping[str, Any], sources: Sequence[tuple[str, Reader]]) -> str:
+    """Return the record as JSON.
+
+    Args:
+        verb: What was done, as in ``merge``.
+        settings: The step of a recipe that does it again.
+        sources: Label and open source of every model that went in.
+    """
+    content = {
+        "graftwork": __version__,
+        verb: _plain(settings),
+        "sources": [describe(label, reader) for label, reader in sources],
+    }
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)
+
+
+def describe(label: str, reader: Reader) -> dict[str, Any]:
+    """Return what identifies a source: file name, format, size and a digest of its header."""
+    header = reader.header
+    digest = hashlib.blake2b(digest_size=12)
+    for name, spec in reader.specs().items():
+        digest.update(f"{name}\0{spec.shape}\0{spec.dtype}\0".encode())
+    digest.update(json.dumps(header.config, sort_keys=True, default=str).encode())
+    found = {
+        "label": label,
+        "file": reader.path.name,
+        "format": header.format,
+        "size_bytes": header.size_bytes,
+        "header_digest": digest.hexdigest(),
+    }
+    if header.library:
+        found["library"] = header.library
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v not in (None, (), [], {}, False)}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,1 @@
+"""What models and results look like: `measure` finds the numbers, `render` shows them."""

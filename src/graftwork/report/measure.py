@@ -1,0 +1,342 @@
+"""Numbers about one model or two, from headers where that is enough and from blocks where it is not.
+
+Nothing here prints. What comes out are frozen values that turn into plain JSON.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from graftwork.architecture.layer import walk
+from graftwork.executor.gather import read_gathered
+from graftwork.kernels.convert import decode
+from graftwork.pairing import Pairing, Source, explore
+from graftwork.stores.base import RAW_DTYPES, Reader
+from graftwork.tensor import FLOATS, Role, TensorSpec
+
+BLOCK = 1 << 18
+"""Elements that are compared at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a file says of itself, from headers alone.
+
+    Attributes:
+        path: The file or directory.
+        format: Its format.
+        library: The version of Keras that wrote it, where it says.
+        model: Class and name of the model, where it holds an architecture.
+        layers: Number of layers, inner models included; None without an architecture.
+        parameters: Number of weights and statistics, without optimizer state.
+        trainable: Number of weights alone.
+        tensors: Every tensor.
+        keys: The format's own key of each tensor, by name.
+        dtypes: Parameters by dtype.
+        roles: Tensors by role.
+        size_bytes: Size on disk.
+        assets: Further files that belong to the model.
+        provenance: Graftwork's record of how it was made, or None.
+        notes: What should be known about how it was read.
+    """
+
+    path: str
+    format: str
+    library: str
+    model: str
+    layers: int | None
+    parameters: int
+    trainable: int
+    tensors: tuple[TensorSpec, ...]
+    keys: Mapping[str, str]
+    dtypes: Mapping[str, int]
+    roles: Mapping[str, int]
+    size_bytes: int
+    assets: tuple[str, ...]
+    provenance: Any
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        found = asdict(self)
+        found["tensors"] = [
+            {**asdict(spec), "role": str(spec.role), "shape": list(spec.shape), "key": self.keys[spec.name]}
+            for spec in self.tensors
+        ]
+        del found["keys"]
+        return found
+
+
+def inspect(reader: Reader) -> Inspection:
+    """Return what an open source says of itself."""
+    header, specs = reader.header, tuple(reader.specs().values())
+    own = [spec for spec in specs if spec.role is not Role.OPTIMIZER]
+    dtypes: Counter[str] = Counter()
+    for spec in own:
+        dtypes[spec.dtype] += spec.size
+    architecture = header.architecture
+    return Inspection(
+        path=str(reader.path),
+        format=header.format,
+        library=header.library,
+        model=f"{architecture.class_name} {architecture.name!r}" if architecture else "",
+        layers=sum(1 for _ in walk(architecture)) if architecture else None,
+        parameters=sum(spec.size for spec in own if spec.role in (Role.WEIGHT, Role.STATISTIC, Role.QUANTIZED)),
+        trainable=sum(spec.size for spec in own if spec.role is Role.WEIGHT),
+        tensors=specs,
+        keys={spec.name: reader.key(spec.name) for spec in specs},
+        dtypes=dict(dtypes),
+        roles=dict(Counter(str(spec.role) for spec in specs)),
+        size_bytes=header.size_bytes,
+        assets=tuple(header.assets),
+        provenance=header.provenance,
+        notes=header.notes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorDiff:
+    """How far one tensor of B is from A's.
+
+    Attributes:
+        name: Its name in A.
+        other: Its name in B.
+        shape: Its shape.
+        distance: ``‖b − a‖ / ‖a‖``: relative L2 distance; infinite where a is zero and b is not.
+        cosine: ``a·b / (‖a‖ ‖b‖)``; 1 where both are zero, 0 where one is.
+        sign_agreement: Fraction of elements with the same sign (zero is a sign of its own).
+        largest: Largest absolute difference of any element.
+        nonfinite: Elements that are NaN or infinite in either.
+    """
+
+    name: str
+    other: str
+    shape: tuple[int, ...]
+    distance: float
+    cosine: float
+    sign_agreement: float
+    largest: float
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDiff:
+    """The same for all weights of a layer together."""
+
+    name: str
+    parameters: int
+    distance: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """How two models differ.
+
+    Attributes:
+        a: First model.
+        b: Second model.
+        structure: Differences of architecture, one sentence each.
+        only_a: Tensors that only the first has.
+        only_b: Tensors that only the second has.
+        reshaped: Tensors of two shapes: (name, shape in A, shape in B).
+        tensors: Every tensor that both have.
+        layers: The same by layer.
+        distance: Relative L2 distance over all weights and statistics.
+        cosine: Cosine over all of them.
+        notes: How tensors were matched.
+    """
+
+    a: str
+    b: str
+    structure: tuple[str, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    tensors: tuple[TensorDiff, ...]
+    layers: tuple[LayerDiff, ...]
+    distance: float
+    cosine: float
+    notes: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether structure, tensors and values are all the same."""
+        return not (self.structure or self.only_a or self.only_b or self.reshaped) and all(
+            t.largest == 0 for t in self.tensors
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values; what is infinite or not a number becomes None."""
+        found: dict[str, Any] = _plain(asdict(self))
+        found["identical"] = self.identical
+        return found
+
+
+def diff(
+    a: Reader, b: Reader, labels: tuple[str, str], threads: int = 2, progress: Callable[[int], None] | None = None
+) -> Diff:
+    """Return how two open sources differ, reading both once in blocks."""
+    pairing, structure, notes = explore((labels[0], a), (labels[1], b))
+    ours = {n: s for n, s in a.specs().items() if s.role is not Role.OPTIMIZER}
+    theirs = {n: s for n, s in b.specs().items() if s.role is not Role.OPTIMIZER}
+    taken = {source.name for source in pairing.sources.values()}
+    both, reshaped = [], []
+    for name, spec in ours.items():
+        source = pairing.get(name)
+        if source is None:
+            continue
+        if theirs[source.name].shape != spec.shape:
+            reshaped.append((name, spec.shape, theirs[source.name].shape))
+        else:
+            both.append((name, source))
+    tell = progress or (lambda _: None)
+    with ThreadPoolExecutor(threads) as pool:
+        sums = list(pool.map(lambda pair: _compare(a, b, pair[0], pair[1], tell), both))
+    tensors = tuple(s.tensor(name, source.name, ours[name].shape) for s, (name, source) in zip(sums, both, strict=True))
+    by_layer: dict[str, _Sums] = {}
+    total = _Sums()
+    for (name, _), found in zip(both, sums, strict=True):
+        layer = name.rpartition("/")[0] or name.rpartition(".")[0] or name
+        by_layer[layer] = by_layer.get(layer, _Sums()) + found
+        total = total + found
+    return Diff(
+        a=str(a.path),
+        b=str(b.path),
+        structure=tuple(structure),
+        only_a=tuple(name for name in ours if pairing.get(name) is None),
+        only_b=tuple(name for name in theirs if name not in taken),
+        reshaped=tuple(reshaped),
+        tensors=tensors,
+        layers=tuple(
+            LayerDiff(name=name, parameters=s.count, distance=s.distance, cosine=s.cosine)
+            for name, s in by_layer.items()
+        ),
+        distance=total.distance,
+        cosine=total.cosine,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What the measures of a diff are made of."""
+
+    aa: float = 0.0
+    bb: float = 0.0
+    ab: float = 0.0
+    dd: float = 0.0
+    same_sign: int = 0
+    largest: float = 0.0
+    count: int = 0
+    nonfinite: int = 0
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.aa + other.aa,
+            self.bb + other.bb,
+            self.ab + other.ab,
+            self.dd + other.dd,
+            self.same_sign + other.same_sign,
+            max(self.largest, other.largest),
+            self.count + other.count,
+            self.nonfinite + other.nonfinite,
+        )
+
+    @property
+    def distance(self) -> float:
+        if self.aa == 0:
+            return 0.0 if self.dd == 0 else math.inf
+        return math.sqrt(self.dd / self.aa)
+
+    @property
+    def cosine(self) -> float:
+        if self.aa == 0 or self.bb == 0:
+            return 1.0 if self.aa == self.bb else 0.0
+        return max(-1.0, min(1.0, self.ab / math.sqrt(self.aa) / math.sqrt(self.bb)))
+
+    def tensor(self, name: str, other: str, shape: tuple[int, ...]) -> TensorDiff:
+        return TensorDiff(
+            name=name,
+            other=other,
+            shape=shape,
+            distance=self.distance,
+            cosine=self.cosine,
+            sign_agreement=self.same_sign / self.count if self.count else 1.0,
+            largest=self.largest,
+            nonfinite=self.nonfinite,
+        )
+
+
+def _compare(a: Reader, b: Reader, name: str, source: Source, tell: Callable[[int], None]) -> _Sums:
+    spec_a, spec_b = a.specs()[name], b.specs()[source.name]
+    total = _Sums()
+    for start in range(0, spec_a.size, BLOCK):
+        count = min(BLOCK, spec_a.size - start)
+        x = _numbers(a, spec_a, (), start, count)
+        y = _numbers(b, spec_b, source.gather, start, count)
+        tell(count * (RAW_DTYPES[spec_a.dtype].itemsize + RAW_DTYPES[spec_b.dtype].itemsize))
+        finite = np.isfinite(x) & np.isfinite(y)
+        bad = count - int(finite.sum())
+        if bad:
+            x, y = x[finite], y[finite]
+        d = y - x
+        total = total + _Sums(
+            float(x @ x),
+            float(y @ y),
+            float(x @ y),
+            float(d @ d),
+            int((np.sign(x) == np.sign(y)).sum()),
+            float(np.abs(d).max(initial=0.0)),
+            count,
+            bad,
+        )
+    return total
+
+
+def _numbers(reader: Reader, spec: TensorSpec, gather: Any, start: int, count: int) -> Any:
+    raw = np.empty(count, RAW_DTYPES[spec.dtype])
+    if gather:
+        read_gathered(reader, spec.name, spec.shape, gather, start, raw)
+    else:
+        reader.read_into(spec.name, start, raw)
+    if spec.dtype not in FLOATS:
+        return raw.astype(np.float64)
+    out = np.empty(count, np.float64 if spec.dtype == "float64" else np.float32)
+    decode(raw, spec.dtype, out)
+    return out.astype(np.float64, copy=False)
+
+
+def count_nonfinite(reader: Reader, progress: Callable[[int], None] | None = None) -> dict[str, int]:
+    """Return the tensors that hold NaN or infinity, with how many, reading all values once."""
+    found = {}
+    for name, spec in reader.specs().items():
+        if spec.dtype not in FLOATS:
+            continue
+        bad = 0
+        for start in range(0, spec.size, BLOCK):
+            values = _numbers(reader, spec, (), start, min(BLOCK, spec.size - start))
+            bad += int(values.size - np.isfinite(values).sum())
+            if progress is not None:
+                progress(values.size * RAW_DTYPES[spec.dtype].itemsize)
+        if bad:
+            found[name] = bad
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+__all__ = ["Diff", "Inspection", "LayerDiff", "Pairing", "TensorDiff", "count_nonfinite", "diff", "inspect"]

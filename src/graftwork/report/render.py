@@ -1,0 +1,230 @@
+"""Numbers as text for a terminal: tables that are as wide as they need to be when standard output is a file."""
+
+import math
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from graftwork.methods.base import MergeMethod
+from graftwork.report.measure import Diff, Inspection
+from graftwork.report.verification import Verification
+
+HEAT = "▁▂▃▄▅▆▇█"
+"""One character from 0.01 % to 100 % relative distance, on a logarithmic scale; a dot where nothing differs."""
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
+
+
+def size(nbytes: float) -> str:
+    """Return a number of bytes as people write it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024 or unit == "GiB":
+            return f"{nbytes:,.0f} {unit}" if unit == "B" else f"{nbytes:,.1f} {unit}"
+        nbytes /= 1024
+    return ""
+
+
+def heat(distance: float) -> str:
+    """Return one character for a relative distance."""
+    if distance == 0:
+        return "·"
+    if not math.isfinite(distance):
+        return HEAT[-1]
+    place = (math.log10(distance) + 4) / 4 * len(HEAT)
+    return HEAT[max(0, min(len(HEAT) - 1, int(place)))]
+
+
+def _facts(rows: Iterable[tuple[str, Any]]) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows:
+        if value not in ("", None, (), {}):
+            table.add_row(name, str(value))
+    _console().print(table)
+
+
+def _notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        _console().print(f"note: {note}", markup=False)
+
+
+def inspection(found: Inspection, *, tensors: bool) -> None:
+    """Print what a file says of itself."""
+    _facts(
+        [
+            ("file", found.path),
+            ("format", found.format + (f", written by {found.library}" if found.library else "")),
+            ("model", found.model + (f", {found.layers} layers" if found.layers is not None else "")),
+            ("parameters", f"{found.parameters:,} ({found.trainable:,} weights) in {len(found.tensors):,} tensors"),
+            ("dtypes", ", ".join(f"{n:,} {dtype}" for dtype, n in found.dtypes.items())),
+            ("roles", ", ".join(f"{n:,} {role}" for role, n in found.roles.items())),
+            ("size", size(found.size_bytes)),
+            ("assets", ", ".join(found.assets)),
+            ("made by", _made_by(found.provenance)),
+        ]
+    )
+    _notes(found.notes)
+    if tensors:
+        table = Table(box=None, pad_edge=False)
+        for name in ("tensor", "shape", "dtype", "role", "key"):
+            table.add_column(name, overflow="fold")
+        for spec in found.tensors:
+            table.add_row(spec.name, _shape(spec.shape), spec.dtype, str(spec.role), found.keys[spec.name])
+        _console().print(table)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(str(n) for n in shape) or "scalar"
+
+
+def _made_by(record: Any) -> str:
+    if not isinstance(record, Mapping):
+        return ""
+    sources = ", ".join(str(s.get("file", "?")) for s in record.get("sources", ()) if isinstance(s, Mapping))
+    verb = next((k for k in record if k not in ("graftwork", "sources")), "?")
+    settings = record.get(verb)
+    method = settings.get("method", "") if isinstance(settings, Mapping) else ""
+    return f"graftwork {record.get('graftwork', '?')}: {verb} {method}".rstrip() + (f" of {sources}" if sources else "")
+
+
+def difference(found: Diff, *, tensors: bool) -> None:
+    """Print how two models differ."""
+    console = _console()
+    for line in found.structure:
+        console.print(f"structure: {line}", markup=False)
+    for name in found.only_a:
+        console.print(f"only in {found.a}: {name}", markup=False)
+    for name in found.only_b:
+        console.print(f"only in {found.b}: {name}", markup=False)
+    for name, a, b in found.reshaped:
+        console.print(f"other shape: {name} is {_shape(a)} in {found.a} but {_shape(b)} in {found.b}", markup=False)
+    _notes(found.notes)
+    if found.identical:
+        console.print(f"identical: {len(found.tensors):,} tensors")
+        return
+    table = Table(box=None, pad_edge=False)
+    if tensors:
+        for name in ("tensor", "", "distance", "cosine", "same sign", "largest"):
+            table.add_column(name, justify="left" if name in ("tensor", "") else "right", overflow="fold")
+        for t in found.tensors:
+            table.add_row(
+                t.name,
+                heat(t.distance),
+                f"{t.distance:.3%}",
+                f"{t.cosine:.4f}",
+                f"{t.sign_agreement:.1%}",
+                f"{t.largest:.3g}",
+            )
+    else:
+        for name in ("layer", "", "distance", "cosine", "parameters"):
+            table.add_column(name, justify="left" if name in ("layer", "") else "right", overflow="fold")
+        for layer in found.layers:
+            table.add_row(
+                layer.name,
+                heat(layer.distance),
+                f"{layer.distance:.3%}",
+                f"{layer.cosine:.4f}",
+                f"{layer.parameters:,}",
+            )
+    console.print(table)
+    console.print(f"all {len(found.tensors):,} tensors: distance {found.distance:.3%}, cosine {found.cosine:.4f}")
+
+
+def plan(report: Any, *, tensors: bool) -> None:
+    """Print what a step would do."""
+    merged = sum(1 for row in report.tensors if row["action"] != "copy")
+    _facts(
+        [
+            ("step", report.step),
+            ("method", report.method),
+            ("models", ", ".join(report.models)),
+            ("base", report.base),
+            ("tensors", f"{len(report.tensors):,}: {merged:,} merged, {len(report.tensors) - merged:,} copied"),
+            ("roles", ", ".join(f"{n:,} {role}" for role, n in report.roles.items())),
+            ("reads", f"{size(report.bytes_read)}, {report.passes} pass{'es' if report.passes > 1 else ''} at most"),
+            ("writes", size(report.bytes_written)),
+            ("memory", f"{size(report.peak_bytes)} at most"),
+            ("free disk", size(report.free_bytes) if report.free_bytes is not None else None),
+            ("time", f"about {report.seconds:.1f} s"),
+        ]
+    )
+    for name, label, other in report.renamed[: None if tensors else 5]:
+        _console().print(f"matched: {name} with {other} of {label}", markup=False)
+    if not tensors and len(report.renamed) > 5:
+        _console().print(f"matched: {len(report.renamed) - 5} more have other names; --tensors lists them")
+    _notes(report.notes)
+    if tensors:
+        table = Table(box=None, pad_edge=False)
+        for name in ("tensor", "shape", "dtype", "role", "action"):
+            table.add_column(name, overflow="fold")
+        for row in report.tensors:
+            table.add_row(row["name"], _shape(row["shape"]), row["dtype"], row["role"], row["action"])
+        _console().print(table)
+
+
+def verification(found: Verification) -> None:
+    """Print whether a file is sound."""
+    loaded = found.loaded
+    _facts(
+        [
+            ("file", found.path),
+            ("format", found.format),
+            ("tensors", f"{found.tensors:,}, " + ("all finite" if not found.nonfinite else "not all finite")),
+            (
+                "loads",
+                f"{loaded['class']} {loaded['name']!r}, {loaded['parameters']:,} parameters, "
+                f"{', '.join(loaded['inputs'])} → {', '.join(loaded['outputs'])} (Keras {loaded['keras']})"
+                if loaded
+                else None,
+            ),
+            ("made by", _made_by(found.provenance)),
+        ]
+    )
+    _notes(found.notes)
+    for name, count in found.nonfinite.items():
+        _console().print(f"wrong: tensor {name} holds {count:,} values that are NaN or infinite", markup=False)
+    if found.load_error:
+        _console().print(f"wrong: Keras does not load it: {found.load_error}", markup=False)
+    _console().print("sound" if found.sound else "not sound")
+
+
+def method_list(methods: Mapping[str, type[MergeMethod]]) -> None:
+    """Print every method with its first line."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("method", "models", "base", "what it does"):
+        table.add_column(name, overflow="fold")
+    for name, method_ in methods.items():
+        least, most = method_.models
+        count = str(least) if least == most else f"{least}+" if most is None else f"{least} to {most}"
+        first = (method_.__doc__ or "").strip().partition("\n")[0]
+        table.add_row(name, count, method_.base.value, first)
+    _console().print(table)
+
+
+def method(method_: type[MergeMethod]) -> None:
+    """Print one method: its docstring, where it comes from, its options."""
+    console = _console()
+    console.print(f"{method_.name}\n", markup=False)
+    console.print(textwrap.dedent("    " + (method_.__doc__ or "").strip()), markup=False)
+    console.print(f"\nSource: {method_.reference}", markup=False)
+
+
+def method_as_dict(method_: type[MergeMethod]) -> dict[str, Any]:
+    """Return one method for machines."""
+    from graftwork.methods.options import json_schema
+
+    return {
+        "name": method_.name,
+        "summary": (method_.__doc__ or "").strip().partition("\n")[0],
+        "reference": method_.reference,
+        "base": method_.base.value,
+        "models": list(method_.models),
+        "options": json_schema(method_)["properties"],
+    }
