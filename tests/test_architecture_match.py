@@ -176,7 +176,7 @@ def text(words):
         ("padding", {"padding": "same"}, "layer 'conv' has padding 'valid' in A but 'same' in B"),
         ("dilation_rate", {"dilation_rate": 2}, "layer 'conv' has dilation_rate (1, 1) in A but (2, 2) in B"),
         ("use_bias", {"use_bias": False}, "layer 'conv' has use_bias True in A but False in B"),
-        ("groups", {"groups": 2}, "layer 'conv' has groups (absent) in A but 2 in B"),
+        ("groups", {"groups": 2}, "layer 'conv' has groups 1 in A but 2 in B"),
     ],
 )
 def test_a_field_that_changes_the_function_is_named(field, options, message):
@@ -712,6 +712,7 @@ def entry(name, *sources, kind="Dense", **options):
     }
 
 
+SOUND = json.loads(zoo(keras).to_json())
 INPUT = entry("i", kind="InputLayer", batch_shape=[None, 3])
 
 
@@ -730,6 +731,38 @@ def test_hostile_connections(layers, outputs, message):
         match(model, model)
 
 
+def test_wrappers_in_wrappers_end():
+    value = entry("d", units=3)
+    for k in range(40):
+        value = {"class_name": "Bidirectional", "config": {"name": f"w{k}", "trainable": True, "layer": value}}
+    model = parse({"class_name": "Sequential", "config": {"name": "s", "layers": [value]}})
+    with pytest.raises(StoreError, match="nests layers more than"):
+        match(model, model)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_nonsense_in_a_configuration_is_refused_or_read(data):
+    other = copy.deepcopy(SOUND)
+    for _ in range(data.draw(st.integers(1, 3))):
+        value = other
+        while True:
+            keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(value[key], dict | list) or not value[key] or data.draw(st.integers(0, 5)) == 0:
+                break
+            value = value[key]
+        junk = [None, True, -1, 0, 3, 10**30, 0.5, "", "x", [], {}, [[]], {"a": 1}, [None, "a"], ["i", 0, 0]]
+        value[key] = copy.deepcopy(data.draw(st.sampled_from(junk)))
+    try:
+        one, two = parse(SOUND), parse(other)
+        match(one, two)
+        match(two, one)
+        match(two, two)
+    except StoreError:
+        pass
+
+
 def test_many_layers_take_no_time():
     def net(prefix):
         layers = [INPUT]
@@ -743,7 +776,7 @@ def test_many_layers_take_no_time():
     one, other = net("a"), net("b")
     start = time.perf_counter()
     found = match(one, other)
-    assert time.perf_counter() - start < 1.5
+    assert time.perf_counter() - start < 3
     assert not found.differences
     assert len(found.layers) == 5001
 
