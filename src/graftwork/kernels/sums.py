@@ -74,11 +74,11 @@ class ChunkSums:
 
     def add_dots(self, row: int, position: int, x: NDArray[Any], y: NDArray[Any]) -> None:
         """Set the chunks of Σ x y that begin at `position`, a multiple of `CHUNK`."""
-        _dots(x, y, self._places(row, position, x.size))
+        _dots(x, y, self.places(row, position, x.size))
 
     def add_magnitudes(self, row: int, position: int, x: NDArray[Any]) -> None:
         """Set the chunks of Σ |x| that begin at `position`, a multiple of `CHUNK`."""
-        _magnitudes(x, self._places(row, position, x.size))
+        _magnitudes(x, self.places(row, position, x.size))
 
     def totals(self) -> NDArray[np.float64]:
         """Return each row's sum, its chunks added in order."""
@@ -86,7 +86,8 @@ class ChunkSums:
             return np.zeros(len(self._sums))
         return np.cumsum(self._sums, axis=1)[:, -1]  # cumsum adds one by one; np.sum's order depends on NumPy's build
 
-    def _places(self, row: int, position: int, size: int) -> NDArray[np.float64]:
+    def places(self, row: int, position: int, size: int) -> NDArray[np.float64]:
+        """Return the places of the chunks of `size` elements that begin at `position`, a multiple of `CHUNK`."""
         first = position // CHUNK
         return self._sums[row, first : first + -(-size // CHUNK)]
 

@@ -123,7 +123,7 @@ class MergeMethod(BaseModel):
                 f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
             )
             raise OptionError(
-                f"{self.name} merges {wanted} model{'s' * (wanted != 'exactly 1')}, but there are {n_models}"
+                f"{self.name} merges {wanted} model{'s' * (not wanted.endswith(' 1'))}, but there are {n_models}"
             )
         if has_base is False and self.base is Base.REQUIRED:
             raise OptionError(

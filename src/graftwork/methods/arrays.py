@@ -1,0 +1,132 @@
+"""Merging arrays in memory: the plain, sequential way, for notebooks and tests.
+
+The executor does the same with files and threads; results are the same to the last bit.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork import rng
+from graftwork.errors import MismatchError, OptionError
+from graftwork.kernels.convert import decode, encode
+from graftwork.methods.base import CHUNK, Block, MergeMethod
+from graftwork.methods.options import Options
+from graftwork.tensor import FLOATS
+
+
+def merge_arrays(
+    method: str,
+    models: Sequence[NDArray[Any]],
+    *,
+    base: NDArray[Any] | None = None,
+    name: str = "tensor",
+    seed: int = 0,
+    block_size: int | None = None,
+    dtype: Any = None,
+    **options: Any,
+) -> NDArray[Any]:
+    """Return one array merged of several of the same shape.
+
+    Args:
+        method: Name of the merge method.
+        models: Arrays of float16, bfloat16 (of ml_dtypes), float32 or float64. Not changed.
+        base: Their common ancestor, for methods that merge differences.
+        name: The tensor's name, which random methods and filters in options depend on.
+        seed: Fixes every random choice; see `graftwork.rng`.
+        block_size: Elements per block, rounded up to a multiple of `CHUNK`. Does not change the result.
+        dtype: Of the result; that of the models unless given.
+        **options: The method's options; `lambda_` for λ. Models are called ``"0"``, ``"1"`` … in mappings.
+
+    Raises:
+        MismatchError: If shapes differ, or dtypes do and `dtype` is not given.
+        OptionError: If an option makes no sense, or the arrays are not of floats.
+    """
+    models = [np.asarray(model) for model in models]
+    every = [*models] if base is None else [*models, np.asarray(base)]
+    instance = Options(method, options, [str(i) for i in range(len(models))], has_base=base is not None).for_tensor(
+        name
+    )
+    _check(every, models, dtype)
+    result_dtype = np.dtype(models[0].dtype if dtype is None else dtype)
+    work = np.dtype(np.float64 if any(array.dtype == np.float64 for array in every) else np.float32)
+    flat = [(_raw(array), array.dtype.name) for array in every]
+    keys = np.array([rng.key(seed, name, i) for i in range(len(models))], np.uint64)
+    size, n = models[0].size, len(models)
+    step = max(CHUNK, -(-(block_size or 1 << 16) // CHUNK) * CHUNK)
+    result = np.empty(models[0].shape, result_dtype)
+    target = _raw(result)
+
+    def blocks() -> Iterator[Block]:
+        for start in range(0, size, step):
+            stop = min(start + step, size)
+            numbers = np.empty((len(flat), stop - start), work)
+            for row, (raw, dtype_name) in zip(numbers, flat, strict=True):
+                decode(raw[start:stop], dtype_name, row)
+            yield Block(
+                models=numbers[:n],
+                base=None if base is None else numbers[n],
+                out=np.empty(stop - start, work),
+                scratch=np.empty((instance.scratch_rows, stop - start), work),
+                start=start,
+                offset=0,
+                keys=keys,
+            )
+
+    def write(block: Block) -> None:
+        encode(block.out, result_dtype.name, target[block.start : block.start + block.out.size])
+
+    merge_blocks(instance, blocks, (n, size, work), write)
+    return result
+
+
+def merge_blocks(
+    method: MergeMethod,
+    blocks: Callable[[], Iterator[Block]],
+    extent: tuple[int, int, np.dtype[Any]],
+    write: Callable[[Block], None],
+) -> None:
+    """Run a method over one tensor: its reduction, as many passes as it asks for, then `combine`.
+
+    Args:
+        method: The method with the tensor's options.
+        blocks: Begins a pass over all blocks.
+        extent: Number of models, number of elements, and the dtype that is computed in.
+        write: Takes a block whose `out` is filled.
+    """
+    reduction, reduced = method.reduction(*extent), None
+    if reduction is not None:
+        again = True
+        while again:
+            local = reduction.local()
+            for block in blocks():
+                reduction.observe(block, local)
+            again = reduction.end_pass([local])
+        reduced = reduction.result()
+    for block in blocks():
+        method.combine(block, reduced)
+        write(block)
+
+
+def _check(every: Sequence[NDArray[Any]], models: Sequence[NDArray[Any]], dtype: Any) -> None:
+    """Refuse arrays that cannot be merged."""
+    for i, array in enumerate(every):
+        who = f"model {i}" if i < len(models) else "the base"
+        if array.shape != every[0].shape:
+            raise MismatchError(f"model 0 has shape {every[0].shape}, but {who} has {array.shape}")
+        if array.dtype.name not in FLOATS:
+            raise OptionError(f"{who} is of {array.dtype.name}; expected {', '.join(FLOATS)}")
+        if dtype is None and i < len(models) and array.dtype != models[0].dtype:
+            raise MismatchError(
+                f"model 0 is of {models[0].dtype.name}, but {who} of {array.dtype.name}; say `dtype` for the result"
+            )
+    if dtype is not None and np.dtype(dtype).name not in FLOATS:
+        raise OptionError(f"dtype is {np.dtype(dtype).name}; expected {', '.join(FLOATS)}")
+
+
+def _raw(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array's elements as they lie in a file, flat."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint16) if array.dtype.name == "bfloat16" else flat

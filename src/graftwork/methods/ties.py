@@ -1,0 +1,81 @@
+"""TIES: trim, elect sign and merge."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from graftwork.kernels.deltas import elect_and_add, trim
+from graftwork.kernels.largest import LargestMagnitudes, Thresholds
+from graftwork.methods.base import Base, Block, MergeMethod, PerModel, merge_method, per_model
+
+Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+Election: TypeAlias = Literal["sum", "unweighted", "count"]
+
+
+@merge_method("ties", reference="https://arxiv.org/abs/2306.01708", base=Base.REQUIRED)
+class Ties(MergeMethod):
+    """Merge task vectors ``τᵢ = xᵢ - base`` after resolving their sign conflicts.
+
+    ::
+
+        trim     τ̂ᵢ  = the max(1, int(density · size)) entries of τᵢ largest in magnitude, 0 elsewhere
+        elect    γ   = sign(Σ wᵢ τ̂ᵢ), + where that is 0
+        average  τ   = Σ wᵢ τ̂ᵢ [sign(wᵢ τ̂ᵢ) = γ] / Σ wᵢ [sign(wᵢ τ̂ᵢ) = γ]
+        result   base + λ · τ;  exactly the base where no entry agrees
+
+    With equal weights and `trim="model"` this is Algorithm 1 of Yadav et al. (2023), but for γ = + where the paper leaves 0 (which matters
+    only where differences cancel exactly). `trim="tensor"`, the default, trims tensor by tensor, as mergekit and most others do.
+
+    From mergekit it differs in the default density (0.2 as in the paper; there 1), in keeping at least one entry per tensor (there a tensor
+    too small for one fails), in keeping exactly as many as asked among equal magnitudes (earlier positions win), and in float64 sums.
+    Where the weights of those that agree cancel exactly, nothing is divided, as there.
+
+    Attributes:
+        density: Fraction of each task vector kept, in (0, 1].
+        weight: Factor of each task vector; may be negative.
+        normalize: Whether to divide by the weights of those that agree.
+        lambda_: λ, spelled `lambda` in recipes; 1 adds the merged task vector as it is.
+        trim: Whether the largest are sought in each tensor or in the whole model.
+        election: What is summed to elect the sign: the weighted entries (`sum`), the entries as in the paper (`unweighted`; then
+            `sign τ̂ᵢ` has to agree), or the signs of the weighted entries (`count`).
+    """
+
+    density: PerModel[Fraction] = 0.2
+    weight: PerModel[float] = 1.0
+    normalize: bool = True
+    lambda_: float = Field(1.0, alias="lambda")
+    trim: Literal["tensor", "model"] = "tensor"
+    election: Election = "sum"
+
+    def scope(self) -> Literal["tensor", "model"]:
+        """Return what is trimmed as a whole."""
+        return self.trim
+
+    def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> LargestMagnitudes | None:
+        """Ask for the largest entries of each task vector, unless all are kept."""
+        density = per_model(self.density, n_models)
+        return None if (density == 1).all() else LargestMagnitudes(density, size, dtype)
+
+    def combine(self, block: Block, reduced: Thresholds | None) -> None:
+        """Write the base plus the elected mean."""
+        assert block.base is not None
+        if reduced is not None:
+            cuts = reduced.cuts(block.models, block.base, block.offset + block.start)
+            for row, magnitude, cut in zip(block.models, reduced.magnitudes, cuts, strict=True):
+                if magnitude != 0:  # nothing is smaller
+                    trim(row, block.base, magnitude, cut)
+        coefficients = election_coefficients(self.election, per_model(self.weight, len(block.models)), 1.0)
+        count = self.election == "count"
+        elect_and_add(
+            block.models, block.base, coefficients, self.lambda_, normalize=self.normalize, count=count, out=block.out
+        )
+
+
+def election_coefficients(
+    election: Election, weights: NDArray[np.float64], scales: NDArray[np.float64] | float
+) -> NDArray[np.float64]:
+    """Return votes, factors and divisors for `elect_and_add`, of task vectors that are to be multiplied by `scales` first."""
+    votes = np.ones_like(weights) if election == "unweighted" else weights
+    return np.stack((votes * scales, weights * scales, weights))
