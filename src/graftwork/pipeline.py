@@ -415,10 +415,11 @@ def run(
                 continue
             step = recipe.steps[name]
             paths = [made.get(m) or _path(recipe, m, root) for m in step.inputs()]
-            target: Target | None = outputs.get(name)
+            asked = outputs.get(name)
             with opened(paths) as readers:
                 base = readers.pop() if step.base is not None else None
                 plan = plan_merge(request_of(step, recipe), readers, base)
+                target = asked
                 if target is None:
                     row = FORMATS[readers[0].header.format]
                     suffix = row.suffixes[0] if row.suffixes else ""

@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     """YAML without anchors that expand, and without a key given twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
+        if self.check_event(yaml.events.AliasEvent):  # type: ignore[no-untyped-call]
             raise RecipeError(
                 f"line {self.peek_event().start_mark.line + 1} uses a YAML alias (*), which recipes do without"
             )

@@ -168,6 +168,7 @@ class KerasZipWriter:
         for name, data in small.items():
             self._zip.writestr(_info(name), data)
         self._member = _info(WEIGHTS)
+        self._member.CRC = 0  # known only when all is written
         self._member.header_offset = self._file.tell()
         self._member.file_size = self._member.compress_size = length
         self._file.write(self._member.FileHeader(zip64=True))
