@@ -42,7 +42,8 @@ def decode(raw: NDArray[Any], dtype_name: str, out: NDArray[Any]) -> int:
             return step(half, out, out.view(np.uint32))
         work = np.empty(size, np.float32)
         count = step(half, work, work.view(np.uint32))
-        out[:] = work
+        with np.errstate(invalid="ignore"):
+            out[:] = work
         return count
     numbers = raw.view(dtype_name)
     if numbers.dtype != out.dtype:

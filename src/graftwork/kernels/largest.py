@@ -108,7 +108,7 @@ class Thresholds:
             cut = min(max(int(self.cutoffs[i]) - position, 0), size)
             if self.rests[i] and cut < size and self.cutoffs[i] >= position:
                 chunk = slice(cut, cut + CHUNK)
-                magnitudes = np.abs(row[chunk] if base is None else row[chunk] - base[chunk])
+                magnitudes = _magnitudes(row[chunk], None if base is None else base[chunk])
                 equal = np.flatnonzero(magnitudes == self.magnitudes[i])
                 cut += int(equal[self.rests[i] - 1]) + 1
             cuts.append(cut)
@@ -162,7 +162,7 @@ class LargestMagnitudes:
                 continue
             low, origin = self._bits.type(search.low + 1), base
             if row.dtype != self._dtype:
-                row, origin = (row if base is None else row - base).astype(self._dtype), None
+                row, origin = _magnitudes(row, base).astype(self._dtype), None
             if search.look is Look.DIGIT:
                 if i not in local.histograms:
                     local.histograms[i] = np.zeros(BINS + 1, np.int64)
@@ -250,7 +250,7 @@ class LargestMagnitudes:
         for i, (row, search) in enumerate(zip(block.models, self._searches, strict=True)):
             if search.look is Look.NOTHING or size == 0:
                 continue
-            magnitudes = np.abs(row if block.base is None else row - block.base).astype(self._dtype, copy=False)
+            magnitudes = _magnitudes(row, block.base).astype(self._dtype, copy=False)
             bits = magnitudes.view(self._bits)
             rank = size - max(1, int(self._keep[i] * size))
             value = np.partition(bits, rank)[rank] if np.count_nonzero(bits) >= size - rank else 0
@@ -259,6 +259,13 @@ class LargestMagnitudes:
                 equal = np.flatnonzero(bits == value)
                 search.cutoff = int(equal[quota - 1]) + 1 if quota < equal.size else EVERYWHERE
             self._found(i, int(value))
+
+
+def _magnitudes(x: NDArray[Any], base: NDArray[Any] | None) -> NDArray[Any]:
+    """Return |x - base|; infinity minus infinity is NaN, and no news."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        magnitudes: NDArray[Any] = np.abs(x if base is None else x - base)
+    return magnitudes
 
 
 @block_loop

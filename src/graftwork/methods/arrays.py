@@ -55,21 +55,22 @@ def merge_arrays(
     flat = [(_raw(array), array.dtype.name) for array in every]
     keys = np.array([rng.key(seed, name, i) for i in range(len(models))], np.uint64)
     size, n = models[0].size, len(models)
-    step = max(CHUNK, -(-(block_size or 1 << 16) // CHUNK) * CHUNK)
+    step = min(max(CHUNK, -(-(block_size or 1 << 16) // CHUNK) * CHUNK), max(size, 1))
+    memory = np.empty((len(flat) + 1 + instance.scratch_rows) * step, work)
     result = np.empty(models[0].shape, result_dtype)
     target = _raw(result)
 
     def blocks() -> Iterator[Block]:
         for start in range(0, size, step):
             stop = min(start + step, size)
-            numbers = np.empty((len(flat), stop - start), work)
-            for row, (raw, dtype_name) in zip(numbers, flat, strict=True):
+            rows = memory[: memory.size // step * (stop - start)].reshape(-1, stop - start)
+            for row, (raw, dtype_name) in zip(rows[: len(flat)], flat, strict=True):
                 decode(raw[start:stop], dtype_name, row)
             yield Block(
-                models=numbers[:n],
-                base=None if base is None else numbers[n],
-                out=np.empty(stop - start, work),
-                scratch=np.empty((instance.scratch_rows, stop - start), work),
+                models=rows[:n],
+                base=None if base is None else rows[n],
+                out=rows[len(flat)],
+                scratch=rows[len(flat) + 1 :],
                 start=start,
                 offset=0,
                 keys=keys,

@@ -1,0 +1,597 @@
+"""Laws that every merge method keeps, a comparison with plain NumPy, and one example each, worked out by hand."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from reference_methods import REFERENCES
+
+from graftwork import methods
+from graftwork.errors import MismatchError, OptionError, UnknownNameError
+from graftwork.methods.arrays import merge_arrays
+from graftwork.methods.base import CHUNK, Base
+from graftwork.methods.options import Options, json_schema, option_rows
+
+DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method and what is true of it.
+
+    Attributes:
+        method: Its name.
+        options: Options to run the laws with.
+        variants: Further options, to compare with the reference.
+        counts: Numbers of models it is tried with.
+        symmetric: Whether the order of the models is immaterial.
+        keeps_equal: Whether a model merged with itself (and differing from the base) comes out bit for bit.
+        averages: Whether scaling all weights changes nothing.
+    """
+
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    variants: tuple[dict[str, Any], ...] = ()
+    counts: tuple[int, ...] = (1, 2, 7)
+    symmetric: bool = True
+    keeps_equal: bool = True
+    averages: bool = False
+
+    @property
+    def has_base(self):
+        return methods.get(self.method).base is Base.REQUIRED
+
+
+CASES = [
+    Case(
+        "linear",
+        variants=({"weight": 0.3}, {"weight": "ramp"}, {"weight": 0.3, "normalize": False}),
+        averages=True,
+    ),
+    Case("slerp", {"t": 0.3}, variants=({"t": 0.0}, {"t": 1.0}), counts=(2,), symmetric=False),
+    Case("passthrough", variants=({"scale": -0.3},), counts=(1,)),
+    Case(
+        "task_arithmetic",
+        {"normalize": True},
+        variants=({}, {"weight": "ramp", "lambda_": 0.7}, {"weight": -0.25}),
+        averages=True,
+    ),
+    Case(
+        "ties",
+        {"density": 1.0},
+        variants=(
+            {},
+            {"density": 0.5, "lambda_": 1.5},
+            {"density": "ramp", "weight": "ramp"},
+            {"density": 0.4, "election": "unweighted", "weight": "ramp"},
+            {"density": 0.4, "election": "count", "weight": "ramp"},
+            {"density": 0.7, "normalize": False, "weight": -0.5},
+        ),
+        averages=True,
+    ),
+    Case(
+        "dare_linear",
+        {"density": 0.5, "normalize": True},
+        variants=(
+            {},
+            {"density": "ramp", "weight": "ramp"},
+            {"rescale": False},
+            {"rescale_norm": "l1", "lambda_": 0.5},
+        ),
+        symmetric=False,
+        keeps_equal=False,
+        averages=True,
+    ),
+    Case(
+        "dare_ties",
+        {"density": 0.5},
+        variants=(
+            {"density": 1.0},
+            {"rescale_norm": "l1", "weight": "ramp"},
+            {"rescale": False, "election": "count"},
+            {"density": "ramp", "election": "unweighted", "normalize": False},
+        ),
+        symmetric=False,
+        keeps_equal=False,
+        averages=True,
+    ),
+]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
+quick = settings(max_examples=25, deadline=None)
+
+
+def those(**wanted):
+    """Cases of which something is true."""
+    cases = [case for case in CASES if all(getattr(case, name) == value for name, value in wanted.items())]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.method)
+
+
+def eighths(shape, dtype=np.float32):
+    """Arrays of multiples of 1/8: differences are exact and ties are common."""
+    return hnp.arrays(np.int8, shape, elements=st.integers(-64, 64)).map(lambda a: (a / 8).astype(dtype))
+
+
+@st.composite
+def inputs(draw, case, dtypes=(np.float32, np.float64), least=0):
+    """Models of one shape and, for methods that need one, their base."""
+    shape = draw(hnp.array_shapes(min_dims=0, max_dims=3, min_side=least, max_side=6))
+    dtype = draw(st.sampled_from(dtypes))
+    count = draw(st.sampled_from(case.counts))
+    arrays = [draw(eighths(shape, dtype)) for _ in range(count + 1)]
+    return arrays[1:], arrays[0] if case.has_base else None
+
+
+def resolved(options, n):
+    """Write "ramp" out as one value per model."""
+    return {
+        name: [(i + 1) / (n + 1) for i in range(n)] if value == "ramp" else value for name, value in options.items()
+    }
+
+
+def run(case, models, base, **more):
+    return merge_arrays(case.method, models, base=base, **{**resolved(case.options, len(models)), **more})
+
+
+def test_every_method_has_a_row():
+    """No method escapes the laws below, nor the comparison."""
+    assert {case.method for case in CASES} == set(methods.METHODS) == set(REFERENCES)
+
+
+# ----------------------------------------------------------------------------------------------------------------- laws
+
+
+@every_case
+@quick
+@given(data=st.data())
+def test_shape_and_dtype_are_kept_and_inputs_untouched(case, data):
+    """For every dtype, down to no element at all."""
+    models, base = data.draw(inputs(case, DTYPES))
+    before = [array.copy() for array in models]
+
+    merged = run(case, models, base)
+
+    assert merged.shape == models[0].shape
+    assert merged.dtype == models[0].dtype
+    for array, copy in zip(models, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@those(keeps_equal=True)
+@quick
+@given(data=st.data())
+def test_a_model_merged_with_itself_is_unchanged(case, data):
+    """Bit for bit where the method averages models; to one rounding where differences from a base are added up."""
+    (model, *_), base = data.draw(inputs(case))
+    model = (model / 3).astype(model.dtype)  # not a multiple of 1/8
+    n = data.draw(st.sampled_from(case.counts))
+
+    merged = run(case, [model] * n, base)
+
+    if case.has_base:
+        # base + mean of n equal differences, n + 2 roundings of numbers up to 16
+        np.testing.assert_allclose(merged, model, rtol=0, atol=(n + 2) * 16 * np.finfo(model.dtype).eps)
+    else:
+        np.testing.assert_array_equal(merged, model)
+
+
+@those(method="linear")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_mean_of_equal_models_keeps_every_bit(case, dtype):
+    """With awkward weights and numbers of all sizes."""
+    rng = np.random.default_rng(0)
+    model = (rng.standard_normal(5000) * 10.0 ** rng.uniform(-4, 4, 5000)).astype(dtype)
+
+    for weight in ([0.1, 0.2, 0.7], [1, 1, 1], [3, -1, 0.3]):
+        np.testing.assert_array_equal(merge_arrays("linear", [model] * 3, weight=weight), model)
+
+
+@those(symmetric=True)
+@quick
+@given(data=st.data())
+def test_order_of_the_models_does_not_matter(case, data):
+    """Symmetric methods give one answer however the recipe lists its sources."""
+    models, base = data.draw(inputs(case))
+
+    # sums of multiples of 1/8 are exact in float64 in any order; one division and one rounding follow
+    np.testing.assert_allclose(run(case, models, base), run(case, models[::-1], base), rtol=1e-6, atol=0)
+
+
+@those(averages=True)
+@quick
+@given(data=st.data(), factor=st.sampled_from([0.25, 2.0, 1024.0]))
+def test_scaling_normalized_weights_changes_nothing(case, data, factor):
+    """By powers of two, bit for bit."""
+    models, base = data.draw(inputs(case))
+    weights = data.draw(st.lists(st.integers(1, 9), min_size=len(models), max_size=len(models)))
+
+    merged = run(case, models, base, weight=[float(w) for w in weights])
+
+    np.testing.assert_array_equal(run(case, models, base, weight=[factor * w for w in weights]), merged)
+
+
+@those(has_base=True)
+@quick
+@given(data=st.data())
+def test_models_that_equal_the_base_give_the_base(case, data):
+    """Bit for bit, whatever the options."""
+    (model, *_), _ = data.draw(inputs(case))
+    base = (model / 3).astype(model.dtype)
+    options = data.draw(st.sampled_from(case.variants))
+    n = data.draw(st.sampled_from(case.counts))
+
+    np.testing.assert_array_equal(merge_arrays(case.method, [base] * n, base=base, **resolved(options, n)), base)
+
+
+@those(has_base=True)
+@quick
+@given(data=st.data(), shift=st.integers(-8, 8))
+def test_task_vectors_do_not_know_where_they_start(case, data, shift):
+    """Moving the base and all models by the same amount moves the result by it (in float64, to rounding)."""
+    models, base = data.draw(inputs(case, [np.float64]))
+    moved = [model + shift for model in models]
+
+    result = run(case, moved, base + shift)
+
+    np.testing.assert_allclose(result, run(case, models, base) + shift, rtol=0, atol=1e-12)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_do_not_change_a_bit(case, dtype):
+    """One block, or many that end inside a chunk."""
+    size, n = 3 * CHUNK + 17, case.counts[-1]
+    rng = np.random.default_rng(1)
+    base, *models = rng.standard_normal((n + 1, size)).astype(dtype)
+    for options in (case.options, *case.variants):
+        results = [
+            merge_arrays(
+                case.method,
+                models,
+                base=base if case.has_base else None,
+                block_size=block_size,
+                **resolved(options, n),
+            )
+            for block_size in (1, 2 * CHUNK - 5, 1 << 30)
+        ]
+        np.testing.assert_array_equal(results[0], results[1])
+        np.testing.assert_array_equal(results[0], results[2])
+
+
+# ------------------------------------------------------------------------------------------------------- the reference
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["random", "ties"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_the_formula_is_computed(case, kind, dtype, size):
+    """As plain NumPy computes it, with ties in magnitude and without."""
+    rng = np.random.default_rng(size)
+    for n in case.counts:
+        for options in (case.options, *case.variants):
+            if kind == "random":
+                base, *models = rng.standard_normal((n + 1, size)).astype(dtype)
+            else:
+                base, *models = (rng.integers(-8, 9, (n + 1, size)) / 8).astype(dtype)
+            base = base if case.has_base else None
+            options = resolved(options, n)
+
+            merged = merge_arrays(case.method, models, base=base, seed=3, name="a/b", **options)
+
+            chance = {"seed": 3, "name": "a/b"} if case.method.startswith("dare") else {}
+            expected = REFERENCES[case.method](models, base, **options, **chance)
+            # both compute in float64; ours is rounded to dtype once. Sums of n ≤ 7 terms up to about 10 that may cancel.
+            tolerance = {np.float32: 1e-6, np.float64: 1e-14}[dtype]
+            np.testing.assert_allclose(merged, expected, rtol=tolerance, atol=20 * tolerance, err_msg=str(options))
+
+
+@quick
+@given(data=st.data())
+def test_ties_without_trimming_or_conflict_is_the_weighted_mean(data):
+    """If all differences are positive, nothing is left to elect."""
+    models, base = data.draw(inputs(CASES[4], [np.float64]))
+    models = [np.abs(model) + 0.125 + base for model in models]
+    weights = data.draw(st.lists(st.integers(1, 9), min_size=len(models), max_size=len(models)))
+
+    merged = merge_arrays("ties", models, base=base, density=1.0, weight=weights)
+
+    np.testing.assert_allclose(merged, merge_arrays("linear", models, weight=weights), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("density", [1e-9, 0.1, 0.25, 0.999])
+@pytest.mark.parametrize("size", [1, 10, 5000, 3 * CHUNK + 17])
+def test_ties_keeps_exactly_as_many_as_asked(density, size):
+    """However many are equal: at least one, and no more than int(density · size)."""
+    x = np.random.default_rng(0).choice([-2.0, -1.0, 1.0, 2.0], size).astype(np.float32)
+
+    merged = merge_arrays("ties", [x], base=np.zeros_like(x), density=density, block_size=CHUNK)
+
+    assert np.count_nonzero(merged) == max(1, int(density * size))
+    np.testing.assert_array_equal(merged[merged != 0], x[merged != 0])
+
+
+def test_dare_keeps_the_mean():
+    """What is dropped is made up for: the mean over many entries stays, within five standard deviations."""
+    x, base = np.ones(100_000, np.float32), np.zeros(100_000, np.float32)
+    p = 0.2
+
+    merged = merge_arrays("dare_linear", [x], base=base, density=p)
+
+    assert set(np.unique(merged)) == {0.0, np.float32(1 / p)}
+    assert abs(merged.mean() - 1) < 5 * np.sqrt((1 - p) / p / x.size)
+    rescaled = merge_arrays("dare_linear", [x], base=base, density=p, rescale_norm="l1")
+    np.testing.assert_allclose(np.abs(rescaled).sum(dtype=np.float64), x.size, rtol=1e-6)
+
+
+def test_dare_depends_on_seed_and_name():
+    """And on nothing else: the same call gives the same bytes."""
+    x, base = np.ones(1000, np.float32), np.zeros(1000, np.float32)
+    first = merge_arrays("dare_linear", [x], base=base, seed=1, name="a")
+
+    np.testing.assert_array_equal(merge_arrays("dare_linear", [x], base=base, seed=1, name="a"), first)
+    assert (merge_arrays("dare_linear", [x], base=base, seed=2, name="a") != first).any()
+    assert (merge_arrays("dare_linear", [x], base=base, seed=1, name="b") != first).any()
+
+
+def test_passthrough_copies_every_bit():
+    """NaN with its payload, signed zeros, subnormals."""
+    bits = np.array([0x7FC12345, 0xFFC00001, 0x80000000, 1, 0x7F800000], np.uint32)
+
+    merged = merge_arrays("passthrough", [bits.view(np.float32)])
+
+    np.testing.assert_array_equal(merged.view(np.uint32), bits)
+
+
+# -------------------------------------------------------------------------------------------------------------- by hand
+
+
+def f32(*values):
+    return np.array(values, np.float32)
+
+
+def test_linear_by_hand():
+    """(1 · 1 + 3 · 5) / 4 = 4."""
+    np.testing.assert_array_equal(merge_arrays("linear", [f32(1, 8), f32(5, 0)], weight=[1, 3]), [4, 2])
+
+
+def test_slerp_by_hand():
+    """Half way between two perpendicular vectors of length 2 and 4: √½ of both. Opposite ones go straight."""
+    half = np.float32(np.sqrt(0.5))
+
+    np.testing.assert_allclose(merge_arrays("slerp", [f32(2, 0), f32(0, 4)]), [2 * half, 4 * half], rtol=1e-7)
+    np.testing.assert_allclose(merge_arrays("slerp", [f32(0, 4)], base=f32(2, 0), t=1 / 3)[0], 2 * np.sin(np.pi / 3))
+    np.testing.assert_array_equal(merge_arrays("slerp", [f32(2, 0), f32(-2, 0)], t=0.25), [1, 0])
+    np.testing.assert_array_equal(merge_arrays("slerp", [f32(0, 0), f32(2, 4)], t=0.5), [1, 2])
+
+
+def test_task_arithmetic_by_hand():
+    """1 + 2 · (1 · 2 - 0.5 · 4) = 1;  1 + 2 · (1 · 1 - 0.5 · 0) = 3."""
+    merged = merge_arrays("task_arithmetic", [f32(3, 2), f32(5, 1)], base=f32(1, 1), weight=[1, -0.5], lambda_=2)
+
+    np.testing.assert_array_equal(merged, [1, 3])
+
+
+def test_ties_by_hand():
+    """The worked example of the docs: conflict, agreement, trimmed, untouched."""
+    a, b = f32(4, 2, 1, 0), f32(-6, 4, 0, 0)
+
+    merged = merge_arrays("ties", [a, b], base=np.zeros(4, np.float32), weight=[1, 1], density=0.5, lambda_=2)
+
+    np.testing.assert_array_equal(merged, [-12, 6, 0, 0])
+
+
+def test_ties_elections_by_hand():
+    """Weights 6, 1, 1 and differences 1, -2, -3: by weighted sum -1 loses; by signs, weights or not, two beat one."""
+    models, base = [f32(1), f32(-2), f32(-3)], f32(0)
+    merged = {
+        election: merge_arrays("ties", models, base=base, weight=[6, 1, 1], density=1.0, election=election)[0]
+        for election in ("sum", "unweighted", "count")
+    }
+
+    assert merged == {"sum": 1, "unweighted": -2.5, "count": -2.5}
+
+
+def test_dare_by_hand():
+    """With density 1 nothing is dropped: `dare_linear` is task arithmetic, `dare_ties` is `ties` without trimming."""
+    models, base = [f32(3, -2, 1), f32(5, 1, 1)], f32(1, 1, 1)
+
+    np.testing.assert_array_equal(merge_arrays("dare_linear", models, base=base, density=1.0), [7, -2, 1])
+    np.testing.assert_array_equal(merge_arrays("dare_ties", models, base=base, density=1.0), [4, -2, 1])
+
+
+def test_passthrough_by_hand():
+    """Half of it."""
+    np.testing.assert_array_equal(merge_arrays("passthrough", [f32(3, -1)], scale=0.5), [1.5, -0.5])
+
+
+# -------------------------------------------------------------------------------------------------------------- hostile
+
+
+@every_case
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (1, 1), (CHUNK + 1,)])
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.0, np.inf, -np.inf, np.nan])
+def test_extreme_arrays_do_not_crash(case, dtype, shape, value):
+    """Results may not be finite; nothing is raised and nothing printed."""
+    array = np.full(shape, value, dtype)
+    for n in case.counts:
+        for options in (case.options, *case.variants):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                merged = merge_arrays(
+                    case.method, [array] * n, base=array if case.has_base else None, **resolved(options, n)
+                )
+            assert merged.shape == shape
+            if value == 0:
+                assert not merged.any()
+
+
+@every_case
+def test_one_bad_element_stays_where_it_is(case):
+    """A NaN in one model touches no other position, for methods that look at positions one by one."""
+    rng = np.random.default_rng(0)
+    n = case.counts[-1]
+    base, *models = rng.standard_normal((n + 1, 3 * CHUNK)).astype(np.float32)
+    base = base if case.has_base else None
+    if case.method == "slerp":
+        pytest.skip("one angle for the whole tensor")
+    clean = run(case, models, base)
+    models[0][7] = np.nan
+
+    merged = run(case, models, base)
+
+    np.testing.assert_array_equal(np.delete(merged, 7), np.delete(clean, 7))
+
+
+# -------------------------------------------------------------------------------------------------------------- options
+
+AB = ["a", "b"]
+
+
+def test_options_by_model_and_tensor():
+    """First match wins, mappings go by model names, the default is the method's own."""
+    options = Options(
+        "ties",
+        {
+            "density": [
+                {"filter": "re:kern.l$", "value": {"b": 0.5, "default": 1}},
+                {"filter": "enc/*", "value": [0.1, 0.2]},
+            ],
+            "lambda": 2,
+        },
+        AB,
+    )
+
+    assert options.for_tensor("enc/x/kernel").density == (1.0, 0.5)
+    assert options.for_tensor("enc/x/bias").density == (0.1, 0.2)
+    assert options.for_tensor("dec/bias").density == 0.2
+    assert options.for_tensor("dec/bias").lambda_ == 2.0
+    assert options.for_tensor("enc/x/kernel") is options.for_tensor("dec/y/kernel")
+    assert options.unused_filters(["dec/kernel"]) == ["density: enc/*"]
+
+
+def test_globs_are_over_the_whole_name_and_know_upper_case():
+    """`*` crosses slashes; regular expressions are searched for."""
+    options = Options(
+        "slerp", {"t": [{"filter": "a*/k", "value": 0.1}, {"filter": "re:K$", "value": 0.2}, {"value": 0.3}]}, AB
+    )
+
+    assert [options.for_tensor(name).t for name in ("a/b/k", "xa/b/k", "a/K", "a")] == [0.1, 0.3, 0.2, 0.3]
+
+
+REFUSALS = [
+    ("ties", {"densty": 1}, "ties has no option 'densty'; did you mean 'density'?"),
+    ("ties", {"density": 1.5}, "option 'density' of ties is 1.5; expected a number in (0, 1]"),
+    ("ties", {"density": 0}, "option 'density' of ties is 0; expected a number in (0, 1]"),
+    ("ties", {"density": "0.5"}, "option 'density' of ties is '0.5'; expected a number in (0, 1]"),
+    ("ties", {"density": True}, "option 'density' of ties is True; expected a number in (0, 1]"),
+    ("ties", {"weight": float("nan")}, "option 'weight' of ties is nan; expected a number"),
+    ("ties", {"weight": None}, "option 'weight' of ties is None; expected a number"),
+    ("ties", {"weight": [1, 2, 3]}, "option 'weight' of ties has 3 values, but there are 2 models: a, b"),
+    ("ties", {"weight": []}, "option 'weight' of ties has 0 values, but there are 2 models: a, b"),
+    ("ties", {"weight": {"a": 1}}, "option 'weight' of ties has no value for b; add them, or a `default`"),
+    (
+        "ties",
+        {"weight": {"a": 1, "c": 2}},
+        "option 'weight' of ties names the model 'c', which is not merged; there are 'a', 'b'",
+    ),
+    ("ties", {"lambda": [1, 2]}, "option 'lambda' of ties is a list, but it is one value for all models: a number"),
+    (
+        "ties",
+        {"lambda": {"a": 2}},
+        "option 'lambda' of ties is a mapping, but it is one value for all models: a number",
+    ),
+    ("ties", {"lambda": 1, "lambda_": 2}, "option 'lambda' of ties is given twice"),
+    ("ties", {"normalize": "yes"}, "option 'normalize' of ties is 'yes'; expected true or false"),
+    ("ties", {"trim": "modl"}, "option 'trim' of ties is 'modl'; expected 'tensor' or 'model'; did you mean 'model'?"),
+    (
+        "ties",
+        {"weight": [{"filter": "x", "value": "1"}]},
+        "option 'weight' of ties for tensors 'x' is '1'; expected a number",
+    ),
+    (
+        "ties",
+        {"weight": [{"value": 1}, {"filter": "x", "value": 1}]},
+        "entry 2 of option 'weight' of ties never counts, since entry 1 matches every tensor; put that one last",
+    ),
+    (
+        "ties",
+        {"weight": [{"filter": "re:(", "value": 1}]},
+        "the filter of option 'weight' of ties for tensors 're:(' is not a regular expression: "
+        "missing ), unterminated subpattern at position 0",
+    ),
+    (
+        "ties",
+        {"weight": [{"filtr": "x", "value": 1}]},
+        "entry 1 of option 'weight' of ties has the keys filtr, value; expected filter and value",
+    ),
+    (
+        "linear",
+        {"weight": [1, -1]},
+        "option 'weight' of linear is 1, -1, which sums to 0 and cannot be normalized; "
+        "change a weight or set normalize: false",
+    ),
+    ("passthrough", {}, "passthrough merges exactly 1 model, but there are 2"),
+]
+
+
+@pytest.mark.parametrize(("method", "raw", "message"), REFUSALS, ids=lambda value: str(value)[:40])
+def test_options_that_make_no_sense_are_refused_at_once(method, raw, message):
+    """With what was found, what was expected and, where it can be told, what was meant."""
+    with pytest.raises(OptionError) as error:
+        Options(method, raw, AB)
+
+    assert str(error.value) == message
+
+
+def test_bases_are_refused_or_asked_for():
+    """Before any weight is read."""
+    with pytest.raises(OptionError, match="ties merges differences from a base model; add `base`"):
+        Options("ties", {}, AB, has_base=False)
+    with pytest.raises(OptionError, match="linear has no use for a base"):
+        Options("linear", {}, AB, has_base=True)
+    with pytest.raises(OptionError, match="but there are 2 models and a base"):
+        Options("slerp", {}, AB, has_base=True)
+    with pytest.raises(OptionError, match="but there are 1 model and no base"):
+        Options("slerp", {}, ["a"], has_base=False)
+    with pytest.raises(UnknownNameError, match="no merge method is called 'tie'; did you mean 'ties'"):
+        Options("tie", {}, AB)
+
+
+def test_weights_that_cancel_in_one_tensor_are_refused_for_that_tensor():
+    """The plan asks for every tensor's options, so it is still before a weight is read."""
+    options = Options("linear", {"weight": [{"filter": "a", "value": [1, -1]}, {"value": 1}]}, AB)
+
+    assert options.for_tensor("b").weight == 1
+    with pytest.raises(OptionError, match="sums to 0"):
+        options.for_tensor("a")
+
+
+@every_case
+def test_every_option_is_described(case):
+    """Its name as recipes spell it, its type, its default and a sentence; the schema says the same."""
+    cls = methods.get(case.method)
+    rows, schema = option_rows(cls), json_schema(cls)
+
+    assert all(row.doc.endswith(".") and row.type and not row.name.endswith("_") for row in rows)
+    assert [row.name for row in rows] == list(schema["properties"])
+    assert cls.reference.startswith("https://") and cls.__doc__.count("::")
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    """Shapes, dtypes, integers."""
+    with pytest.raises(MismatchError, match=r"model 0 has shape \(2,\), but model 1 has \(3,\)"):
+        merge_arrays("linear", [np.zeros(2), np.zeros(3)])
+    with pytest.raises(MismatchError, match="model 0 is of float64, but model 1 of float32; say `dtype`"):
+        merge_arrays("linear", [np.zeros(2), np.zeros(2, np.float32)])
+    with pytest.raises(OptionError, match="model 0 is of int64; expected float16"):
+        merge_arrays("linear", [np.zeros(2, int)])
+    mixed = merge_arrays("linear", [np.ones(2), np.zeros(2, np.float16)], dtype=np.float32)
+    np.testing.assert_array_equal(mixed, np.full(2, 0.5, np.float32))
