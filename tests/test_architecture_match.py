@@ -804,6 +804,76 @@ def test_models_used_twice_at_every_level_take_no_time():
     assert not found.differences
 
 
+def knot(rng, size):
+    """A random graph full of twins and shared layers, from a configuration alone."""
+    layers, tensors, dense = {"i": copy.deepcopy(INPUT)}, [("i", 0)], []
+
+    def pick():
+        return [*rng.choice(tensors[-5:]), 0, {}]
+
+    for k in range(size):
+        kind = rng.choice(["Dense", "Dense", "Dense", "Add", "Add", "Subtract", "Concatenate", "shared"])
+        name = f"{kind}_{k}"
+        if kind == "shared" and dense:
+            name = rng.choice(dense)
+            layers[name]["inbound_nodes"].append([pick()])
+        elif kind in ("Dense", "shared"):
+            layers[name] = entry(name, units=3, activation=rng.choice(["tanh"] * 5 + ["relu"]))
+            layers[name]["inbound_nodes"] = [[pick()]]
+            dense.append(name)
+        else:
+            layers[name] = entry(name, kind=kind)
+            layers[name]["inbound_nodes"] = [
+                [pick() for _ in range(2 if kind == "Subtract" else rng.choice([2, 3, 4]))]
+            ]
+            if kind == "Concatenate":
+                layers[f"after_{k}"] = entry(f"after_{k}", name, units=3)
+                name = f"after_{k}"
+        tensors.append((name, len(layers[name]["inbound_nodes"]) - 1))
+    used = {(ref[0], ref[1]) for layer in layers.values() for node in layer["inbound_nodes"] for ref in node}
+    ends = [tensor for tensor in tensors if tensor not in used]
+    layers["sum"] = entry("sum", kind="Add")
+    layers["sum"]["inbound_nodes"] = [[[*tensor, 0, {}] for tensor in [*ends, tensors[-1]]]]
+    return list(layers.values())
+
+
+def retied(layers, names, rng):
+    """Return the same graph with other names, the layers in another order, the inputs of sums and concatenations too."""
+    layers = copy.deepcopy(layers)
+    for layer in layers:
+        layer["name"] = layer["config"]["name"] = names[layer["name"]]
+        for node in layer["inbound_nodes"]:
+            for ref in node:
+                ref[0] = names[ref[0]]
+            if layer["class_name"] in ("Add", "Concatenate"):
+                rng.shuffle(node)
+    rng.shuffle(layers)
+    return layers
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_knots_are_untied(seed):
+    """Whatever the names, a pairing is found in which every layer has its counterpart and every input its place."""
+    for each in range(40 * seed, 40 * (seed + 1)):
+        rng = random.Random(each)
+        layers = knot(rng, rng.randint(3, 25))
+        old = [layer["name"] for layer in layers]
+        new = rng.sample(old, len(old)) if rng.random() < 0.5 else [f"o{k}" for k in range(len(old))]
+        names = dict(zip(old, new, strict=True))
+        one = plain(layers, [["sum", 0, 0]])
+        other = plain(retied(layers, names, rng), [[names["sum"], 0, 0]], inputs=((names["i"], 0, 0),))
+        found = match(one, other)
+        assert not found.differences, (each, [str(difference) for difference in found.differences])
+        assert found.layers.keys() == set(old)
+        assert set(found.layers.values()) == set(new)
+        here = {layer.name: layer for layer in one.graph.layers}
+        there = {layer.name: layer for layer in other.graph.layers}
+        for name, counterpart in found.layers.items():
+            made = [sorted((found.layers[ref.layer]) for ref in call.inputs) for call in here[name].calls]
+            wanted = [sorted(ref.layer for ref in call.inputs) for call in there[counterpart].calls]
+            assert sorted(made) == sorted(wanted)
+
+
 # Laws ----------------------------------------------------------------------------------------------------------------
 
 

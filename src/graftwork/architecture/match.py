@@ -6,9 +6,11 @@ Whatever is matched this way computes, with B's weights in A's layers, what B co
 put in A's order on the way. Anything else is a difference.
 """
 
+import functools
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from graftwork.architecture.compare import (
     Description,
@@ -34,6 +36,20 @@ _MAX_LAYERS = 200_000
 
 _INNER = 8
 """How many levels of models one level of wrappers counts for, as real ones hardly nest."""
+
+_AHEAD = 100
+"""Nodes that are looked at before twins are paired."""
+
+_LOOKS = 1_000_000
+"""Nodes that are looked at so in all."""
+
+_CAREFUL = 200_000
+"""Nodes that are looked at while pairing twins with care."""
+
+_ROUNDS = 3
+"""How often what depends on a pair goes up and down the graphs."""
+
+_NO_MARKS: Mapping[int, int] = MappingProxyType({})
 
 _RESYNC = 6
 """Layers that are looked through for one that is missing on the other side."""
@@ -67,10 +83,14 @@ def match(a: Layer, b: Layer) -> Match:
         StoreError: If a configuration is not one that Keras writes (a cycle, a connection that leads nowhere).
     """
     try:
-        found = _Matcher(by_name=True).run(a, b)
+        matcher = _Matcher(by_name=True)
+        found = matcher.run(a, b)
         if found.differences and _has_choice(a, b):
             other = _Matcher(by_name=False).run(a, b)
-            return other if len(other.differences) < len(found.differences) else found
+            found = other if len(other.differences) < len(found.differences) else found
+        if matcher.conflicts and matcher.guesses:
+            other = _Matcher(by_name=True, careful=True).run(a, b)
+            found = other if len(other.differences) < len(found.differences) else found
     except RecursionError as error:
         raise StoreError("a configuration nests deeper than Keras would write") from error
     return found
@@ -90,16 +110,20 @@ class _Matcher:
 
     Args:
         by_name: Whether the model's inputs and outputs are paired by layer name where the names agree.
+        careful: Whether all that is already paired is considered whenever twins are. It seldom helps, and takes long.
     """
 
-    def __init__(self, by_name: bool) -> None:
+    def __init__(self, by_name: bool, careful: bool = False) -> None:
         self.by_name = by_name
+        self.careful = _CAREFUL if careful else 0
+        self.guesses = self.conflicts = 0
         self.layers: dict[str, str] = {}
         self.differences: list[Difference] = []
         self.notes: dict[str, list[str]] = {}
         self.numbers: dict[Hashable, int] = {}
         self.described: dict[int, tuple[Layer, Description]] = {}
         self.counted = 0
+        self.looks = _LOOKS
         self.wrapped: list[GraphPair] = []
         self.known: dict[int, tuple[Layer, int]] = {}
 
@@ -181,8 +205,10 @@ class _Matcher:
         self.known[id(layer)] = layer, number
         return number
 
-    def _upward(self, wiring: Wiring, inputs: Mapping[int, Hashable], depth: int) -> list[int]:
-        """Return a number for each node that says how it is computed from the inputs."""
+    def _upward(
+        self, wiring: Wiring, inputs: Mapping[int, Hashable], depth: int, marks: Mapping[int, int] = _NO_MARKS
+    ) -> list[int]:
+        """Return a number for each node that says how it is computed from the inputs (and from nodes with marks)."""
         colours: list[int] = []
         for number, node in enumerate(wiring.nodes):
             if node.is_input:
@@ -193,7 +219,7 @@ class _Matcher:
             if node.flippable:
                 given.sort()
             uses = max(1, len(node.layer.calls))
-            colours.append(self._number((layer, uses, node.slots, node.constants, tuple(given))))
+            colours.append(self._number((layer, uses, node.slots, node.constants, tuple(given), marks.get(number))))
         return colours
 
     def _downward(self, wiring: Wiring, colours: Sequence[int], outputs: Sequence[Tensor]) -> list[int]:
@@ -209,6 +235,14 @@ class _Matcher:
                 for source in (wiring.nodes[user].inputs[slot],)
             )
             both[number] = self._number((colours[number], tuple(uses), tuple(sorted(ends.get(number, ())))))
+        shared: dict[int, list[int]] = {}
+        for use, shares in enumerate(wiring.nodes):
+            if len(shares.layer.calls) > 1:
+                shared.setdefault(shares.place, []).append(use)
+        for uses_of in shared.values():  # what becomes of a layer in one place tells its other uses apart from a twin's
+            together = tuple(sorted(both[use] for use in uses_of))
+            for use in uses_of:
+                both[use] = self._number(("shared", both[use], together))
         return both
 
     # Layers
@@ -330,11 +364,15 @@ class _Walk:
     places_back: dict[int, int] = field(default_factory=dict)
     queue: deque[tuple[Tensor, Tensor, str]] = field(default_factory=deque)
     twins: deque[tuple[int, int]] = field(default_factory=deque)
+    outputs: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))
+    again: Counter[int] = field(default_factory=Counter)
     stopped: bool = False
 
     def run(self, inputs: Iterable[tuple[Tensor, Tensor]], outputs: Iterable[tuple[Tensor, Tensor]]) -> None:
         for one, other in outputs:
             self.queue.append((one, other, ""))
+            self.outputs[0].append(one)
+            self.outputs[1].append(other)
         for one, other in inputs:
             self.queue.append((one, other, ""))
         while self.queue or self.twins:
@@ -342,8 +380,27 @@ class _Walk:
             if self.queue:
                 self._meet(*self.queue.popleft())
             else:
+                self.matcher.guesses += 1
+                self._tell_apart()
                 self._choose(*self.twins.popleft())
         self._remaining()
+
+    def _tell_apart(self) -> None:
+        """Let the pairs that are certain by now tell apart what depends on them."""
+        cost = _ROUNDS * (len(self.pair.a.nodes) + len(self.pair.b.nodes))
+        if self.matcher.careful < cost:
+            return
+        self.matcher.careful -= cost
+        marks = {one: number for number, one in enumerate(self.pair.nodes)}
+        marks_b = {self.pair.nodes[one]: number for one, number in marks.items()}
+        for k, (wiring, mark, ends) in enumerate(
+            ((self.pair.a, marks, self.outputs[0]), (self.pair.b, marks_b, self.outputs[1]))
+        ):
+            marked: Mapping[int, int] = mark
+            for _ in range(_ROUNDS):
+                self.up[k][:] = self.matcher._upward(wiring, mark, self.depth, marked)
+                self.down[k][:] = self.matcher._downward(wiring, self.up[k], ends)
+                marked = dict(enumerate(self.down[k]))
 
     def _path(self, node: Node, of_b: bool) -> str:
         return _join(self.pair.path_b if of_b else self.pair.path_a, node.layer.name)
@@ -390,6 +447,7 @@ class _Walk:
     def _conflict(self, number_a: int, number_b: int, by: str) -> None:
         a, b = self.pair.a.nodes[number_a], self.pair.b.nodes[number_b]
         self.stopped = True
+        self.matcher.conflicts += 1
         if len(self.matcher.differences) >= MAX_DIFFERENCES:
             return  # what follows looks through all nodes
         met_b = self.places.get(a.place)
@@ -465,15 +523,28 @@ class _Walk:
         for colours in (self.down, self.up):
             seen_a = {slot: (colours[0][source], output) for slot, (source, output) in left_a.items()}
             seen_b = {slot: (colours[1][source], output) for slot, (source, output) in left_b.items()}
-            if by_name is not None and all(seen_a[i] == seen_b[k] for i, k in by_name.items()):
+            twins = {colour for colour, count in Counter(seen_a.values()).items() if count > 1}
+            fit = functools.partial(self._fit, a, b, {slot for slot, colour in seen_a.items() if colour in twins})
+            in_place = {slot: slot for slot in left_a}
+            if (
+                by_name is not None
+                and all(seen_a[i] == seen_b[k] for i, k in by_name.items())
+                and all(map(fit, by_name, by_name.values()))
+            ):
                 chosen = by_name
-            elif seen_a == seen_b:
+            elif seen_a == seen_b and all(map(fit, in_place, in_place)):
                 self._tell_twins(a, left_a)
-                chosen = {slot: slot for slot in left_a}
+                chosen = in_place
             else:
-                chosen = _by_colour(seen_a, seen_b)
+                chosen = _by_colour(seen_a, seen_b, fit)
                 if len(chosen) == len(left_a) == len(left_b):
                     self._tell_twins(a, left_a)
+            unsure = [i for i in chosen if seen_a[i] in twins]
+            if self.matcher.careful and unsure and self.again[number_a] < len(a.inputs):
+                self.again[number_a] += 1  # one pair of twins at a time: it may tell apart the others
+                self.queue.append((a.inputs[unsure[0]], b.inputs[chosen[unsure[0]]], a.layer.name))
+                self.twins.appendleft((number_a, number_b))
+                return
             for i, k in chosen.items():
                 take(i, k)
             if not left_a or not left_b:
@@ -487,6 +558,41 @@ class _Walk:
         self.pair.order[number_a] = order
         for i, k in sorted(order.items()):
             self.queue.append((a.inputs[i], b.inputs[k], a.layer.name))
+
+    def _fit(self, a: Node, b: Node, twins: Set[int], slot_a: int, slot_b: int) -> bool:
+        return slot_a not in twins or self._possible(a.inputs[slot_a], b.inputs[slot_b])
+
+    def _possible(self, one: Tensor, other: Tensor) -> bool:
+        """Look a little ahead: whether two tensors can be paired without contradicting the pairs that are certain."""
+        nodes: dict[int, int] = {}
+        places: dict[int, int] = {}
+        ahead = deque([(one, other)])
+        for _ in range(_AHEAD):
+            if not ahead or self.matcher.looks <= 0:
+                break
+            self.matcher.looks -= 1
+            (number_a, output_a), (number_b, output_b) = ahead.popleft()
+            a, b = self.pair.a.nodes[number_a], self.pair.b.nodes[number_b]
+            met = self.pair.nodes.get(number_a, nodes.get(number_a))
+            if met is not None or number_b in self.pair.back:
+                if met != number_b or output_a != output_b:
+                    return False
+                continue
+            place = self.places.get(a.place, places.get(a.place))
+            if (
+                output_a != output_b
+                or self.places_back.get(b.place, a.place) != a.place
+                or place not in (None, b.place)
+            ):
+                return False
+            nodes[number_a], places[a.place] = number_b, b.place
+            if not a.flippable:
+                ahead.extend(zip(a.inputs, b.inputs, strict=False))
+                continue
+            known = [(self.pair.nodes[source], output) for source, output in a.inputs if source in self.pair.nodes]
+            if Counter(known) - Counter(b.inputs) or len(known) != sum(x in self.pair.back for x, _ in b.inputs):
+                return False
+        return True
 
     def _by_name(self, a: Mapping[int, Tensor], b: Mapping[int, Tensor], partly: bool = False) -> dict[int, int] | None:
         """Return slots paired by the names of what fills them; None unless the names are the same and tell all apart."""
@@ -574,7 +680,7 @@ class _Walk:
             ):
                 self.places[node.place], self.places_back[other.place] = other.place, node.place
                 if not self.stopped:
-                    self._differ(node, other, "outputs", "unused", "unused", "the layer does not lead to an output")
+                    self.matcher._note("layers that lead to no output were matched by name", f"{node.layer.name!r}")
                 if node.is_input:
                     self.matcher._input_layers(node, other, self._path(node, False), self._path(other, True))
                 else:
@@ -594,9 +700,15 @@ def _first(item: tuple[str, object]) -> str:
     return item[0]
 
 
-def _by_colour(a: Mapping[int, Hashable], b: Mapping[int, Hashable]) -> dict[int, int]:
-    """Return slots paired by what they compute, those that compute the same in order."""
-    free: dict[Hashable, deque[int]] = {}
+def _by_colour(a: Mapping[int, Hashable], b: Mapping[int, Hashable], fit: Callable[[int, int], bool]) -> dict[int, int]:
+    """Return slots paired by what they compute, those that compute the same in order, except for pairs that do not fit."""
+    free: dict[Hashable, dict[int, None]] = {}
     for slot, colour in b.items():
-        free.setdefault(colour, deque()).append(slot)
-    return {slot: free[colour].popleft() for slot, colour in a.items() if free.get(colour)}
+        free.setdefault(colour, {})[slot] = None
+    found: dict[int, int] = {}
+    for slot, colour in a.items():
+        place = next((k for k in free.get(colour, ()) if fit(slot, k)), None)
+        if place is not None:
+            found[slot] = place
+            del free[colour][place]
+    return found
