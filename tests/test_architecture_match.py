@@ -291,6 +291,10 @@ def test_custom_classes_are_compared_in_full():
     assert match(net(layer(x=1)), net(layer(x=2))).differences[0].field == "x"
     assert match(net(layer(x=1)), net(layer(x=1, gain_initializer=3))).differences[0].field == "gain_initializer"
     assert match(net(layer()), net({**layer(), "registered_name": "other>Mine"})).differences[0].field == "class"
+    dense = entry("mine", units=3)
+    own = {**copy.deepcopy(dense), "module": "my.code", "registered_name": "Dense"}
+    assert match(net(dense), net(own)).differences[0].b == "Dense (custom)"
+    assert any("do not come with Keras" in note for note in match(net(own), net(own)).notes)
 
 
 # Order of inputs -----------------------------------------------------------------------------------------------------

@@ -137,7 +137,8 @@ def kind_of(layer: Layer) -> str:
         return f"{layer.class_name} (operation)"
     if is_builtin(layer):
         return _RENAMED_CLASSES.get(layer.class_name, layer.class_name)
-    return layer.registered_name or layer.class_name
+    name = layer.registered_name or layer.class_name
+    return name if ">" in name else f"{name} (custom)"  # which may well be called Dense
 
 
 _RENAMED_CLASSES = {
