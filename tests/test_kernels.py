@@ -177,6 +177,16 @@ def test_non_finite_numbers_are_counted(dtype, size):
     np.testing.assert_array_equal(copy, x)
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+def test_raw_elements_may_be_read_only(name):
+    """As they are in a buffer that belongs to someone else."""
+    raw = np.frombuffer(bytes(160), {"float16": np.uint16, "bfloat16": np.uint16}.get(name, name))
+    out = np.empty(raw.size, np.float64)
+
+    assert decode(raw, name, out) == 0
+    np.testing.assert_array_equal(out, 0)
+
+
 def test_wider_and_narrower():
     """float32 to float64 is exact; float64 to float32 is rounded, and overflow is counted."""
     wide, narrow = np.array([1 / 3, 1e300, np.nan]), np.empty(3, np.float32)

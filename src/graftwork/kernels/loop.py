@@ -17,6 +17,8 @@ import types
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import numpy as np
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -62,12 +64,18 @@ def _compile(function: Any) -> Any:
     plain.__module__, plain.__qualname__ = function.__module__, function.__qualname__
     dispatcher = numba.njit(nogil=True, error_model="numpy")(plain)
     with contextlib.suppress(RuntimeError):  # no directory can be written: compile anew in every process
-        dispatcher._cache = _cache(plain, [loop._cache for loop in loops.values()])
+        constants = sorted(
+            (name, repr(value)) for name, value in known.items() if isinstance(value, int | float | np.generic)
+        )
+        dispatcher._cache = _cache(plain, constants, [loop._cache for loop in loops.values()])
     return dispatcher
 
 
-def _cache(function: types.FunctionType, callees: list[Any]) -> Any:
-    """Return Numba's disk cache for a function, aware of the functions it calls and safe against other processes."""
+def _cache(function: types.FunctionType, constants: list[tuple[str, str]], callees: list[Any]) -> Any:
+    """Return Numba's disk cache for a function, aware of what its code depends on and safe against other processes.
+
+    Numba looks at the function's own file alone; here the functions it calls and the constants it reads count too.
+    """
     caching: Any = importlib.import_module("numba.core.caching")
 
     class CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
@@ -85,6 +93,6 @@ def _cache(function: types.FunctionType, callees: list[Any]) -> Any:
     cache._cache_file = CacheFile(
         cache_path=cache._cache_path,
         filename_base=cache._impl.filename_base,
-        source_stamp=(cache._impl.locator.get_source_stamp(), *stamps),
+        source_stamp=(cache._impl.locator.get_source_stamp(), *constants, *stamps),
     )
     return cache

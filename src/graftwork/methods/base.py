@@ -143,7 +143,13 @@ class MergeMethod(BaseModel):
         return "tensor"
 
     def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> Reduction | None:
-        """Return a fresh reduction over `size` elements of `n_models` models in `dtype`, or None if none is needed."""
+        """Return a fresh reduction, or None if none is needed.
+
+        Args:
+            n_models: Number of models, without the base.
+            size: Number of elements that it is over: of the tensor, or of all tensors of the model.
+            dtype: What blocks are computed in; the widest, where tensors of a model differ.
+        """
         return None
 
     def statistic_weights(self, n_models: int) -> tuple[float, ...]:
