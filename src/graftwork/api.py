@@ -478,18 +478,17 @@ def _report(name: str, plan_: MergePlan, target: pipeline.Target | None, threads
     if target is not None:
         row = format_for_target(target.path, plan_.models[0], target.format)
         check_output(plan_, target.path, row, overwrite=target.overwrite)
-    rows = []
-    for step in plan_.steps:
-        rows.append(
-            {
-                "name": step.spec.name,
-                "shape": list(step.spec.shape),
-                "dtype": step.spec.dtype,
-                "role": str(step.spec.role),
-                "action": step.method.name if step.method is not None else "copy",
-                "sources": [source.name for source in step.sources],
-            }
-        )
+    rows = [
+        {
+            "name": step.spec.name,
+            "shape": list(step.spec.shape),
+            "dtype": step.spec.dtype,
+            "role": str(step.spec.role),
+            "action": step.method.name if step.method is not None else "copy",
+            "sources": [source.name for source in step.sources],
+        }
+        for step in plan_.steps
+    ]
     return PlanReport(
         step=name,
         method=plan_.request.method,

@@ -261,6 +261,7 @@ def left_over(
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
+    """Return whether a tensor's name fits one of the globs, or of the regular expressions behind ``re:``."""
     for pattern in patterns:
         if pattern.startswith("re:"):
             if re.search(pattern[3:], name):
@@ -271,6 +272,7 @@ def matches(patterns: Sequence[str], name: str) -> bool:
 
 
 def with_gather(source: Source, extra: tuple[int, tuple[int, ...]] | None) -> Source:
+    """Return a source with one more permutation, if there is one."""
     return source if extra is None else Source(name=source.name, gather=(*source.gather, extra))
 
 

@@ -227,6 +227,8 @@ def plan_convert(
         _same_tensors(source, like, specs)
     if source.header.config is not None and not row.holds_architecture:
         losses.append("the architecture")
+    elif _is_compiled(source) and ("legacy_h5" in (row.name, source.header.format)) and row.name != source.header.format:
+        losses.append("how the model was compiled")
     if source.header.assets and not row.holds_architecture:
         losses.append(f"{len(source.header.assets)} vocabularies and other assets")
     if dtype is not None and dtype not in FLOATS:
@@ -246,6 +248,11 @@ def plan_convert(
     request = MergeRequest(method="passthrough", labels=(lender.path.name,), allow_nonfinite=True)
     plan = MergePlan(request=request, models=(source,), base=None, steps=tuple(steps), notes=())
     return plan, tuple(losses)
+
+
+def _is_compiled(source: Reader) -> bool:
+    config = source.header.config
+    return source.header.format == "legacy_h5" or (isinstance(config, dict) and bool(config.get("compile_config")))
 
 
 def _same_tensors(source: Reader, like: Reader, specs: Sequence[TensorSpec]) -> None:
@@ -397,14 +404,10 @@ def run(
         One result for each output, by step.
     """
     with planned(recipe, root) as plans:
-        for name, target in outputs.items():
+        for name, wanted in outputs.items():
             like = plans[name].models[0]
-            check_output(
-                plans[name],
-                target.path,
-                format_for_target(target.path, like, target.format),
-                overwrite=target.overwrite,
-            )
+            row = format_for_target(wanted.path, like, wanted.format)
+            check_output(plans[name], wanted.path, row, overwrite=wanted.overwrite)
     needed = _needed(recipe, outputs)
     results: dict[str, Result] = {}
     first = next(iter(outputs.values()))
@@ -415,11 +418,10 @@ def run(
                 continue
             step = recipe.steps[name]
             paths = [made.get(m) or _path(recipe, m, root) for m in step.inputs()]
-            asked = outputs.get(name)
             with opened(paths) as readers:
                 base = readers.pop() if step.base is not None else None
                 plan = plan_merge(request_of(step, recipe), readers, base)
-                target = asked
+                target = outputs.get(name)
                 if target is None:
                     row = FORMATS[readers[0].header.format]
                     suffix = row.suffixes[0] if row.suffixes else ""

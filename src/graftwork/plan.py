@@ -53,12 +53,14 @@ class Step:
         sources: The tensors it is made of, one per model in their order; for a copy only the first counts.
         base: The base's tensor, where the method has a base.
         method: The method with the options for this tensor, or None to copy the first model's values.
+        stream: Whose random stream it draws from: its own name, but for a variable that a file holds twice.
     """
 
     spec: TensorSpec
     sources: tuple[Source, ...]
     base: Source | None
     method: MergeMethod | None
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +182,13 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
         out = TensorSpec(name=name, shape=spec.shape, dtype=request.dtype or spec.dtype, role=spec.role)
         own = sources.pop() if base is not None else None
         steps.append(
-            Step(spec=out, sources=tuple(sources), base=own, method=_method_for(options, spec, name, len(models), own))
+            Step(
+                stream=models[0].header.twins.get(name, name),
+                spec=out,
+                sources=tuple(sources),
+                base=own,
+                method=_method_for(options, spec, name, len(models), own),
+            )
         )
     reasons += left_over(request, first, pairings, readers)
     if reasons:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 INTERPRETER_BYTES = 130 * 2**20
 """Resident memory of the interpreter with NumPy, Numba and HDF5, before any block."""
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Elements of a block for two or three models; more models make shorter blocks, so that scratch stays in the cache."""
 
 SHARED_BLOCKS = 16
@@ -419,9 +419,7 @@ class LocalExecutor:
                 )
 
     def _keys(self, step: "Step") -> NDArray[np.uint64]:
-        return np.array(
-            [rng.key(self.plan.request.seed, step.spec.name, k) for k in range(len(step.sources))], np.uint64
-        )
+        return np.array([rng.key(self.plan.request.seed, step.stream, k) for k in range(len(step.sources))], np.uint64)
 
     def _check(self) -> None:
         if self._stop.is_set():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from graftwork.errors import GraftworkError, RecipeError, suggest
 from graftwork.methods import METHODS
@@ -21,10 +21,9 @@ class _Loader(yaml.SafeLoader):
     """YAML without anchors that expand, and without a key given twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):  # type: ignore[no-untyped-call]
-            raise RecipeError(
-                f"line {self.peek_event().start_mark.line + 1} uses a YAML alias (*), which recipes do without"
-            )
+        if self.check_event(yaml.events.AliasEvent):
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise RecipeError(f"line {line} uses a YAML alias (*), which recipes do without")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -94,7 +93,8 @@ def _sentence(error: ValidationError) -> str:
     place = ".".join(str(p) for p in first["loc"])
     more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = {1: Recipe, 3: ModelSource}.get(len(first["loc"]), MergeStep)
+        homes: dict[int, type[BaseModel]] = {1: Recipe, 3: ModelSource}
+        known = homes.get(len(first["loc"]), MergeStep)
         return f"{place!r} is not known; {suggest(str(first['loc'][-1]), known.model_fields)}{more}"
     if first["type"] == "missing":
         return f"{place!r} is missing{more}"

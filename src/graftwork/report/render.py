@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from graftwork.methods.base import MergeMethod
 from graftwork.report.measure import Diff, Inspection
@@ -40,14 +41,43 @@ def heat(distance: float) -> str:
     return HEAT[max(0, min(len(HEAT) - 1, int(place)))]
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print a table.
+
+    Args:
+        columns: Their headings.
+        rows: One text for each column.
+        right: Headings of columns that are aligned to the right, as numbers are.
+    """
+    made = Table(box=None, pad_edge=False)
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    _print(made)
+
+
+def paragraph(text: str) -> None:
+    """Print a paragraph, after an empty line."""
+    print("\n" + textwrap.fill(text, min(100, _console().width)))  # noqa: T201
+
+
+def _print(made: Table) -> None:
+    """Print a table without the blanks that would fill up its last column."""
+    console = _console()
+    with console.capture() as captured:
+        console.print(made)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))  # noqa: T201
+
+
 def _facts(rows: Iterable[tuple[str, Any]]) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="dim")
+    made.add_column()
     for name, value in rows:
         if value not in ("", None, (), {}):
-            table.add_row(name, str(value))
-    _console().print(table)
+            made.add_row(name, Text(str(value)))
+    _print(made)
 
 
 def _notes(notes: Sequence[str]) -> None:
@@ -72,12 +102,10 @@ def inspection(found: Inspection, *, tensors: bool) -> None:
     )
     _notes(found.notes)
     if tensors:
-        table = Table(box=None, pad_edge=False)
-        for name in ("tensor", "shape", "dtype", "role", "key"):
-            table.add_column(name, overflow="fold")
-        for spec in found.tensors:
-            table.add_row(spec.name, _shape(spec.shape), spec.dtype, str(spec.role), found.keys[spec.name])
-        _console().print(table)
+        table(
+            ("tensor", "shape", "dtype", "role", "key"),
+            [(s.name, _shape(s.shape), s.dtype, str(s.role), found.keys[s.name]) for s in found.tensors],
+        )
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -109,12 +137,10 @@ def difference(found: Diff, *, tensors: bool) -> None:
     if found.identical:
         console.print(f"identical: {len(found.tensors):,} tensors")
         return
-    table = Table(box=None, pad_edge=False)
     if tensors:
-        for name in ("tensor", "", "distance", "cosine", "same sign", "largest"):
-            table.add_column(name, justify="left" if name in ("tensor", "") else "right", overflow="fold")
-        for t in found.tensors:
-            table.add_row(
+        numbers = ("distance", "cosine", "same sign", "largest")
+        rows = [
+            (
                 t.name,
                 heat(t.distance),
                 f"{t.distance:.3%}",
@@ -122,18 +148,16 @@ def difference(found: Diff, *, tensors: bool) -> None:
                 f"{t.sign_agreement:.1%}",
                 f"{t.largest:.3g}",
             )
+            for t in found.tensors
+        ]
+        table(("tensor", "", *numbers), rows, right=numbers)
     else:
-        for name in ("layer", "", "distance", "cosine", "parameters"):
-            table.add_column(name, justify="left" if name in ("layer", "") else "right", overflow="fold")
-        for layer in found.layers:
-            table.add_row(
-                layer.name,
-                heat(layer.distance),
-                f"{layer.distance:.3%}",
-                f"{layer.cosine:.4f}",
-                f"{layer.parameters:,}",
-            )
-    console.print(table)
+        shown = ("distance", "cosine", "parameters")
+        by_layer = [
+            (x.name, heat(x.distance), f"{x.distance:.3%}", f"{x.cosine:.4f}", f"{x.parameters:,}")
+            for x in found.layers
+        ]
+        table(("layer", "", *shown), by_layer, right=shown)
     console.print(f"all {len(found.tensors):,} tensors: distance {found.distance:.3%}, cosine {found.cosine:.4f}")
 
 
@@ -161,12 +185,8 @@ def plan(report: Any, *, tensors: bool) -> None:
         _console().print(f"matched: {len(report.renamed) - 5} more have other names; --tensors lists them")
     _notes(report.notes)
     if tensors:
-        table = Table(box=None, pad_edge=False)
-        for name in ("tensor", "shape", "dtype", "role", "action"):
-            table.add_column(name, overflow="fold")
-        for row in report.tensors:
-            table.add_row(row["name"], _shape(row["shape"]), row["dtype"], row["role"], row["action"])
-        _console().print(table)
+        rows = [(row["name"], _shape(row["shape"]), row["dtype"], row["role"], row["action"]) for row in report.tensors]
+        table(("tensor", "shape", "dtype", "role", "action"), rows)
 
 
 def verification(found: Verification) -> None:
@@ -197,23 +217,41 @@ def verification(found: Verification) -> None:
 
 def method_list(methods: Mapping[str, type[MergeMethod]]) -> None:
     """Print every method with its first line."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("method", "models", "base", "what it does"):
-        table.add_column(name, overflow="fold")
+    rows = []
     for name, method_ in methods.items():
         least, most = method_.models
         count = str(least) if least == most else f"{least}+" if most is None else f"{least} to {most}"
-        first = (method_.__doc__ or "").strip().partition("\n")[0]
-        table.add_row(name, count, method_.base.value, first)
-    _console().print(table)
+        rows.append((name, count, method_.base.value, _prose(method_)[0]))
+    table(("method", "models", "base", "what it does"), rows)
 
 
 def method(method_: type[MergeMethod]) -> None:
-    """Print one method: its docstring, where it comes from, its options."""
-    console = _console()
-    console.print(f"{method_.name}\n", markup=False)
-    console.print(textwrap.dedent("    " + (method_.__doc__ or "").strip()), markup=False)
-    console.print(f"\nSource: {method_.reference}", markup=False)
+    """Print one method: what it does and its formula, its options, where it comes from."""
+    from graftwork.methods.options import option_rows
+
+    print(f"{method_.name}: " + "\n".join(_prose(method_)) + "\n")  # noqa: T201
+    rows = [
+        (
+            f"  {row.name}",
+            _written(row.default),
+            row.type + (", for all or per model" if row.per_model else ""),
+            row.doc,
+        )
+        for row in option_rows(method_)
+    ]
+    table(("  option", "default", "takes", "what it is"), rows)
+    paragraph(f"Source: {method_.reference}")
+
+
+def _prose(method_: type[MergeMethod]) -> list[str]:
+    """Return a method's docstring for people who read it in a terminal: without its options, and without markup."""
+    text = textwrap.dedent("    " + (method_.__doc__ or "").strip()).partition("\nAttributes:")[0].strip()
+    return text.replace("\n::\n", "").replace("``", "`").splitlines()
+
+
+def _written(value: Any) -> str:
+    """Return a default as recipes write it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def method_as_dict(method_: type[MergeMethod]) -> dict[str, Any]:
@@ -222,7 +260,7 @@ def method_as_dict(method_: type[MergeMethod]) -> dict[str, Any]:
 
     return {
         "name": method_.name,
-        "summary": (method_.__doc__ or "").strip().partition("\n")[0],
+        "summary": _prose(method_)[0],
         "reference": method_.reference,
         "base": method_.base.value,
         "models": list(method_.models),

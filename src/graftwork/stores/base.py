@@ -55,6 +55,7 @@ class Header:
         assets: Further contents that belong to the model's function (lookup vocabularies …): path inside the model → digest.
         provenance: The record that graftwork left when it made the file.
         notes: What a user should know about how the file was read (a name that had to stay an index, …).
+        twins: Tensors that the file holds twice, by the name of the first; both must be given the same values.
     """
 
     format: str
@@ -67,6 +68,7 @@ class Header:
     assets: Mapping[str, str] = field(default_factory=dict)
     provenance: Any = None
     notes: tuple[str, ...] = ()
+    twins: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import digest, open_fd, read_json, read_small
 from graftwork.stores.hdf5 import H5Source, Tree
 from graftwork.stores.keras_weights import KerasWeights, keras_tree, open_part, weights_header
-from graftwork.stores.keras_zip import CONFIG, METADATA, RECORD, WEIGHTS, carried_members
+from graftwork.stores.keras_zip import CONFIG, METADATA, RECORD, WEIGHTS, carried_members, without_compile
 from graftwork.stores.sharded_h5 import DEFAULT_SHARD_BYTES, ShardedParts, Shards
 from graftwork.tensor import TensorSpec
 
@@ -144,6 +144,7 @@ class KerasDirWriter:
 
     Args beyond those of every writer:
         shard_bytes: Write an index and shards of at most this size instead of one file; by default as `like` has it.
+        drop_compile: Leave out how the model was compiled.
     """
 
     def __init__(
@@ -154,10 +155,11 @@ class KerasDirWriter:
         like: Reader,
         provenance: str,
         shard_bytes: int | None = None,
+        drop_compile: bool = False,
     ) -> None:
         self._dtypes = {spec.name: spec.dtype for spec in specs}
         path.mkdir()
-        self._carry(path, like, provenance)
+        self._carry(path, like, provenance, drop_compile)
         head = [s for s in specs if s.name.startswith(TASK_PREFIX) and like.header.format == "preset"]
         body = [s for s in specs if s not in head] if head else list(specs)
         sharded = shard_bytes is not None or (isinstance(like, KerasDirReader) and (like.path / INDEX).exists())
@@ -184,16 +186,18 @@ class KerasDirWriter:
         self._files.append(part)
         self._where.update({s.name: (part, paths[s.name].removeprefix(prefix)) for s in specs})
 
-    def _carry(self, path: Path, like: Reader, provenance: str) -> None:
+    def _carry(self, path: Path, like: Reader, provenance: str, drop_compile: bool) -> None:
         if isinstance(like, KerasDirReader):
             for file in like.other_files:
                 target = path / file.relative_to(like.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
+            if drop_compile:
+                (path / CONFIG).write_bytes(without_compile(like.header.config))
             if provenance:
                 (path / RECORD).write_text(provenance, encoding="utf-8")
             return
-        for name, data in carried_members(like, provenance).items():
+        for name, data in carried_members(like, provenance, drop_compile=drop_compile).items():
             target = path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)

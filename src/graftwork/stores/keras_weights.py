@@ -56,6 +56,7 @@ class KerasWeights:
         self.table = SpecTable(path)
         self.notes: list[str] = []
         self.group_names: dict[str, str] = {}
+        self.twins: dict[str, str] = {}
         self._where: dict[str, tuple[H5Source, str]] = {}
         prefixes = prefixes or [""] * len(sources)
         for prefix in dict.fromkeys(prefixes):
@@ -89,9 +90,8 @@ class KerasWeights:
                     name=groups[owner].name,
                     variables={**groups[owner].variables, key: (dataset.shape, dataset.dtype)},
                 )
-        names = name_tree(groups)
         planned = layout(architecture, keras2=keras2) if architecture is not None else None
-        expected = {v.path: v for v in planned.variables} if planned else {}
+        names = name_tree(groups, planned)
         for owner, group in groups.items():
             if group.name is not None:
                 self.group_names[prefix + owner] = group.name
@@ -99,19 +99,14 @@ class KerasWeights:
             source, _ = found[path]
             dataset = source.datasets[path]
             name, role = names[path]
-            owner, _, key = path.rpartition("/")
-            if (
-                path in expected
-            ):  # the configuration knows the class: better variable names, and layer names if there are none
-                variable = expected[path]
-                role = variable.role
-                leaf = variable.name.rpartition("/")[2]
-                chain = name.rpartition("/")[0] if _has_names(groups, owner) else variable.name.rpartition("/")[0]
-                name = f"{chain}/{leaf}" if chain else leaf
             role = by_dtype(role, dataset.dtype, name)
-            key = prefix + path
-            self.table.add(TensorSpec(name=prefix + name, shape=dataset.shape, dtype=dataset.dtype, role=role), key)
+            self.table.add(
+                TensorSpec(name=prefix + name, shape=dataset.shape, dtype=dataset.dtype, role=role), prefix + path
+            )
             self._where[prefix + name] = (source, path)
+        for variable in planned.variables if planned else ():
+            if variable.same_as in names and variable.path in names:
+                self.twins[prefix + names[variable.path][0]] = prefix + names[variable.same_as][0]
         if planned and planned.unknown:
             self.notes.append(
                 f"{len(planned.unknown)} layer(s) of classes that graftwork does not know keep numbers as variable names, "
@@ -158,11 +153,6 @@ def _as_counted(paths: Mapping[str, Any]) -> list[str]:
         return parts
 
     return sorted(paths, key=order)
-
-
-def _has_names(groups: Mapping[str, Group], owner: str) -> bool:
-    parent = owner[:-5] if owner.endswith("/vars") else owner
-    return parent in groups and groups[parent].name is not None
 
 
 def by_dtype(role: Role, dtype: str, name: str) -> Role:
@@ -287,4 +277,5 @@ def weights_header(
         assets=dict(assets or {}),
         provenance=record,
         notes=tuple(weights.notes),
+        twins=weights.twins,
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.architecture.layer import parse
+from graftwork.architecture.spelling import with_modules
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores import crc
 from graftwork.stores.base import Format, Header, Raw, Reader, register
@@ -141,11 +142,17 @@ class KerasZipReader:
 
 
 class KerasZipWriter:
-    """A ``.keras`` file being made; see `graftwork.stores.base.Writer` for the arguments."""
+    """A ``.keras`` file being made; see `graftwork.stores.base.Writer` for the arguments.
 
-    def __init__(self, path: Path, specs: Sequence[TensorSpec], *, like: Reader, provenance: str) -> None:
+    Args beyond those of every writer:
+        drop_compile: Leave out how the model was compiled.
+    """
+
+    def __init__(
+        self, path: Path, specs: Sequence[TensorSpec], *, like: Reader, provenance: str, drop_compile: bool = False
+    ) -> None:
         self.path = path
-        small = carried_members(like, provenance)
+        small = carried_members(like, provenance, drop_compile=drop_compile)
         self._specs = {spec.name: spec for spec in specs}
         tree, self._paths = keras_tree(specs, like)
         skeleton = path.with_name(path.name + ".h5")
@@ -225,8 +232,13 @@ class KerasZipWriter:
             self._file.close()
 
 
-def carried_members(like: Reader, provenance: str) -> dict[str, bytes]:
+def carried_members(like: Reader, provenance: str, *, drop_compile: bool = False) -> dict[str, bytes]:
     """Return the small members of a Keras model file or directory that has the architecture of `like`.
+
+    Args:
+        like: An open source with a Keras configuration.
+        provenance: Graftwork's record.
+        drop_compile: Leave out how the model was compiled.
 
     Raises:
         OutputError: If `like` has no configuration that Keras 3 can read.
@@ -240,16 +252,28 @@ def carried_members(like: Reader, provenance: str) -> dict[str, bytes]:
     if isinstance(like, KerasZipReader):
         members = {name: like.members.read(name) for name in (METADATA, CONFIG) if name in like.members.members}
     else:
+        if header.format == "legacy_h5" and header.config_kind == "keras2":
+            raise OutputError(
+                f"{like.path.name} was written by Keras 2, whose configuration Keras 3 cannot read from a .keras file; "
+                "write an .h5 or a weights file, or rebuild the model in Keras 3 and name it with `like`"
+            )
         version = header.library.removeprefix("Keras ") or "3.0.0"
         members = {
             METADATA: json.dumps({"keras_version": version}).encode(),
-            CONFIG: json.dumps(header.config).encode(),
+            CONFIG: json.dumps(with_modules(header.config)).encode(),
         }
+    if drop_compile:
+        members[CONFIG] = without_compile(header.config)
     for name in header.assets:
         members[name] = like.asset(name)  # type: ignore[attr-defined]
     if provenance:
         members[RECORD] = provenance.encode()
     return members
+
+
+def without_compile(config: Any) -> bytes:
+    """Return a model's configuration as JSON without how it was compiled."""
+    return json.dumps({key: value for key, value in config.items() if key != "compile_config"}).encode()
 
 
 def _info(name: str) -> zipfile.ZipInfo:

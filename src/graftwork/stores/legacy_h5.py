@@ -14,7 +14,7 @@ variable of its layer whose name ends in the same way.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,7 @@ class LegacyH5Writer:
     def __init__(
         self, path: Path, specs: Sequence[TensorSpec], *, like: Reader, provenance: str, drop_compile: bool = False
     ) -> None:
+        _refuse_bfloat16(specs)
         plan = _copied(specs, like) if isinstance(like, LegacyH5Reader) else _made(specs, like)
         if drop_compile:
             root = {k: v for k, v in plan.tree.groups[""].items() if k != "training_config"}
@@ -236,6 +237,16 @@ class LegacyH5Writer:
     def close(self) -> None:
         """Close the file."""
         self._part.close()
+
+
+def _refuse_bfloat16(specs: Sequence[TensorSpec]) -> None:
+    """Keras writes bfloat16 into legacy files as opaque bytes, and cannot read them back."""
+    halves = [spec.name for spec in specs if spec.dtype == "bfloat16"]
+    if halves:
+        raise OutputError(
+            f"tensor {halves[0]!r} is bfloat16, which Keras cannot read from a legacy .h5 file; "
+            "write float32 (dtype='float32'), which holds the same values, or a .keras file"
+        )
 
 
 def _copied(specs: Sequence[TensorSpec], like: LegacyH5Reader) -> _Plan:
@@ -259,13 +270,24 @@ def _made(specs: Sequence[TensorSpec], like: Reader) -> _Plan:
             f"{like.path.name} holds no Keras 3 Functional or Sequential architecture, which a legacy .h5 file needs; "
             "name such a model with `like`, or write safetensors or a weights file"
         )
+    if header.assets:
+        raise OutputError(
+            f"{like.path.name} has {len(header.assets)} vocabularies or other assets, which a legacy .h5 file cannot hold, "
+            "so its layers would look up nothing; write a .keras file"
+        )
     by_layer: dict[str, list[TensorSpec]] = {}
     known = {v.name: v for v in layout(header.architecture).variables}
+    order = _creation_order(known.values())
     for spec in specs:
         if spec.role is Role.OPTIMIZER:
             raise OutputError("the optimizer state cannot be carried into a legacy .h5 file from this format; drop it")
         if spec.name not in known:
             raise OutputError(f"tensor {spec.name!r} has no known place in a legacy .h5 file")
+        if known[spec.name].same_as is not None:
+            raise OutputError(
+                f"tensor {spec.name!r} is a second copy of another tensor, for which a legacy .h5 file has no place; "
+                "write a .keras file"
+            )
         by_layer.setdefault(spec.name.partition("/")[0], []).append(spec)
     names = [layer.name for layer in header.architecture.graph.layers]
     if header.architecture.graph.sequential:
@@ -278,11 +300,35 @@ def _made(specs: Sequence[TensorSpec], like: Reader) -> _Plan:
     }
     paths: dict[str, str] = {}
     for name in names:
-        # Keras fills a layer's trainable variables first, then the others
-        members = sorted(by_layer.get(name, []), key=lambda s: not known[s.name].trainable)
+        # Keras fills a layer by position: the trainable variables first, then the others
+        members = sorted(by_layer.get(name, []), key=lambda s: (not known[s.name].trainable, order[s.name]))
         groups[f"{WEIGHTS}/{name}"] = _split("weight_names", [s.name for s in members])
         paths.update({s.name: f"{WEIGHTS}/{name}/{s.name}" for s in members})
     return _Plan(Tree(groups=groups, datasets={paths[s.name]: (s.shape, s.dtype) for s in specs}), paths)
+
+
+CREATED = ("forward_layer", "backward_layer", "query_dense", "key_dense", "value_dense", "output_dense")
+"""Layers inside a layer in the order in which their owner makes them, where that is not the order of their names."""
+
+
+def _creation_order(variables: Iterable[Variable]) -> dict[str, tuple[int, ...]]:
+    """Return for each variable's name its place in the order of a live model's `weights`.
+
+    Weights files follow the names of attributes; legacy files follow the order in which layers were made.
+    """
+    seen: dict[str, dict[str, int]] = {}
+    order: dict[str, tuple[int, ...]] = {}
+    for variable in variables:
+        parent, ranks = "", []
+        for part in variable.path.split("/"):
+            siblings = seen.setdefault(parent, {})
+            first = siblings.setdefault(part, len(siblings))
+            ranks.append(len(CREATED) + first if part not in CREATED else CREATED.index(part))
+            parent += "/" + part
+        # a layer's own variables come before those of the layers inside it
+        ranks[-2] = -1
+        order[variable.name] = tuple(ranks)
+    return order
 
 
 def _split(attribute: str, names: Sequence[str]) -> dict[str, Any]:
