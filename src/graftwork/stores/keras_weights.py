@@ -55,7 +55,7 @@ class KerasWeights:
         self.sources = tuple(sources)
         self.table = SpecTable(path)
         self.notes: list[str] = []
-        self.group_names: dict[str, str] = {}
+        self.group_names: dict[str, str | None] = {}
         self.twins: dict[str, str] = {}
         self._where: dict[str, tuple[H5Source, str]] = {}
         prefixes = prefixes or [""] * len(sources)
@@ -93,8 +93,7 @@ class KerasWeights:
         planned = layout(architecture, keras2=keras2) if architecture is not None else None
         names = name_tree(groups, planned)
         for owner, group in groups.items():
-            if group.name is not None:
-                self.group_names[prefix + owner] = group.name
+            self.group_names[prefix + owner] = group.name
         for path in _as_counted(found):
             source, _ = found[path]
             dataset = source.datasets[path]
@@ -181,7 +180,10 @@ def keras_tree(specs: Sequence[TensorSpec], like: Reader) -> tuple[Tree, dict[st
     if isinstance(weights, KerasWeights):
         paths = {spec.name: weights.key(spec.name) for spec in specs}
         for owner, name in weights.group_names.items():
-            if owner != "optimizer" or any(s.role is Role.OPTIMIZER for s in specs):
+            # Keras 2 gives no names, and opens the group of every layer, even of one without variables
+            if name is None:
+                groups[f"{owner}/vars" if owner else "vars"] = {}
+            elif owner != "optimizer" or any(s.role is Role.OPTIMIZER for s in specs):
                 groups[f"{owner}/vars" if owner else "vars"] = {"name": name}
     else:
         paths, groups = _planned_paths(specs, like)

@@ -165,12 +165,19 @@ def _resolve(layer: str, weights: Sequence[str], variables: Sequence[Variable]) 
     result = []
     for weight in weights:
         parts = _bare(weight).split("/")
-        best = max(left, key=lambda v: _common_ending(parts, v.name.split("/")))
-        if not _common_ending(parts, best.name.split("/")):
+        best = max(left, key=lambda v: _common_ending(parts, _as_legacy(v, parts[-1])))
+        if not _common_ending(parts, _as_legacy(best, parts[-1])):
             return _without_table(layer, weights)
         left.remove(best)
         result.append((best.name, best.role))
     return result
+
+
+def _as_legacy(variable: Variable, leaf: str) -> list[str]:
+    """Return a variable's name in parts, its last one as Keras 2 spells it where `leaf` is Keras 2's word."""
+    *chain, last = variable.name.split("/")
+    depthwise = leaf == "depthwise_kernel" and variable.layer.class_name in ("DepthwiseConv1D", "DepthwiseConv2D")
+    return [*chain, leaf if depthwise and last == "kernel" else last]
 
 
 def _common_ending(a: Sequence[str], b: Sequence[str]) -> int:
