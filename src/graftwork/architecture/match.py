@@ -155,7 +155,7 @@ class _Matcher:
         if renamed:
             shown = ", ".join(f"{a!r} is {b!r}" for a, b in renamed[:3]) + (", …" if len(renamed) > 3 else "")
             count = "1 layer has another name" if len(renamed) == 1 else f"{len(renamed):,} layers have other names"
-            told.append(f"{count} in B, matched by structure: {shown}")
+            told.append(f"{count}, matched by structure: {shown}")
         for kind, where in self.notes.items():
             places = list(dict.fromkeys(where))
             shown = ", ".join(places[:3]) + (f" and {len(places) - 3:,} more" if len(places) > 3 else "")
