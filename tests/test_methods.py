@@ -15,7 +15,7 @@ from reference_methods import REFERENCES
 from graftwork import methods
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.methods.arrays import merge_arrays
-from graftwork.methods.base import CHUNK, Base
+from graftwork.methods.base import CHUNK, Base, Block
 from graftwork.methods.options import Options, json_schema, option_rows
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
@@ -315,6 +315,33 @@ def test_ties_keeps_exactly_as_many_as_asked(density, size):
 
     assert np.count_nonzero(merged) == max(1, int(density * size))
     np.testing.assert_array_equal(merged[merged != 0], x[merged != 0])
+
+
+def test_ties_over_the_whole_model_trims_tensors_together():
+    """Two tensors as parts of one model: what survives is what survives in the two laid end to end."""
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal(CHUNK), 10 * rng.standard_normal(100)
+    method = methods.get("ties")(density=0.1, trim="model")
+    assert method.scope() == "model"
+    reduction = method.reduction(1, CHUNK + 100, np.dtype(np.float64))
+    blocks = [
+        Block(
+            x[None].copy(), np.zeros_like(x), np.empty_like(x), np.empty((0, x.size)), 0, offset, np.zeros(1, np.uint64)
+        )
+        for x, offset in ((first, 0), (second, CHUNK))
+    ]
+    again = True
+    while again:
+        local = reduction.local()
+        for block in blocks:
+            reduction.observe(block, local)
+        again = reduction.end_pass([local])
+    for block in blocks:
+        method.combine(block, reduction.result())
+
+    whole = np.concatenate([first, second])
+    together = merge_arrays("ties", [whole], base=np.zeros_like(whole), density=0.1)
+    np.testing.assert_array_equal(np.concatenate([block.out for block in blocks]), together)
 
 
 def test_dare_keeps_the_mean():

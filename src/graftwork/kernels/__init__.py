@@ -4,6 +4,7 @@ Loops are pure: arrays and numbers in, arrays out. They are compiled by Numba at
 import Numba. File names say what a file knows:
 
 - `loop`: how a function becomes compiled code;
+- `rows`: a block of several models as one run of memory;
 - `convert`: raw elements of a file to numbers and back;
 - `sums`: sums whose result does not depend on blocks or threads;
 - `largest`: the k largest magnitudes of a tensor or of a model, without sorting;

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.kernels.loop import block_loop
+from graftwork.kernels.rows import flatten
 
 TILE = 1024
 """Elements whose accumulators stay in the first-level cache while the loop over models runs outside."""
@@ -24,7 +25,7 @@ def add_differences(models: NDArray[Any], base: NDArray[Any], factors: NDArray[n
         factors: Shape (n,).
         out: Shape (b,).
     """
-    _add_differences(models, base, factors, out)
+    _add_differences(*flatten(models), base, factors, out)
 
 
 def trim(row: NDArray[Any], base: NDArray[Any], magnitude: np.floating[Any], cut: int) -> None:
@@ -65,17 +66,17 @@ def elect_and_add(
         count: Whether every model has one vote, or as many as its difference is large.
         out: Shape (b,).
     """
-    _elect_and_add(models, base, coefficients, float(lambda_), normalize, count, out)
+    _elect_and_add(*flatten(models), base, coefficients, float(lambda_), normalize, count, out)
 
 
 @block_loop
-def _add_differences(x: Any, base: Any, factors: Any, out: Any) -> None:
+def _add_differences(x: Any, distance: Any, n: Any, base: Any, factors: Any, out: Any) -> None:
     sums = np.empty(TILE, np.float64)
     for first in range(0, out.size, TILE):
         target, origin = out[first : first + TILE], base[first : first + TILE]
         sums[:] = 0.0
-        for i in range(len(x)):
-            row, f = x[i, first : first + TILE], factors[i]
+        for i in range(n):
+            row, f = x[i * distance + first : i * distance + first + target.size], factors[i]
             for j in range(target.size):
                 sums[j] += f * (np.float64(row[j]) - np.float64(origin[j]))
         for j in range(target.size):
@@ -93,15 +94,17 @@ def _trim(row: Any, base: Any, magnitude: Any, cut: Any) -> None:
 
 
 @block_loop
-def _elect_and_add(x: Any, base: Any, coefficients: Any, lambda_: Any, normalize: Any, count: Any, out: Any) -> None:
+def _elect_and_add(
+    x: Any, distance: Any, n: Any, base: Any, coefficients: Any, lambda_: Any, normalize: Any, count: Any, out: Any
+) -> None:
     elected, total, divisor = np.empty(TILE, np.float64), np.empty(TILE, np.float64), np.empty(TILE, np.float64)
     for first in range(0, out.size, TILE):
         target, origin = out[first : first + TILE], base[first : first + TILE]
         elected[:] = 0.0
         total[:] = 0.0
         divisor[:] = 0.0
-        for i in range(len(x)):
-            row, vote = x[i, first : first + TILE], coefficients[0, i]
+        for i in range(n):
+            row, vote = x[i * distance + first : i * distance + first + target.size], coefficients[0, i]
             if count:
                 for j in range(target.size):
                     v = vote * (np.float64(row[j]) - np.float64(origin[j]))
@@ -109,8 +112,8 @@ def _elect_and_add(x: Any, base: Any, coefficients: Any, lambda_: Any, normalize
             else:
                 for j in range(target.size):
                     elected[j] += vote * (np.float64(row[j]) - np.float64(origin[j]))
-        for i in range(len(x)):
-            row, vote = x[i, first : first + TILE], coefficients[0, i]
+        for i in range(n):
+            row, vote = x[i * distance + first : i * distance + first + target.size], coefficients[0, i]
             factor, share = coefficients[1, i], coefficients[2, i]
             for j in range(target.size):
                 delta = np.float64(row[j]) - np.float64(origin[j])

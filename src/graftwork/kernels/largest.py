@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from graftwork.kernels.loop import block_loop
 from graftwork.kernels.sums import CHUNK
 
-COLLECTED = 1 << 20
-"""Greatest number of elements (per model) that are collected with their positions, about 16 MiB."""
+COLLECTED = 1 << 18
+"""Greatest number of elements (per model) that are collected with their positions: 3 MiB, of float64 4 MiB."""
 
 BINS = 1 << 16
 TILE = 2048
@@ -125,6 +125,9 @@ class LargestMagnitudes:
         size: Number of elements of the tensor; a block of that size is settled at once.
         dtype: float32 or float64. Blocks of float32 may be among those of a float64 reduction.
     """
+
+    passes = 2
+    """Passes over the data, as a rule."""
 
     def __init__(self, keep: NDArray[np.float64], size: int, dtype: np.dtype[Any]) -> None:
         self._keep = [float(k) for k in keep]

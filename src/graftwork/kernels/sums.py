@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.kernels.loop import block_loop
+from graftwork.kernels.rows import flatten
 
 CHUNK = 4096
 """The same as `graftwork.methods.base.CHUNK`, as a constant for compiled code."""
@@ -103,16 +104,16 @@ def weighted_sum(models: NDArray[Any], weights: NDArray[np.float64], divisor: fl
     """
     # float32 needs no care: the sum's error is 2⁻⁵³ and vanishes in the one rounding. In float64 equal inputs are told apart.
     equal = models.dtype == np.float64 and weights.sum() == divisor
-    (_weighted_sum_or_equal if equal else _weighted_sum)(models, weights, divisor, out)
+    (_weighted_sum_or_equal if equal else _weighted_sum)(*flatten(models), weights, divisor, out)
 
 
 @block_loop
-def _weighted_sum(x: Any, weights: Any, divisor: Any, out: Any) -> None:
+def _weighted_sum(x: Any, distance: Any, n: Any, weights: Any, divisor: Any, out: Any) -> None:
     sums = np.empty(TILE, np.float64)
     for first in range(0, out.size, TILE):
         target = out[first : first + TILE]
-        for i in range(len(x)):
-            row, w = x[i, first : first + TILE], weights[i]
+        for i in range(n):
+            row, w = x[i * distance + first : i * distance + first + target.size], weights[i]
             if i == 0:
                 for j in range(target.size):
                     sums[j] = w * np.float64(row[j])
@@ -124,14 +125,14 @@ def _weighted_sum(x: Any, weights: Any, divisor: Any, out: Any) -> None:
 
 
 @block_loop
-def _weighted_sum_or_equal(x: Any, weights: Any, divisor: Any, out: Any) -> None:
-    _weighted_sum(x, weights, divisor, out)
+def _weighted_sum_or_equal(x: Any, distance: Any, n: Any, weights: Any, divisor: Any, out: Any) -> None:
+    _weighted_sum(x, distance, n, weights, divisor, out)
     differs = np.empty(TILE, np.bool_)
     for first in range(0, out.size, TILE):
-        target, reference = out[first : first + TILE], x[0, first : first + TILE]
+        target, reference = out[first : first + TILE], x[first : first + TILE]
         differs[:] = False
-        for i in range(1, len(x)):
-            row = x[i, first : first + TILE]
+        for i in range(1, n):
+            row = x[i * distance + first : i * distance + first + target.size]
             for j in range(target.size):
                 differs[j] |= row[j] != reference[j]
         for j in range(target.size):

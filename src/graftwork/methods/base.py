@@ -48,8 +48,7 @@ class Block:
     """A run of elements of one tensor, of all models.
 
     Attributes:
-        models: Shape (n, b), contiguous (of a shorter block: the reshaped beginning of the work array, not a slice of its
-            columns, which would be right but slow). `combine` may overwrite it, `observe` may not.
+        models: Shape (n, b), each row contiguous. `combine` may overwrite it, `observe` may not.
         base: Shape (b,), or None where the merge has no base.
         out: Shape (b,), for `combine` to fill.
         scratch: Shape (rows, b) with the method's `scratch_rows`, contents undefined.
