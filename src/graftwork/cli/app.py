@@ -131,7 +131,10 @@ def diff(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say how two models differ: structure first, then how far their weights are apart."""
+    """Say how two models differ.
+
+    Structure comes first, then how far their weights are apart, layer by layer.
+    """
     from graftwork import api
     from graftwork.report import render
 
@@ -164,7 +167,10 @@ def merge(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge the weights of MODELS, all of one architecture, into one model."""
+    """Merge the weights of MODELS into one model.
+
+    All must have one architecture; whatever speaks against it is found before a weight is read.
+    """
     from graftwork import api
 
     with refusing():
@@ -216,7 +222,10 @@ def plan(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its sources.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a recipe or a merge would do, reading only headers, and refuse what it would refuse."""
+    """Say what a recipe or a merge would do.
+
+    Only headers are read. What `run` or `merge` would refuse is refused, but for what values alone tell.
+    """
     from graftwork import api
     from graftwork.report import render
 
@@ -287,7 +296,10 @@ def convert(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write SOURCE in another format, and say what that format cannot carry."""
+    """Write SOURCE in another format.
+
+    What that format cannot carry is said.
+    """
     from graftwork import api
 
     with refusing():
@@ -315,7 +327,10 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check MODEL thoroughly: CRCs, values, and whether Keras loads it. Status 1 if anything is wrong."""
+    """Check MODEL: CRCs, values, and whether Keras loads it.
+
+    The exit status is 1 if anything is wrong.
+    """
     from graftwork import api
     from graftwork.report import render
 
@@ -332,7 +347,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="A method, to see its options.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """List merge methods, or describe one with its formula and options."""
+    """List merge methods, or describe one."""
     from graftwork.methods import METHODS, get
     from graftwork.report import render
 
@@ -364,7 +379,10 @@ def demo(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train small models on real data, merge them with the commands above, and print one table of what came out."""
+    """Train small models, merge them, print what came out.
+
+    The models are trained on real data (scikit-learn's digits) and merged with the commands above. Takes half a minute.
+    """
     from graftwork import demo as demonstration
 
     with refusing():
