@@ -156,7 +156,7 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
     notes = _notes_on_sources(request, readers)
     pairings = [pair(readers[0], other, request, notes) for other in readers[1:]]
     gathers = class_gathers(request, readers, notes)
-    options = Options(request.method, request.options, request.labels)
+    options = Options(request.method, request.options, request.labels, has_base=base is not None)
     first = models[0].specs()
     steps: list[Step] = []
     dropped: list[str] = []

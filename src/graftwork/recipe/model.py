@@ -100,7 +100,7 @@ class MergeStep(Frozen):
             raise RecipeError(
                 f"method {self.method!r} merges differences from a base model; add `base:` with the name of their common ancestor"
             )
-        Options(self.method, self.options, self.models)
+        Options(self.method, self.options, self.models, has_base=self.base is not None)
         return self
 
     def inputs(self) -> Iterator[str]:

@@ -1,0 +1,154 @@
+"""`python -m benchmarks [NAME …]`: measure, print, and write docs/results/NAME.md.
+
+Whole processes, warm page cache, cases in turn within each round, the median of rounds and ratios within a round.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import models
+from benchmarks.measure import Run, alternating, floor, machine, middle, process, ratio
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+ROUNDS = 5
+
+TUTORIAL = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, numpy as np
+found = [keras.saving.load_model(path, compile=False) for path in sys.argv[2:]]
+weights = [np.mean(np.array(each), axis=0) for each in zip(*[model.get_weights() for model in found])]
+found[0].set_weights(weights)
+found[0].save(sys.argv[1])
+"""
+"""The way of the tutorials: load all with Keras, average, set, save."""
+
+
+def graftwork(*arguments: str | Path) -> Callable[[], Run]:
+    """Return a case that runs the command."""
+    return lambda: process([sys.executable, "-m", "graftwork", *map(str, arguments), "--overwrite", "--quiet"])
+
+
+def merges(folder: Path, rounds: int) -> str:
+    """Three 1.3 GB float32 models and a base: many tensors, one tensor, and .keras files."""
+    many = [models.safetensors(folder, "many", seed, models.many()) for seed in range(4)]
+    one = [models.safetensors(folder, "one", seed, {"w": (325_000_000,)}) for seed in range(4)]
+    dense = models.keras(folder, "dense", 4)
+    out, kout, scratch = folder / "out.safetensors", folder / "out.keras", folder / "floor"
+    ties = ("--method", "ties", "--set", "density=0.5", "--base")
+    cases = {
+        "floor, 3 models": lambda: floor(many[1:], scratch),
+        "floor, 3 models and base": lambda: floor(many, scratch),
+        "linear, 181 tensors": graftwork("merge", *many[1:], "-o", out),
+        "ties, 181 tensors": graftwork("merge", *many[1:], "-o", out, *ties, many[0]),
+        "linear, 1 tensor": graftwork("merge", *one[1:], "-o", out),
+        "ties, 1 tensor": graftwork("merge", *one[1:], "-o", out, *ties, one[0]),
+        "linear, .keras": graftwork("merge", *dense[1:], "-o", kout),
+        "ties, .keras": graftwork("merge", *dense[1:], "-o", kout, *ties, dense[0]),
+    }
+    found = alternating(cases, rounds)
+    rows = []
+    for name, runs in found.items():
+        against = found["floor, 3 models and base" if "ties" in name or "base" in name else "floor, 3 models"]
+        m = middle(runs)
+        rows.append(f"| {name} | {m.wall:.2f} | {m.cpu:.2f} | {m.peak_mb:.0f} | {ratio(runs, against):.2f} |")
+    keras = (
+        ratio(found["linear, .keras"], found["linear, 181 tensors"]),
+        ratio(found["ties, .keras"], found["ties, 181 tensors"]),
+    )
+    return "\n".join(
+        [
+            "Three models of 1.3 GB float32 and, for ties (density 0.5), a base. The floor reads every input byte once and writes the",
+            "output once, synced, with two threads. `fsync` is part of every row.",
+            "",
+            "| case | wall s | processor s | peak MB | × floor |",
+            "|---|---:|---:|---:|---:|",
+            *rows,
+            "",
+            f".keras against safetensors: linear × {keras[0]:.2f}, ties × {keras[1]:.2f}.",
+        ]
+    )
+
+
+def tutorial(folder: Path, rounds: int) -> str:
+    """Three ResNet50 files averaged by graftwork and in the tutorials' way."""
+    files = models.keras(folder, "resnet", 3)
+    out = folder / "resnet-out.keras"
+    cases = {
+        "tutorial": lambda: process(
+            [sys.executable, "-c", TUTORIAL, str(out), *map(str, files)], env={"CUDA_VISIBLE_DEVICES": "-1"}
+        ),
+        "graftwork": graftwork("merge", *files, "-o", out),
+    }
+    found = alternating(cases, rounds)
+    slow, fast = middle(found["tutorial"]), middle(found["graftwork"])
+    return "\n".join(
+        [
+            "Three ResNet50 files (103 MB each) averaged into one: load all with Keras, `np.mean`, `set_weights`, save; against",
+            "`graftwork merge`. Whole processes.",
+            "",
+            "| way | wall s | processor s | peak MB |",
+            "|---|---:|---:|---:|",
+            f"| tutorial | {slow.wall:.2f} | {slow.cpu:.2f} | {slow.peak_mb:.0f} |",
+            f"| graftwork | {fast.wall:.2f} | {fast.cpu:.2f} | {fast.peak_mb:.0f} |",
+            "",
+            f"graftwork is {ratio(found['tutorial'], found['graftwork']):.1f} times faster, "
+            f"with {fast.peak_mb / slow.peak_mb:.1%} of the memory.",
+        ]
+    )
+
+
+def startup(folder: Path, rounds: int) -> str:
+    """Importing, asking for help, and inspecting a 1.3 GB .keras file."""
+    (dense,) = models.keras(folder, "dense", 1)[:1]
+    python = sys.executable
+    cases = {
+        "python -c pass": lambda: process([python, "-c", "pass"]),
+        "import graftwork": lambda: process([python, "-c", "import graftwork"]),
+        "graftwork --help": lambda: process([python, "-m", "graftwork", "--help"]),
+        "graftwork inspect (1.3 GB .keras)": lambda: process([python, "-m", "graftwork", "inspect", str(dense)]),
+    }
+    found = alternating(cases, rounds)
+    rows = [f"| {name} | {middle(runs).wall:.3f} | {middle(runs).peak_mb:.0f} |" for name, runs in found.items()]
+    return "\n".join(["| command | wall s | peak MB |", "|---|---:|---:|", *rows])
+
+
+BENCHMARKS = {"merges": merges, "tutorial": tutorial, "startup": startup}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmarks that are named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument(
+        "--folder", type=Path, help="where models are made and kept; by default a temporary one (12 GB)"
+    )
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark is called {unknown[0]!r}")
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="graftwork-bench-"))
+    folder.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in given.names or BENCHMARKS:
+            print(f"{name}:", flush=True)
+            body = BENCHMARKS[name](folder, given.rounds)
+            print(body)
+            text = (
+                f"# {name}\n\n{BENCHMARKS[name].__doc__}\n\nMachine: {machine()}. Command: `make bench`, or "
+                f"`python -m benchmarks {name}`; median of {given.rounds} rounds, cases in turn, page cache warm.\n\n{body}\n"
+            )
+            (RESULTS / f"{name}.md").write_text(text)
+    finally:
+        if given.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

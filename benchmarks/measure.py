@@ -1,0 +1,103 @@
+"""Timing whole processes: wall and processor seconds and peak resident memory, as the operating system accounts for them."""
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished process."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
+
+
+def process(command: Sequence[str], *, env: dict[str, str] | None = None) -> Run:
+    """Run a command to its end and return what it took; a failing one ends the benchmark."""
+    begin = time.perf_counter()
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}
+    )
+    assert child.stderr is not None
+    said = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    wall = time.perf_counter() - begin
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"{' '.join(command)} ended with status {child.returncode}: {said.decode()[-2000:]}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def floor(sources: Sequence[Path], target: Path, threads: int = 2) -> Run:
+    """Read every byte of the sources once and write one source's size once, synced, with as many threads as the merge has."""
+    begin, cpu = time.perf_counter(), time.process_time()
+    size = max(source.stat().st_size for source in sources)
+    files = [os.open(source, os.O_RDONLY) for source in sources]
+    out = os.open(target, os.O_CREAT | os.O_RDWR | os.O_TRUNC)
+    os.ftruncate(out, size)
+
+    def work(part: int) -> None:
+        buffer = memoryview(bytearray(BLOCK))
+        for at in range(part * BLOCK, size, threads * BLOCK):
+            piece = buffer[: min(BLOCK, size - at)]
+            for file in files:
+                os.preadv(file, [piece], at)
+            os.pwrite(out, piece, at)
+
+    workers = [threading.Thread(target=work, args=(part,)) for part in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    os.fsync(out)
+    for file in [*files, out]:
+        os.close(file)
+    target.unlink()
+    return Run(time.perf_counter() - begin, time.process_time() - cpu, 0.0)
+
+
+def alternating(cases: dict[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
+    """Run all cases in turn, round by round, so that a machine that drifts does so for all of them; the first round warms up."""
+    found: dict[str, list[Run]] = {name: [] for name in cases}
+    for number in range(rounds + 1):
+        for name, case in cases.items():
+            run = case()
+            print(
+                f"  round {number} {name}: {run.wall:.2f} s, {run.cpu:.2f} s of processor, {run.peak_mb:.0f} MB",
+                flush=True,
+            )
+            if number:
+                found[name].append(run)
+    return found
+
+
+def middle(runs: Sequence[Run]) -> Run:
+    """Return the median of each figure."""
+    return Run(
+        statistics.median(r.wall for r in runs), statistics.median(r.cpu for r in runs), max(r.peak_mb for r in runs)
+    )
+
+
+def ratio(runs: Sequence[Run], others: Sequence[Run]) -> float:
+    """Return the median over rounds of wall time against the other case's in the same round."""
+    return statistics.median(a.wall / b.wall for a, b in zip(runs, others, strict=True))
+
+
+def machine() -> str:
+    """Return processor, cores and memory in one line."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = next(
+        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), "unknown"
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux, Python {sys.version.split()[0]}"
