@@ -49,7 +49,12 @@ def describe(label: str, reader: Reader) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items() if v not in (None, (), [], {}, False)}
+        return {str(k): _plain(v) for k, v in value.items() if not _unsaid(v)}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def _unsaid(value: Any) -> bool:
+    """Return whether a setting says nothing; 0 and false do say something."""
+    return value is None or (isinstance(value, Mapping | list | tuple) and not value)

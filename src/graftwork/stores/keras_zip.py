@@ -263,7 +263,7 @@ def carried_members(like: Reader, provenance: str, *, drop_compile: bool = False
             CONFIG: json.dumps(with_modules(header.config)).encode(),
         }
     if drop_compile:
-        members[CONFIG] = without_compile(header.config)
+        members[CONFIG] = without_compile(json.loads(members[CONFIG]))
     for name in header.assets:
         members[name] = like.asset(name)  # type: ignore[attr-defined]
     if provenance:
