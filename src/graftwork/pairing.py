@@ -85,8 +85,8 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
         if differences:
             raise MismatchError(
                 *(d.describe(label_a, label_b) for d in differences),
-                advice="models that compute different functions cannot be averaged; compose or distil them "
-                "(or pass ignore=[field] if the field does not matter)",
+                advice="models that compute different functions cannot be averaged; compose or distil them, "
+                f"or name {differences[0].field!r} in `ignore` if it does not matter",
             )
         notes += [f"{label_b}: {note}" for note in found.notes]
         if found.differences:
@@ -100,7 +100,7 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
         if fields:
             raise MismatchError(
                 *(d.describe(label_a, label_b) for d in fields),
-                advice="merge models of one architecture (or pass ignore=[field] if the field does not matter)",
+                advice="merge models of one architecture, or name the field in `ignore` if it does not matter",
             )
     _same_assets(first, other, request)
     sources = _by_names(a, b, found, request.map)

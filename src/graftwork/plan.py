@@ -306,7 +306,7 @@ def _notes_on_result(request: MergeRequest, steps: Sequence[Step], dropped: Sequ
         notes.append(f"{len(statistics)} statistics of adapted layers are averaged")
     if dropped:
         notes.append(
-            f"the optimizer state ({len(dropped)} tensors) is dropped; keep the first model's with optimizer='first'"
+            f"the optimizer state ({len(dropped)} tensors) is dropped; --optimizer first (optimizer='first') keeps the first model's"
         )
     skipped = [step for step in steps if matches(request.skip, step.spec.name)]
     if skipped:

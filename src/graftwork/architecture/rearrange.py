@@ -95,7 +95,7 @@ class Order:
     @property
     def reason(self) -> str:
         """Say where the order comes from."""
-        return f"{self.where_b!r} concatenates {_listed(self.b)}, and {self.where_a!r} in A {_listed(self.a)}"
+        return f"{self.where_b!r} concatenates {_listed(self.b)} where the first model has {_listed(self.a)}"
 
 
 class _StuckError(Exception):
