@@ -15,8 +15,8 @@ from typing import Any
 from graftwork import pipeline
 from graftwork.errors import GraftworkError, OptionError, RecipeError
 from graftwork.models import live
-from graftwork.plan import MergePlan, MergeRequest, check_output
-from graftwork.plan import plan_merge as _plan
+from graftwork.planning import MergePlan, MergeRequest, check_output
+from graftwork.planning import plan_merge as _plan
 from graftwork.recipe import MergeStep, Recipe, read_recipe
 from graftwork.report import measure
 from graftwork.report.measure import Diff, Inspection

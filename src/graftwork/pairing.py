@@ -19,7 +19,7 @@ from graftwork.tensor import FLOATS, Role, TensorSpec
 
 
 class Wishes(Protocol):
-    """What the user said about matching; see `graftwork.plan.MergeRequest`."""
+    """What the user said about matching; see `graftwork.planning.MergeRequest`."""
 
     @property
     def labels(self) -> tuple[str, ...]:

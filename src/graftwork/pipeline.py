@@ -1,6 +1,6 @@
 """From sources to a finished file: opens, plans, executes, checks and moves into place; and a recipe's steps, one after the other.
 
-Nothing here decides what is right (`graftwork.plan` does) or how it is computed (`graftwork.executor` does). It holds the order in which
+Nothing here decides what is right (`graftwork.planning` does) or how it is computed (`graftwork.executor` does). It holds the order in which
 things happen, so that whatever fails and whenever, sources stay as they are and no half-written result is left.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from graftwork import provenance
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
 from graftwork.pairing import Source
-from graftwork.plan import MergePlan, MergeRequest, Step, check_output, plan_merge
+from graftwork.planning import MergePlan, MergeRequest, Step, check_output, plan_merge
 from graftwork.recipe import MergeStep, Recipe
 from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, open_store
 from graftwork.stores.staged import Staged

@@ -30,7 +30,7 @@ from graftwork.tensor import FLOATS, Role, TensorSpec
 
 if TYPE_CHECKING:
     from graftwork.pairing import Source
-    from graftwork.plan import MergePlan, Step
+    from graftwork.planning import MergePlan, Step
 
 INTERPRETER_BYTES = 130 * 2**20
 """Resident memory of the interpreter with NumPy, Numba and HDF5, before any block."""
