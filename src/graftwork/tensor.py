@@ -21,6 +21,11 @@ class Role(StrEnum):
     TABLE = "table"  # lookup vocabularies: must be equal
 
 
+def number_in(text: str) -> int | None:
+    """Return the number that a piece of a name is, or None where it is none (or longer than any counter gets)."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else None
+
+
 ITEMSIZE = {
     "bool": 1,
     "int8": 1,

@@ -151,6 +151,10 @@ def _parse(value: Json, where: str, depth: int) -> Layer:
     own = config
     # A subclass of Model that is called with inputs and outputs is saved as a graph under its own class name.
     is_graph = class_name in GRAPH_CLASSES or {"input_layers", "output_layers"} <= config.keys()
+    if class_name in ("Functional", "Sequential") and not isinstance(config.get("layers", []), list):
+        raise StoreError(
+            f"{where}: the `layers` of {class_name!r} are a {type(config['layers']).__name__}, expected a list"
+        )
     if is_graph and isinstance(config.get("layers"), list):
         graph = _graph(config, class_name == "Sequential", where, depth)
         own = {k: v for k, v in config.items() if k not in ("layers", "input_layers", "output_layers")}

@@ -24,7 +24,7 @@ from graftwork.architecture.variables import (
     variants,
 )
 from graftwork.errors import StoreError
-from graftwork.tensor import Role
+from graftwork.tensor import Role, number_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,7 @@ _ATTENTION_PARTS = frozenset(
 
 def _guess(path: str, group: Group, groups: Mapping[str, Group]) -> dict[str, tuple[str, Role]]:
     """Return what the class in a group's place says of its variables: names and roles on which all its forms agree."""
-    keys = sorted(group.variables, key=lambda key: (not key.isdigit(), int(key) if key.isdigit() else 0, key))
+    keys = sorted(group.variables, key=lambda key: (number_in(key) is None, number_in(key) or 0, key))
     if keys == ["idf_weights"]:
         return {"idf_weights": ("idf_weights", Role.TABLE)}
     found = [form for form in _forms(path, groups) if _fits(form, keys, group)]
@@ -334,7 +334,7 @@ def _forms(path: str, groups: Mapping[str, Group]) -> Sequence[tuple[Own, ...]]:
 
 def _class(place: str) -> str:
     stem, _, number = place.rpartition("_")
-    return _CLASSES.get(stem if number.isdigit() and stem else place, "")
+    return _CLASSES.get(stem if number_in(number) is not None and stem else place, "")
 
 
 def _fits(form: Sequence[Own], keys: Sequence[str], group: Group) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from graftwork.architecture.layer import MAX_DEPTH
 
-MODULES = {
+MODULES: dict[str, dict[str, str | None]] = {
     "Functional": {"module": "keras.src.models.functional", "registered_name": "Functional"},
     "Model": {"module": "keras.src.models.functional", "class_name": "Functional", "registered_name": "Functional"},
     "Sequential": {"module": "keras", "registered_name": None},

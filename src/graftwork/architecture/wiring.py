@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from graftwork.architecture.compare import inner_layers, is_operation, kind_of
-from graftwork.architecture.layer import MAX_DEPTH, Call, Graph, Json, Layer, TensorRef
+from graftwork.architecture.layer import MAX_DEPTH, Call, Graph, Json, Layer, TensorRef, parse
 from graftwork.errors import StoreError
 
 Shape = tuple[int | None, ...]
@@ -94,6 +94,29 @@ class Wiring:
             return len(self.shapes[node.inputs[0]])
         shape = shape_of(node.layer.build_config.get("input_shape"))
         return None if shape is None else len(shape)
+
+
+def checked(config: Json, where: str) -> Layer:
+    """Return the tree of layers of a configuration whose connections all lead somewhere and never in a circle.
+
+    Args:
+        config: What ``config.json`` or the attribute ``model_config`` holds.
+        where: Whose configuration it is, for messages.
+
+    Raises:
+        StoreError: If it does not have the form that Keras writes.
+    """
+    model = parse(config, where=where)
+    try:
+        stack = [model]
+        while stack:
+            layer = stack.pop()
+            if layer.graph is not None:
+                wire(layer)
+                stack += layer.graph.layers
+    except StoreError as error:
+        raise StoreError(str(error) if where in str(error) else f"{where}: {error}") from error
+    return model
 
 
 def wire(model: Layer, depth: int = 0) -> Wiring:

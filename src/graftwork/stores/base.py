@@ -7,7 +7,7 @@ executor's work.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -227,10 +227,3 @@ def pwrite_full(fd: int, block: Raw, offset: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwritev(fd, [view[done:]], offset + done)
-
-
-def in_order(names: Sequence[str]) -> list[str]:
-    """Return keys sorted as people count: ``vars/2`` before ``vars/10``."""
-    return sorted(
-        names, key=lambda key: [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in key.split("/")]
-    )

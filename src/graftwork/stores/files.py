@@ -9,8 +9,12 @@ from typing import Any
 
 from graftwork.errors import StoreError
 
-MAX_JSON_BYTES = 1 << 28
+MAX_JSON_BYTES = 1 << 26
 """A configuration or an index is at most this long; the largest known are a few megabytes."""
+
+
+MAX_ASSET_BYTES = 1 << 33
+"""A vocabulary is at most this long."""
 
 
 def brief(error: BaseException) -> str:
@@ -53,9 +57,20 @@ def read_json(text: bytes, label: str) -> Any:
         raise StoreError(f"{label} is not JSON: {brief(error)}") from error
 
 
-def digest(data: bytes) -> str:
+def digest_of(path: Path) -> str:
     """Return a short digest of a file's bytes, the same as a zip's directory gives for its members."""
-    return f"{zlib.crc32(data):08x}:{len(data)}"
+    fd = open_fd(path)
+    try:
+        if os.fstat(fd).st_size > MAX_ASSET_BYTES:
+            raise StoreError(
+                f"{path} is larger than the {MAX_ASSET_BYTES:,} bytes that a vocabulary or other asset may have"
+            )
+        crc, size = 0, 0
+        while data := os.pread(fd, 1 << 22, size):
+            crc, size = zlib.crc32(data, crc), size + len(data)
+        return f"{crc:08x}:{size}"
+    finally:
+        os.close(fd)
 
 
 def read_small(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:

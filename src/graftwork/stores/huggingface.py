@@ -22,7 +22,7 @@ from typing import Any
 
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, register
-from graftwork.stores.files import digest, read_json, read_small
+from graftwork.stores.files import digest_of, read_json, read_small
 from graftwork.stores.safetensors import SafetensorsReader, SafetensorsWriter, metadata_of, roles_of, with_role
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
@@ -99,8 +99,8 @@ class HuggingFaceReader:
         promised = self._promised()
         names = [SINGLE] if promised is None else sorted(set(promised.values()))
         for name in names:
-            if not os.path.lexists(path / name):
-                raise StoreError(f"{INDEX} of {path.name} refers to the shard {name!r}, which is not there")
+            if len(name) > 255 or not os.path.lexists(path / name):
+                raise StoreError(f"{INDEX} of {path.name} refers to the shard {name[:80]!r}, which is not there")
             file = _inside(path / name, path)
             try:
                 self._shards.append(SafetensorsReader(file))
@@ -126,7 +126,7 @@ class HuggingFaceReader:
             files=tuple(files),
             size_bytes=sum(file.stat().st_size for file in files),
             assets={
-                file.name: digest(read_small(file))
+                file.name: digest_of(file)
                 for file in self.other_files
                 if file.parent == path and file.name in VOCABULARIES
             },

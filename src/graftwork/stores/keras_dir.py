@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graftwork.architecture.layer import Layer, parse
+from graftwork.architecture.layer import Layer
+from graftwork.architecture.wiring import checked
 from graftwork.errors import StoreError
 from graftwork.stores.base import Format, Raw, Reader, register
-from graftwork.stores.files import digest, open_fd, read_json, read_small
+from graftwork.stores.files import brief, digest_of, open_fd, read_json, read_small
 from graftwork.stores.hdf5 import H5Source, Tree
 from graftwork.stores.keras_weights import KerasWeights, keras_tree, open_part, weights_header
 from graftwork.stores.keras_zip import CONFIG, METADATA, RECORD, WEIGHTS, carried_members, without_compile
@@ -56,7 +57,7 @@ class KerasDirReader:
         metadata = metadata if isinstance(metadata, dict) else {}
         self.metadata: Mapping[str, Any] = metadata
         self.is_preset = is_preset(path)
-        architecture: Layer = parse(config, where=f"{CONFIG} of {path.name}")
+        architecture: Layer = checked(config, f"{CONFIG} of {path.name}")
         sources, prefixes, files = self._sources()
         record = read_json(read_small(path / RECORD), f"{RECORD} of {path.name}") if (path / RECORD).exists() else None
         self.weights = KerasWeights(path, sources, architecture, prefixes=prefixes)
@@ -70,7 +71,7 @@ class KerasDirReader:
             architecture=architecture,
             library=f"Keras {version}" if version else "",
             assets={
-                str(f.relative_to(path)): digest(read_small(f, 1 << 32))
+                str(f.relative_to(path)): digest_of(f)
                 for f in self.other_files
                 if f.relative_to(path).parts[0] == "assets" or (self.is_preset and f.name == "tokenizer.json")
             },
@@ -233,7 +234,11 @@ def _files(path: Path) -> list[Path]:
         folders.sort()
         for name in sorted(names):
             file = Path(folder) / name
-            if file.is_symlink() and not file.resolve().is_relative_to(root):
+            try:
+                outside = file.is_symlink() and not file.resolve().is_relative_to(root)
+            except (OSError, RuntimeError) as error:
+                raise StoreError(f"{file} is a link that leads nowhere: {brief(error)}") from error
+            if outside:
                 raise StoreError(f"{file} links to a file outside of {path.name}; copy it into the directory")
             if file.is_file():
                 found.append(file)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.architecture.layer import Layer
-from graftwork.architecture.layout import Group, layout, name_tree
+from graftwork.architecture.layout import Group, Layout, layout, name_tree
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Header, Raw, Reader, SpecTable, pwrite_full
 from graftwork.stores.files import read_json
 from graftwork.stores.hdf5 import H5Source, Tree, lay_out
-from graftwork.tensor import ITEMSIZE, Role, TensorSpec
+from graftwork.tensor import ITEMSIZE, Role, TensorSpec, number_in
 
 PROVENANCE = "graftwork"
 """Name of the root attribute that holds the record of how a file was made."""
@@ -62,6 +62,8 @@ class KerasWeights:
         for prefix in dict.fromkeys(prefixes):
             together = [s for s, p in zip(sources, prefixes, strict=True) if p == prefix]
             self._name(together, prefix, architecture if not prefix else None, keras2)
+        if not self.table.specs:
+            raise StoreError(f"{path.name} holds no tensors")
 
     def _name(self, sources: Sequence[H5Source], prefix: str, architecture: Layer | None, keras2: bool) -> None:
         groups: dict[str, Group] = {}
@@ -71,10 +73,14 @@ class KerasWeights:
                 if path == "vars" or path.endswith("/vars"):
                     owner = path[:-5] if path != "vars" else ""
                     name = source.text_attribute(path, "name")
+                    if path in source.datasets:
+                        continue
                     known = groups.get(owner)
                     groups[owner] = Group(
                         name=name or (known.name if known else None), variables=known.variables if known else {}
                     )
+                elif "vars" in path.split("/"):
+                    raise StoreError(f"{source.label} has a group at {path[:80]!r}, where a tensor should be")
             for path, dataset in source.datasets.items():
                 owner, _, key = path.rpartition("/")
                 if owner != "vars" and not owner.endswith("/vars"):
@@ -90,7 +96,7 @@ class KerasWeights:
                     name=groups[owner].name,
                     variables={**groups[owner].variables, key: (dataset.shape, dataset.dtype)},
                 )
-        planned = layout(architecture, keras2=keras2) if architecture is not None else None
+        planned = planned_layout(architecture, keras2=keras2, path=self.path) if architecture is not None else None
         names = name_tree(groups, planned)
         for owner, group in groups.items():
             self.group_names[prefix + owner] = group.name
@@ -136,17 +142,26 @@ class KerasWeights:
             source.close()
 
 
+def planned_layout(architecture: Layer, *, keras2: bool, path: Path) -> Layout:
+    """Return the layout of a model, naming the file in what is refused."""
+    try:
+        return layout(architecture, keras2=keras2)
+    except StoreError as error:
+        raise StoreError(f"{path.name}: {error}") from error
+
+
 def _as_counted(paths: Mapping[str, Any]) -> list[str]:
     """Return h5 paths as people count: vars/2 before vars/10, dense before dense_1 before dense_10."""
 
     def order(path: str) -> list[tuple[str, int]]:
         parts = []
         for part in path.split("/"):
-            stem, _, number = part.rpartition("_")
-            if part.isdigit():
-                parts.append(("", int(part)))
-            elif number.isdigit():
-                parts.append((stem, int(number)))
+            stem, _, ending = part.rpartition("_")
+            whole, number = number_in(part), number_in(ending)
+            if whole is not None:
+                parts.append(("", whole))
+            elif number is not None:
+                parts.append((stem, number))
             else:
                 parts.append((part, 0))
         return parts

@@ -9,6 +9,7 @@
     graftwork.json       our record, in files that graftwork made
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -18,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graftwork.architecture.layer import parse
 from graftwork.architecture.spelling import with_modules
+from graftwork.architecture.wiring import checked
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores import crc
 from graftwork.stores.base import Format, Header, Raw, Reader, register
@@ -69,7 +70,7 @@ class KerasZipReader:
         self.metadata: Mapping[str, Any] = metadata if isinstance(metadata, dict) else {}
         self.config_bytes = self.members.read(CONFIG)
         config = read_json(self.config_bytes, f"{CONFIG} of {self.path.name}")
-        architecture = parse(config, where=f"{CONFIG} of {self.path.name}")
+        architecture = checked(config, f"{CONFIG} of {self.path.name}")
         version = str(self.metadata.get("keras_version", ""))[:40]
         keras2 = version.startswith("2.")
         record = read_json(self.members.read(RECORD), f"{RECORD} of {self.path.name}") if RECORD in names else None
@@ -159,7 +160,10 @@ class KerasZipWriter:
         try:
             self._part = open_part(skeleton, tree, "")
             try:
-                self._lay_out(small, skeleton)
+                self._lay_out(small)
+            except BaseException:
+                self.close()
+                raise
             finally:
                 self._part.close()
         finally:
@@ -167,7 +171,7 @@ class KerasZipWriter:
         self._pieces: list[tuple[int, int, int]] = []  # (offset in the member, bytes, crc)
         self._lock = threading.Lock()
 
-    def _lay_out(self, small: Mapping[str, bytes], skeleton: Path) -> None:
+    def _lay_out(self, small: Mapping[str, bytes]) -> None:
         """Write the zip with a weights member that holds everything but values."""
         length = os.fstat(self._part.fd).st_size
         self._file = self.path.open("w+b")
@@ -227,9 +231,13 @@ class KerasZipWriter:
         os.fsync(fd)
 
     def close(self) -> None:
-        """Close the file as it is."""
-        if not self._file.closed:
-            self._file.close()
+        """Close the file as it is; closing twice does nothing."""
+        if hasattr(self, "_zip"):
+            self._zip._didModify = False  # type: ignore[attr-defined]  # else it writes a directory when it is closed or forgotten
+            self._zip.close()
+        if hasattr(self, "_file"):
+            with contextlib.suppress(OSError):  # what is still in its buffer belongs to a file that is given up
+                self._file.close()
 
 
 def carried_members(like: Reader, provenance: str, *, drop_compile: bool = False) -> dict[str, bytes]:

@@ -19,15 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from graftwork.architecture.layer import Layer, parse
+from graftwork.architecture.layer import Layer
 from graftwork.architecture.layout import Variable, layout
+from graftwork.architecture.wiring import checked
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, register
 from graftwork.stores.files import open_fd, read_json
 from graftwork.stores.hdf5 import H5Source, Tree
-from graftwork.stores.keras_weights import MAX_ATTRIBUTE, PROVENANCE, by_dtype, open_part
+from graftwork.stores.keras_weights import MAX_ATTRIBUTE, PROVENANCE, by_dtype, open_part, planned_layout
 from graftwork.stores.weights_h5 import is_hdf5
-from graftwork.tensor import Role, TensorSpec
+from graftwork.tensor import Role, TensorSpec, number_in
 
 WEIGHTS, OPTIMIZER, CONFIG = "model_weights", "optimizer_weights", "model_config"
 
@@ -48,13 +49,15 @@ class LegacyH5Reader:
     def _open(self) -> None:
         source = self.source
         text = source.text_attribute("", CONFIG)
+        if text is None and source.attribute("", CONFIG) is not None:
+            raise StoreError(f"attribute {CONFIG!r} of {self.path.name} is not a text")
         version = source.text_attribute("", "keras_version") or source.text_attribute(WEIGHTS, "keras_version") or ""
         keras2 = version.startswith(("1.", "2."))
         config = read_json(text.encode(), f"{CONFIG} of {self.path.name}") if text is not None else None
-        architecture = parse(config, where=f"{CONFIG} of {self.path.name}") if config is not None else None
+        architecture = checked(config, f"{CONFIG} of {self.path.name}") if config is not None else None
         self.root = WEIGHTS if WEIGHTS in source.groups else ""
         self.table = SpecTable(self.path)
-        listed = set()
+        listed: set[str] = set()
         for name, key, role in self._named(architecture, keras2):
             if key not in source.datasets:
                 raise StoreError(f"{self.path.name} lists the weight {key!r}, but holds no such dataset")
@@ -65,6 +68,8 @@ class LegacyH5Reader:
         surplus = [path for path in source.datasets if path not in listed]
         if surplus:
             raise StoreError(f"{self.path.name} holds a dataset {surplus[0]!r} that no attribute `weight_names` lists")
+        if not listed:
+            raise StoreError(f"{self.path.name} holds no tensors")
         record = source.text_attribute("", PROVENANCE)
         self.header = Header(
             format="legacy_h5",
@@ -81,7 +86,7 @@ class LegacyH5Reader:
         """Yield (canonical name, h5 path, role) of every weight in the order of the file."""
         variables: dict[str, list[Variable]] = {}
         if architecture is not None:
-            for variable in layout(architecture, keras2=keras2).variables:
+            for variable in planned_layout(architecture, keras2=keras2, path=self.path).variables:
                 variables.setdefault(variable.name.partition("/")[0], []).append(variable)
         layer_names = _names(self.source, self.root, "layer_names")
         if layer_names is None:
@@ -129,7 +134,7 @@ class LegacyH5Reader:
 def _bare(weight: str) -> str:
     """Return a weight's name without the ":0" of Keras 2."""
     stem, colon, number = weight.rpartition(":")
-    return stem if colon and number.isdigit() else weight
+    return stem if colon and number_in(number) is not None else weight
 
 
 def _names(source: H5Source, group: str, attribute: str) -> list[str] | None:

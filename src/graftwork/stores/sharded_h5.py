@@ -49,8 +49,8 @@ class Shards:
             if not isinstance(listed, list) or not listed or not all(isinstance(f, str) for f in listed):
                 raise StoreError(f"{index.name} maps {group!r} to {str(files)[:60]}, expected names of shards")
             for name in listed:
-                if "/" in name or "\\" in name or name in ("", ".", "..") or "\0" in name:
-                    raise StoreError(f"{index.name} refers to the shard {name!r}, which is not a file beside it")
+                if "/" in name or "\\" in name or name in ("", ".", "..") or "\0" in name or len(name) > 255:
+                    raise StoreError(f"{index.name} refers to the shard {name[:80]!r}, which is not a file beside it")
             self.promised[group.strip("/")] = tuple(listed)
         names = list(dict.fromkeys(name for files in self.promised.values() for name in files))
         self.files = [index.with_name(name) for name in names]

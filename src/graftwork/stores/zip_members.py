@@ -4,6 +4,7 @@ Python's zipfile reads the directory; the checks here are what a model file need
 folder, nothing encrypted, nothing that expands beyond reason, and stored members whose bytes lie where the directory says.
 """
 
+import itertools
 import os
 import struct
 import tempfile
@@ -20,8 +21,8 @@ LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 MAX_MEMBERS = 100_000
 MAX_EXPANSION = 1100
 """DEFLATE cannot expand by more than 1032."""
-MAX_INFLATED_BYTES = 1 << 36
-"""A compressed weights member is unpacked to a temporary file of at most this size."""
+INFLATED_RATIO, INFLATED_BYTES = 32, 1 << 26
+"""A compressed weights member may be so many times larger than stored, or so large: weights hardly compress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,9 @@ class ZipMembers:
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd
         self.members: dict[str, Member] = {}
-        size = os.fstat(fd).st_size
         try:
             with open(os.dup(fd), "rb") as file, zipfile.ZipFile(file) as archive:
-                infos = archive.infolist()
+                infos, directory = archive.infolist(), archive.start_dir
         except (
             zipfile.BadZipFile,
             OSError,
@@ -67,14 +67,20 @@ class ZipMembers:
         if len(infos) > MAX_MEMBERS:
             raise StoreError(f"{path.name} has {len(infos):,} members; no Keras file has as many")
         for info in infos:
+            if not info.filename:
+                raise StoreError(f"{path.name} has a member without a name")
             if info.is_dir():
                 continue
-            member = self._check(info, size)
+            member = self._check(info, directory)
             if member.name in self.members:
                 raise StoreError(f"{path.name} has two members called {member.name!r}")
             self.members[member.name] = member
+        for before, after in itertools.pairwise(sorted(self.members.values(), key=lambda m: m.offset)):
+            if before.offset + before.stored_bytes > after.offset:
+                raise StoreError(f"members {before.name!r} and {after.name!r} of {path.name} overlap")
 
     def _check(self, info: zipfile.ZipInfo, size: int) -> Member:
+        """Check one member against the bytes before the zip's directory."""
         name, what = info.filename, f"member {info.filename!r} of {self.path.name}"
         parts = name.split("/")
         if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
@@ -128,8 +134,11 @@ class ZipMembers:
         """
         member = self.members[name]
         what = f"member {name!r} of {self.path.name}"
-        if member.size_bytes > MAX_INFLATED_BYTES:
-            raise StoreError(f"{what} is compressed and has {member.size_bytes:,} bytes, too many to unpack")
+        if member.size_bytes > max(INFLATED_BYTES, INFLATED_RATIO * member.stored_bytes):
+            raise StoreError(
+                f"{what} would expand from {member.stored_bytes:,} to {member.size_bytes:,} bytes, more than weights do; "
+                "unzip it yourself if you trust it, and open the directory"
+            )
         file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller owns it
         try:
             inflate, at, crc, written = zlib.decompressobj(-15), 0, 0, 0
