@@ -375,9 +375,10 @@ class LocalExecutor:
         else:
             raw = np.empty(len(block.out), RAW_DTYPES[spec.dtype])
             bad = encode(block.out, spec.dtype, raw)
-        if bad and not self.plan.request.allow_nonfinite:
+        # an infinity that the user lets pass is one thing, a number too large for the dtype another
+        if bad and (not self.plan.request.allow_nonfinite or bad > np.count_nonzero(~np.isfinite(block.out))):
             raise NonFiniteError(
-                f"merging tensor {spec.name!r} gives {bad} values that {spec.dtype} cannot hold; "
+                f"tensor {spec.name!r} of the result would have {bad} values that {spec.dtype} cannot hold; "
                 "write the result in float32 (dtype='float32'), or lower the weights or lambda"
             )
         self._write(spec, block.start, raw)

@@ -359,15 +359,21 @@ def lay_out(path: Path, tree: Tree) -> dict[str, tuple[int, int]]:
 
     Returns:
         For each dataset its (offset, bytes) in the file.
+
+    Raises:
+        OSError: If the file cannot be made or may not grow to its size.
     """
     places: dict[str, tuple[int, int]] = {}
-    with h5py.File(path, "w") as file:
-        for name, attributes in tree.groups.items():
-            group = file.require_group(name) if name else file
-            for key, value in attributes.items():
-                group.attrs[key] = value
-        for name, (shape, dtype) in tree.datasets.items():
-            places[name] = _allocate(file, name, shape, dtype)
+    try:
+        with h5py.File(path, "w") as file:
+            for name, attributes in tree.groups.items():
+                group = file.require_group(name) if name else file
+                for key, value in attributes.items():
+                    group.attrs[key] = value
+            for name, (shape, dtype) in tree.datasets.items():
+                places[name] = _allocate(file, name, shape, dtype)
+    except RuntimeError as error:  # what h5py makes of a failing write when the file is closed
+        raise OSError(brief(error)) from error
     return places
 
 

@@ -6,6 +6,7 @@ turned into an exception, the temporary is removed. An existing target stays wha
 if that fails.
 """
 
+import glob
 import os
 import secrets
 import shutil
@@ -31,7 +32,8 @@ class Staged:
     def __init__(self, target: Path, row: Format, *, overwrite: bool = False) -> None:
         self.target, self.row, self.overwrite = target, row, overwrite
         self.path = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(3)}.graftwork-tmp")
-        self._done = False
+        self._aside = self.path.with_name(self.path.name + "-old")
+        self._moved = self._done = False
 
     def __enter__(self) -> "Staged":
         return self
@@ -39,6 +41,8 @@ class Staged:
     def __exit__(self, *_: object) -> None:
         if not self._done:
             _remove(self.path)
+            if self._moved:
+                _remove(self._aside)
 
     @property
     def opened_as(self) -> Path:
@@ -65,24 +69,24 @@ class Staged:
         self._done = True
 
     def _move_directory(self) -> None:
-        aside = self.path.with_name(self.path.name + "-old")
-        replaced = self.target.exists()
-        if replaced:
-            self.target.rename(aside)
         try:
+            if self.target.exists():
+                self.target.rename(self._aside)
             self.path.rename(self.target)
         except BaseException:
-            if replaced:
-                aside.rename(self.target)
+            if self._aside.exists() and not self.target.exists():
+                self._aside.rename(self.target)
+            _remove(self._aside)
             raise
-        _remove(aside)
+        self._moved = True
+        _remove(self._aside)
 
     def _move_beside(self) -> None:
         """Move shards, then the index that makes them a result; whatever they replace is kept until all is in place."""
-        aside = self.path.with_name(self.path.name + "-old")
-        aside.mkdir()
+        aside = self._aside
         moved: list[Path] = []
         try:
+            aside.mkdir()
             names = [*sorted(p.name for p in self.path.iterdir() if p.name != self.target.name), self.target.name]
             for name in [self.target.name, *names[:-1]]:
                 final = self.target.with_name(name)
@@ -91,15 +95,16 @@ class Staged:
                         raise OutputError(f"{final} exists; pass --overwrite (overwrite=True) to replace it")
                     final.rename(aside / name)
             for name in names:
-                (self.path / name).rename(self.target.with_name(name))
                 moved.append(self.target.with_name(name))
+                (self.path / name).rename(moved[-1])
         except BaseException:
             for path in moved:
                 path.unlink(missing_ok=True)
-            for old in aside.iterdir():
+            for old in aside.iterdir() if aside.exists() else ():
                 old.rename(self.target.with_name(old.name))
-            aside.rmdir()
+            _remove(aside)
             raise
+        self._moved = True
         _remove(aside)
         _remove(self.path)
 
@@ -126,6 +131,8 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
     for source in sources:
         if _same(target, source) or (target.is_dir() and _same(target, source.parent) and row.directory):
             raise OutputError(f"the target {target} is one of the sources; graftwork never writes over what it reads")
+    if row.files_beside:
+        _check_beside(target, row, sources, overwrite=overwrite)
     if not os.path.lexists(target):
         return
     if target.is_dir() and not any(target.iterdir()) and row.directory:
@@ -137,6 +144,21 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
         raise OutputError(
             f"{target} is a {kind} that is no {row.name} model; graftwork does not replace it, remove it yourself"
         )
+
+
+def _check_beside(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse a target whose further files (``NAME_00000…``) would take the place of a source, or of anything without asking."""
+    suffix = next((s for s in row.suffixes if target.name.endswith(s)), "")
+    stem = target.name.removesuffix(suffix) + "_"
+    for source in sources:
+        if source.name.startswith(stem) and _same(source.parent, target.parent):
+            raise OutputError(
+                f"the files of {target} could take the place of {source.name}, which is one of the sources; "
+                "choose another name or directory"
+            )
+    there = sorted(path.name for path in target.parent.glob(glob.escape(stem) + "[0-9][0-9][0-9][0-9][0-9].*"))
+    if there and not overwrite:
+        raise OutputError(f"{target.with_name(there[0])} exists; pass --overwrite (overwrite=True) to replace it")
 
 
 def free_bytes(target: Path) -> int:
