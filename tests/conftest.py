@@ -1,9 +1,17 @@
 """What all tests share."""
 
 import os
+from pathlib import Path
 
 import pytest
+from small_models import make_small_models
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 pytest.register_assert_rewrite("graftwork.testing")
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with small `.keras` files, made once; not to be written to."""
+    return make_small_models(tmp_path_factory.mktemp("small_models"))
