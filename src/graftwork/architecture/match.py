@@ -275,7 +275,10 @@ class _Matcher:
         if one.kind == "Lambda":
             self._note("Lambda layers were compared by their code, not by what it refers to", f"{path_a!r}")
         elif not is_builtin(a):
-            self._note("classes that do not come with Keras were compared by their configurations", f"{path_a!r}")
+            self._note(
+                "classes that do not come with Keras were compared by their configurations",
+                f"{path_a or a.class_name!r}",
+            )
         inner_a, inner_b = dict(inner_layers(a)), dict(inner_layers(b))
         for attribute in inner_a.keys() | inner_b.keys() if inner_a.keys() != inner_b.keys() else ():
             if attribute not in inner_a or attribute not in inner_b:

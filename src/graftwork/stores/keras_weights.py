@@ -113,9 +113,10 @@ class KerasWeights:
             if variable.same_as in names and variable.path in names:
                 self.twins[prefix + names[variable.path][0]] = prefix + names[variable.same_as][0]
         if planned and planned.unknown:
+            where = planned.unknown[0] or (architecture.class_name if architecture else "")
+            more = f" and {len(planned.unknown) - 1} more" if len(planned.unknown) > 1 else ""
             self.notes.append(
-                f"{len(planned.unknown)} layer(s) of classes that graftwork does not know keep numbers as variable names, "
-                f"first {planned.unknown[0]!r}"
+                f"{where!r}{more}: of a class that graftwork does not know, so variables may have numbers for names"
             )
 
     def specs(self) -> Mapping[str, TensorSpec]:
