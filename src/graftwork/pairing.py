@@ -313,6 +313,7 @@ def class_gathers(
             )
         index = tuple(names.index(c) for c in reference)
         if index == tuple(range(len(index))):
+            _check_count(label, reader, len(index))
             result.append({})
             continue
         result.append(dict.fromkeys(_head(label, reader, len(index)), (-1, index)))
@@ -324,6 +325,13 @@ TRANSPARENT = frozenset(
     {"Activation", "Softmax", "ReLU", "LeakyReLU", "ELU", "PReLU", "Dropout", "Flatten", "Identity"}
 )
 """Layers after the head through which classes keep their places."""
+
+
+def _check_count(label: str, reader: Reader, n_classes: int) -> None:
+    """Refuse a number of names that is not the number of the head's outputs, where the head is known."""
+    architecture = reader.header.architecture
+    if architecture is not None and architecture.graph is not None and _head_layer(architecture) is not None:
+        _head(label, reader, n_classes)
 
 
 def _head(label: str, reader: Reader, n_classes: int) -> list[str]:
