@@ -142,6 +142,8 @@ WRONG = {
     "weights": ["merge", *PAIR, "-o", "x.keras", "--weights", "a,b"],
     "map without name": ["merge", *PAIR, "-o", "x.keras", "--map", "stem/(.*)"],
     "no threads": ["merge", *PAIR, "-o", "x.keras", "--threads", "0"],
+    "plan of a recipe with another output": ["plan", "recipe.yaml", "-o", "x.keras"],
+    "plan of a recipe with another method": ["plan", "recipe.yaml", "--method", "ties"],
     "seed": ["merge", *PAIR, "-o", "x.keras", "--seed", "one"],
     "size": ["merge", *PAIR, "-o", "x.keras", "--shard-size", "much"],
     "size of nothing": ["merge", *PAIR, "-o", "x.keras", "--shard-size", "0"],

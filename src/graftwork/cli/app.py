@@ -197,6 +197,7 @@ def merge(
 
 @app.command()
 def plan(
+    context: typer.Context,
     what: Annotated[
         list[str],
         typer.Argument(
@@ -233,6 +234,8 @@ def plan(
         raise typer.BadParameter("`plan merge` needs models")
     if what[0] != "merge" and len(what) > 1:
         raise typer.BadParameter("give one recipe, or `merge` and its models")
+    if what[0] != "merge":
+        _refuse_merge_options(context)
     with refusing():
         if what[0] == "merge":
             arguments = _merge_arguments(
@@ -419,6 +422,19 @@ def _merge_arguments(
         "optimizer": optimizer,
         **{name: _value(text) for name, text in (_pair("--set", item) for item in settings or ())},
     }
+
+
+def _refuse_merge_options(context: typer.Context) -> None:
+    """Refuse options that a recipe says itself, rather than leave them out of account."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if (
+            name not in ("what", "threads", "tensors", "as_json")
+            and source is not None
+            and source.name == "COMMANDLINE"
+        ):
+            raise typer.BadParameter("is for `plan merge`; a recipe says this itself", param_hint=parameter.opts[-1])
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:

@@ -7,9 +7,9 @@ checks and the JSON Schema are made. Paths are as the user wrote them, relative 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from graftwork.errors import OptionError, RecipeError, UnknownNameError, suggest
+from graftwork.errors import GraftworkError, OptionError, RecipeError, UnknownNameError, suggest
 from graftwork.methods import Base, get
 from graftwork.methods.options import Options
 
@@ -59,7 +59,7 @@ class MergeStep(Frozen):
     kind: ClassVar[str] = "merge"
 
     method: str
-    models: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    models: Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
     base: Name | None = None
     options: Mapping[str, Any] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
@@ -142,6 +142,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "Recipe":
+        if not self.steps:
+            raise RecipeError("there are no steps; add one, such as {soup: {merge: {method: linear, models: [a, b]}}}")
         for name in self.steps:
             if name in self.models:
                 raise RecipeError(f"{name!r} is the name of a model and of a step; rename one of them")
@@ -195,4 +197,9 @@ def _step(name: str, step: Any) -> Any:
         raise UnknownNameError(f"kind of step (of step {name!r})", str(kind), STEP_KINDS)
     if not isinstance(settings, Mapping):
         raise RecipeError(f"the settings of step {name!r} are {str(settings)[:60]!r}, expected a mapping")
-    return settings
+    try:
+        return STEP_KINDS[kind].model_validate(settings)
+    except GraftworkError as error:
+        raise RecipeError(f"step {name!r}: {error}") from error
+    except ValidationError:
+        return settings  # to be validated in its place, which the message then names

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from graftwork.errors import GraftworkError, RecipeError, suggest
-from graftwork.methods import METHODS
+from graftwork.methods import METHODS, MergeMethod
 from graftwork.methods.options import json_schema
 from graftwork.recipe.model import STEP_KINDS, MergeStep, ModelSource, Recipe
 from graftwork.stores.files import read_small
@@ -88,9 +88,27 @@ def _validated(data: dict[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: {error}") from error
 
 
+_EXPECTED = {
+    "string_type": "a text",
+    "tuple_type": "a list of names",
+    "dict_type": "a mapping",
+    "model_type": "a path, or a mapping with `path`",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "too_short": "one or more",
+    "string_too_short": "a name",
+    "string_pattern_mismatch": "a name without slashes and blanks",
+}
+"""What a field should be, by pydantic's word for what is wrong."""
+
+
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(str(p) for p in first["loc"])
+    """Return the first thing that is wrong; a word that is not known may be why another is missing."""
+    first = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")[0]
+    place = ".".join(str(p) for p in first["loc"] if p != "[key]")
     more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         homes: dict[int, type[BaseModel]] = {1: Recipe, 3: ModelSource}
@@ -98,7 +116,9 @@ def _sentence(error: ValidationError) -> str:
         return f"{place!r} is not known; {suggest(str(first['loc'][-1]), known.model_fields)}{more}"
     if first["type"] == "missing":
         return f"{place!r} is missing{more}"
-    return f"{place!r} is {str(first['input'])[:60]!r}: {first['msg'][0].lower()}{first['msg'][1:]}{more}"
+    expected = _EXPECTED.get(first["type"]) or first.get("ctx", {}).get("expected")
+    told = f"expected {expected}" if expected else first["msg"][0].lower() + first["msg"][1:]
+    return f"{place!r} is {repr(first['input'])[:60]}; {told}{more}"
 
 
 def schema() -> dict[str, Any]:
@@ -107,7 +127,7 @@ def schema() -> dict[str, Any]:
     kinds = {}
     for kind, cls in STEP_KINDS.items():
         fields = cls.model_json_schema()["properties"]
-        fields = {k: v for k, v in fields.items() if k not in ("options", "method")}
+        fields = {k: _or_one_word(v) for k, v in fields.items() if k not in ("options", "method")}
         kinds[kind] = {
             "oneOf": [
                 {
@@ -115,7 +135,7 @@ def schema() -> dict[str, Any]:
                     "properties": {
                         "method": {"const": name, "description": (method.__doc__ or "").strip().partition("\n")[0]},
                         **fields,
-                        **json_schema(method)["properties"],
+                        **_options(method),
                     },
                     "required": ["method", "models", *(["base"] if method.base.value == "required" else [])],
                     "additionalProperties": False,
@@ -131,6 +151,7 @@ def schema() -> dict[str, Any]:
             "models": {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, model]}},
             "steps": {
                 "type": "object",
+                "minProperties": 1,
                 "additionalProperties": {
                     "oneOf": [
                         {
@@ -148,3 +169,17 @@ def schema() -> dict[str, Any]:
         "required": ["models", "steps"],
         "additionalProperties": False,
     }
+
+
+def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field; a list of words may be a single one."""
+    if field.get("type") != "array":
+        return field
+    about = {k: v for k, v in field.items() if k in ("title", "default", "description")}
+    return {**about, "anyOf": [{k: v for k, v in field.items() if k not in about}, field["items"]]}
+
+
+def _options(method: type[MergeMethod]) -> dict[str, Any]:
+    """Return the schema of a method's options as recipes spell them."""
+    found: dict[str, Any] = json_schema(method)["properties"]
+    return {**found, "weights": found["weight"]} if "weight" in found else found
