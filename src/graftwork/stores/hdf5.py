@@ -1,30 +1,33 @@
 """HDF5 as Keras writes it: a tree of groups with contiguous little-endian datasets.
 
-Reading goes through h5py for the tree and past it for the values: a contiguous dataset is a byte range of the file, found once
-and read with ``preadv`` by any thread. Chunked, compressed, compact and big-endian datasets are read through h5py, slower.
+Reading never calls libhdf5, which a crafted file can crash or hang; see `hdf5_structures`. A contiguous dataset is a byte range of the
+file, found once and read with ``preadv`` by any thread. Chunked, compressed, compact and big-endian datasets are put together from
+their pieces, slower.
 
 HDF5 can express far more than Keras writes (links to other files, values in other files, datasets made of other datasets, cycles).
 A model file has no use for that, and a hostile one does, so all of it is refused while the tree is walked.
 
-Writing lays out the whole tree at once with its space allocated and never filled; blocks are then written into their ranges.
+Writing is h5py's: it lays out the whole tree at once with its space allocated and never filled; blocks are then written into their
+ranges.
 """
 
-import io
+import contextlib
 import itertools
 import math
 import os
+import struct
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from graftwork.errors import StoreError
+from graftwork.stores import hdf5_structures as structures
 from graftwork.stores.base import RAW_DTYPES, Extent, Raw, pread_full
-from graftwork.stores.files import brief
+from graftwork.stores.files import brief, open_fd
 from graftwork.tensor import ITEMSIZE
 
 MAX_OBJECTS = 200_000
@@ -42,44 +45,11 @@ MAX_EXPANSION = 1100
 SMALL = 1 << 20
 """A chunked dataset up to this size may expand as it likes."""
 
+MAX_PATH_CHARACTERS = 1 << 26
+"""All paths together, so that long names of groups do not add up."""
 
-class Window(io.RawIOBase):
-    """A byte range of an open file as a read-only file of its own (a STORED member of a zip)."""
-
-    def __init__(self, fd: int, offset: int, length: int, path: Path) -> None:
-        self._fd, self._offset, self._length, self._path = fd, offset, length, path
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position in the range."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
-        self._at = start + offset
-        return self._at
-
-    def tell(self) -> int:
-        """Return the position in the range."""
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, with fewer bytes at the end of the range."""
-        count = max(0, min(len(buffer), self._length - self._at))
-        done = 0
-        view = memoryview(buffer)
-        while done < count:
-            got = os.preadv(self._fd, [view[done:count]], self._offset + self._at + done)
-            if got <= 0:
-                break
-            done += got
-        self._at += done
-        return done
+KEPT_BYTES = 1 << 26
+"""Chunks that are kept expanded, for the next block of the same rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +75,23 @@ class Dataset:
         return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
+@dataclass(slots=True)
+class _Pieces:
+    """How to put together a dataset that is not one little-endian byte range.
+
+    Attributes:
+        dtype: How elements lie in the file.
+        layout: Where they lie.
+        filters: What chunks went through.
+        chunks: Every chunk by its place in the grid; None until the first of them is needed.
+    """
+
+    dtype: "np.dtype[Any]"
+    layout: structures.Layout
+    filters: tuple[int, ...]
+    chunks: Mapping[tuple[int, ...], structures.Chunk] | None = None
+
+
 class H5Source:
     """An HDF5 file open for reading, every object in it checked.
 
@@ -114,6 +101,10 @@ class H5Source:
         window: Where the HDF5 file lies in it, as (offset, length); None for the whole file.
         label: What to call it in messages.
 
+    Attributes:
+        groups: Address of every group's header by the group's path, the root's is "".
+        datasets: Every dataset by its path; within a group, links go by name.
+
     Raises:
         StoreError: If it is not HDF5, is damaged, or uses what no Keras file uses.
     """
@@ -121,226 +112,337 @@ class H5Source:
     def __init__(self, path: Path, fd: int, window: tuple[int, int] | None = None, label: str | None = None) -> None:
         self.path, self.fd = path, fd
         self.label = label or path.name
-        size = os.fstat(fd).st_size
-        self.offset, self.length = window if window is not None else (0, size)
-        self._lock = threading.Lock()
-        self.groups: dict[str, h5py.h5g.GroupID] = {}
+        self.groups: dict[str, int] = {}
         self.datasets: dict[str, Dataset] = {}
-        try:
-            self._file = h5py.File(io.BufferedReader(Window(fd, self.offset, self.length, path), 1 << 16), "r")
-        except (OSError, RuntimeError, ValueError, KeyError, OverflowError) as error:
-            raise StoreError(f"{self.label} is not a readable HDF5 file: {brief(error)}") from error
-        try:
+        self._pieces: dict[str, _Pieces] = {}
+        self._headers: dict[str, int] = {}
+        self._attributes: tuple[str, Mapping[str, structures.Attribute]] | None = None
+        self._kinds: dict[bytes, structures.Datatype] = {}
+        self._inflated: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._lock = threading.Lock()
+        with self._refusing(self.label):
+            self._file = structures.Structures(fd, *(window if window is not None else (0, os.fstat(fd).st_size)))
             self._walk()
             self._refuse_overlaps()
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeError, OverflowError) as error:
-            self.close()
-            raise StoreError(f"{self.label} is damaged: {brief(error)}") from error
-        except BaseException:
-            self.close()
-            raise
+
+    @contextlib.contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """Turn what is wrong with a structure into an error that names `what`."""
+        try:
+            yield
+        except structures.Unreadable as error:
+            raise StoreError(f"{what} {error}") from error
+        except (struct.error, IndexError) as error:
+            raise StoreError(f"{what} is damaged: a structure is shorter than it should be") from error
+        except OSError as error:
+            raise StoreError(f"{what} cannot be read: {error.strerror or brief(error)}") from error
 
     def close(self) -> None:
-        """Close the HDF5 side; the descriptor is the caller's."""
-        self.groups.clear()
-        self._file.close()
+        """Forget what was read; the descriptor is the caller's."""
+        self._inflated.clear()
 
     def _walk(self) -> None:
-        seen: set[int] = set()
-        root = h5py.h5g.open(self._file.id, b"/")
-        stack: list[tuple[str, h5py.h5g.GroupID, int]] = [("", root, 0)]
-        seen.add(_address(root))
-        count = 0
+        stack: list[tuple[str, int, int]] = [("", self._file.root, 0)]
+        count, characters = 0, 0
         while stack:
-            prefix, group, depth = stack.pop()
-            self.groups[prefix] = group
-            if depth > MAX_DEPTH:
-                raise StoreError(f"{self.label} nests groups more than {MAX_DEPTH} deep, at {prefix[:60]!r}")
-            names: list[bytes] = []
-            group.links.iterate(names.append)
-            for raw in names:
-                count += 1
-                if count > MAX_OBJECTS:
+            path, address, depth = stack.pop()
+            if address in self._file.claimed:
+                raise StoreError(f"{self.label} links to one object twice, the second time at {_short(path)}")
+            with self._refusing(f"{_short(path) if path else 'the root group'} of {self.label}"):
+                messages = self._file.messages(address, claim=True)
+                kinds = {message.kind for message in messages}
+                if structures.LAYOUT in kinds:
+                    self._add_dataset(path, address, messages)
+                    continue
+                if structures.DATATYPE in kinds and not kinds & structures.OF_GROUPS:
+                    raise structures.Unreadable("is a named datatype, which no Keras file has")
+                if not kinds & structures.OF_GROUPS:
+                    raise structures.damaged("it is neither a group nor a dataset")
+                links = self._file.links(messages, MAX_OBJECTS)
+            self.groups[path] = address
+            count += len(links)
+            if count > MAX_OBJECTS:
+                raise StoreError(f"{self.label} holds more than {MAX_OBJECTS:,} objects; no Keras model has as many")
+            if links and depth >= MAX_DEPTH:
+                raise StoreError(f"{self.label} nests groups more than {MAX_DEPTH} deep, at {_short(path)}")
+            prefix = f"{path}/" if path else ""
+            names = set()
+            for raw, target in reversed(links):
+                child = prefix + self._name(raw, path)
+                if target < 0:
                     raise StoreError(
-                        f"{self.label} holds more than {MAX_OBJECTS:,} objects; no Keras model has as many"
-                    )
-                name = raw.decode("utf-8")
-                path = f"{prefix}/{name}" if prefix else name
-                if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
-                    raise StoreError(
-                        f"{self.label} has a soft or external link at {path!r}; graftwork follows no links, "
+                        f"{self.label} has a soft or external link at {_short(child)}; graftwork follows no links, "
                         "copy what it points to into the file"
                     )
-                item = h5py.h5o.open(group, raw)
-                address = _address(item)
-                if address in seen:
-                    raise StoreError(f"{self.label} links to one object twice, the second time at {path!r}")
-                seen.add(address)
-                if isinstance(item, h5py.h5g.GroupID):
-                    stack.append((path, item, depth + 1))
-                elif isinstance(item, h5py.h5d.DatasetID):
-                    self.datasets[path] = self._dataset(path, item)
-                else:
-                    raise StoreError(f"{self.label} has a named datatype at {path!r}, which no Keras file has")
+                if raw in names:
+                    raise StoreError(f"{self.label} is damaged: two objects are called {_short(child)}")
+                names.add(raw)
+                characters += len(child)
+                stack.append((child, target, depth + 1))
+            if characters > MAX_PATH_CHARACTERS:
+                raise StoreError(f"{self.label} has names of more than {MAX_PATH_CHARACTERS:,} characters altogether")
 
-    def _dataset(self, path: str, item: h5py.h5d.DatasetID) -> Dataset:
-        what = f"dataset {path!r} of {self.label}"
-        space = item.get_space()
-        if space.get_simple_extent_type() == h5py.h5s.NULL:
-            raise StoreError(f"{what} has no values")
-        shape = tuple(int(n) for n in space.get_simple_extent_dims())
-        dtype, plain = _dtype(item, what)
-        nbytes = math.prod(shape) * ITEMSIZE[dtype]
-        plist = item.get_create_plist()
-        layout = plist.get_layout()
-        if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
-            raise StoreError(f"{what} keeps its values in another file, which graftwork does not follow")
-        stored = item.get_storage_size()
-        if layout == h5py.h5d.CONTIGUOUS:
-            offset = item.get_offset()
-            if nbytes == 0:
-                return Dataset(path, shape, dtype, 0)
-            if offset is None or stored != nbytes:
-                raise StoreError(f"{what} should have {nbytes:,} bytes of values but {stored:,} are stored")
-            if offset < 0 or offset + nbytes > self.length:
-                raise StoreError(
-                    f"{what} should lie in bytes {offset:,} to {offset + nbytes:,}, but the file has {self.length:,}"
+    def _name(self, raw: bytes, group: str) -> str:
+        try:
+            name = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise StoreError(f"{self.label} has a name in group {_short(group)} that is not UTF-8") from error
+        if not name or "/" in name or name in (".", ".."):
+            raise StoreError(f"{self.label} is damaged: it has an object called {name[:60]!r} in group {_short(group)}")
+        return name
+
+    def _add_dataset(self, path: str, address: int, messages: Sequence[structures.Message]) -> None:
+        with self._refusing(f"dataset {_short(path)} of {self.label}"):
+            self.datasets[path] = self._dataset(path, messages)
+        self._headers[path] = address
+
+    def _dataset(self, path: str, messages: Sequence[structures.Message]) -> Dataset:
+        found: dict[int, bytes] = {}
+        for number, flags, body in messages:
+            if number in structures.OF_DATASETS:
+                if flags & structures.SHARED:
+                    raise structures.Unreadable("has a type that lies elsewhere in the file, which no Keras file has")
+                if number in found:
+                    raise structures.damaged(f"it has two messages of type {number}")
+                found[number] = body
+        if structures.EXTERNAL in found:
+            raise structures.Unreadable("keeps its values in another file, which graftwork does not follow")
+        if structures.DATATYPE not in found or structures.DATASPACE not in found:
+            raise structures.damaged("it has no type or no shape")
+        kind = self._kinds.get(found[structures.DATATYPE])
+        if kind is None:
+            kind = self._kinds[found[structures.DATATYPE]] = structures.datatype(found[structures.DATATYPE])
+        if not kind.known or kind.name not in ITEMSIZE:
+            raise structures.Unreadable(f"holds {kind.name} values, expected numbers")
+        if kind.name == "bfloat16":
+            self._is_bfloat16(messages)
+        shape = structures.dataspace(found[structures.DATASPACE])
+        if shape is None:
+            raise structures.Unreadable("has no values")
+        layout = structures.layout(found[structures.LAYOUT], len(shape), kind.size)
+        filters = structures.filters(found[structures.FILTERS]) if structures.FILTERS in found else ()
+        return self._placed(path, shape, kind, layout, filters)
+
+    def _is_bfloat16(self, messages: Sequence[structures.Message]) -> None:
+        """Refuse two opaque bytes that say they are something else; legacy files forget to say what they are."""
+        said = self._file.attributes(messages).get("dtype")
+        if said is not None and (text := self._file.value(said)) not in ("bfloat16", b"bfloat16"):
+            raise structures.Unreadable(
+                f"holds opaque values said to be {str(text)[:40]!r}, which graftwork does not know"
+            )
+
+    def _placed(
+        self,
+        path: str,
+        shape: tuple[int, ...],
+        kind: structures.Datatype,
+        layout: structures.Layout,
+        filters: tuple[int, ...],
+    ) -> Dataset:
+        """Return a dataset after checking that its values can be where they are said to be."""
+        nbytes, length = math.prod(shape) * kind.size, self._file.length
+        assert kind.numpy is not None
+        plain = kind.size == 1 or kind.numpy.byteorder != ">"
+        if not nbytes:
+            return Dataset(path, shape, kind.name, 0)
+        if layout.chunk is not None:
+            chunk_bytes = math.prod(layout.chunk) * kind.size
+            if chunk_bytes > MAX_CHUNK_BYTES:
+                raise structures.Unreadable(
+                    f"has chunks of {chunk_bytes:,} bytes; more than {MAX_CHUNK_BYTES:,} are not read"
                 )
-            return Dataset(path, shape, dtype, self.offset + offset if plain else None)
-        if layout == h5py.h5d.CHUNKED:
-            chunk = math.prod(plist.get_chunk()) * ITEMSIZE[dtype]
-            if chunk > MAX_CHUNK_BYTES:
-                raise StoreError(f"{what} has chunks of {chunk:,} bytes; more than {MAX_CHUNK_BYTES:,} are not read")
-            for position in range(plist.get_nfilters()):
-                code = plist.get_filter(position)[0]
-                if not h5py.h5z.filter_avail(code):
-                    raise StoreError(f"{what} is compressed with HDF5 filter {code}, which is not installed")
-        if nbytes > SMALL + MAX_EXPANSION * min(stored, self.length):
-            raise StoreError(f"{what} claims {nbytes:,} bytes of values but only {stored:,} are stored")
-        return Dataset(path, shape, dtype, None)
+            count = math.prod(-(-n // c) for n, c in zip(shape, layout.chunk, strict=True))
+            if count > length // structures.CHUNK_ENTRY_BYTES or nbytes > SMALL + MAX_EXPANSION * length:
+                raise structures.Unreadable(f"claims {nbytes:,} bytes of values in a file of {length:,}")
+        elif filters:
+            raise structures.damaged("it has filters but no chunks")
+        elif layout.inside is not None:
+            if layout.size != nbytes:
+                raise structures.Unreadable(f"should have {nbytes:,} bytes of values but {layout.size:,} are stored")
+        elif layout.address == structures.UNDEFINED or layout.size != nbytes:
+            stored = 0 if layout.address == structures.UNDEFINED else layout.size
+            raise structures.Unreadable(f"should have {nbytes:,} bytes of values but {stored:,} are stored")
+        elif layout.address + nbytes > length:
+            raise structures.Unreadable(
+                f"should lie in bytes {layout.address:,} to {layout.address + nbytes:,}, but the file has {length:,}"
+            )
+        elif plain:
+            return Dataset(path, shape, kind.name, self._file.begin + layout.address)
+        self._pieces[path] = _Pieces(kind.numpy, layout, filters)
+        return Dataset(path, shape, kind.name, None)
 
     def _refuse_overlaps(self) -> None:
-        ranges = sorted(
-            (d.offset, d.nbytes, d.path) for d in self.datasets.values() if d.offset is not None and d.nbytes
-        )
-        for (begin, nbytes, path), (following, _, other) in itertools.pairwise(ranges):
-            if begin + nbytes > following:
-                raise StoreError(f"datasets {path!r} and {other!r} of {self.label} overlap")
+        begin = self._file.begin
+        ranges = [(d.offset - begin, d.nbytes) for d in self.datasets.values() if d.offset is not None and d.nbytes]
+        ranges += [
+            (p.layout.address, self.datasets[path].nbytes)
+            for path, p in self._pieces.items()
+            if p.layout.chunk is None and p.layout.inside is None
+        ]
+        if (found := self._file.overlap(ranges)) is None:
+            return
+        at = {d.offset - begin: p for p, d in self.datasets.items() if d.offset is not None and d.nbytes}
+        names = [f"dataset {_short(at[place])}" if place in at else f"what lies at byte {place:,}" for place in found]
+        raise StoreError(f"{names[0]} and {names[1]} of {self.label} overlap")
+
+    # Values ------------------------------------------------------------------------------------------------------
 
     def extent(self, path: str) -> Extent | None:
-        """Return where a dataset's values lie, or None when they must be read through HDF5."""
+        """Return where a dataset's values lie, or None when they must be put together."""
         found = self.datasets[path]
         return None if found.offset is None else Extent(self.fd, found.offset, found.nbytes)
 
     def read_into(self, path: str, start: int, out: Raw) -> None:
         """Fill `out` with raw elements of a dataset from flat position `start` on."""
         found = self.datasets[path]
+        if not len(out):
+            return
         if found.offset is not None:
             pread_full(self.fd, out, found.offset + start * ITEMSIZE[found.dtype], self.path)
             return
-        try:
-            with self._lock:
-                _read_flat(h5py.Dataset(h5py.h5o.open(self._file.id, path.encode())), start, out)
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            raise StoreError(f"dataset {path!r} of {self.label} cannot be read: {brief(error)}") from error
+        with self._refusing(f"dataset {_short(path)} of {self.label}"):
+            pieces = self._pieces[path]
+            if pieces.layout.chunk is not None:
+                self._read_chunks(path, found.shape, pieces, start, out)
+                return
+            if pieces.layout.inside is not None:
+                itemsize = pieces.dtype.itemsize
+                inside = pieces.layout.inside[start * itemsize : (start + len(out)) * itemsize]
+                out.data.cast("B")[:] = inside
+            else:
+                offset = self._file.begin + pieces.layout.address + start * pieces.dtype.itemsize
+                pread_full(self.fd, out, offset, self.path)
+            if pieces.dtype.byteorder == ">":
+                out.byteswap(inplace=True)
+
+    def _read_chunks(self, path: str, shape: tuple[int, ...], pieces: _Pieces, start: int, out: Raw) -> None:
+        chunk = pieces.layout.chunk
+        assert chunk is not None
+        done = 0
+        for low, high in _boxes(shape, start, start + len(out)):
+            size = tuple(h - b for b, h in zip(low, high, strict=True))
+            box = out[done : done + math.prod(size)].reshape(size)
+            done += box.size
+            first = [b // c for b, c in zip(low, chunk, strict=True)]
+            last = [-(-h // c) for h, c in zip(high, chunk, strict=True)]
+            for place in itertools.product(*map(range, first, last)):
+                values = np.frombuffer(self._chunk(path, shape, pieces, place), pieces.dtype).reshape(chunk)
+                ends = list(zip(place, chunk, low, high, strict=True))
+                inner = tuple(slice(max(b - p * c, 0), min(h - p * c, c)) for p, c, b, h in ends)
+                outer = tuple(slice(max(p * c - b, 0), min((p + 1) * c, h) - b) for p, c, b, h in ends)
+                box[outer] = values[inner].view(out.dtype.newbyteorder(pieces.dtype.byteorder))
+
+    def _chunk(self, path: str, shape: tuple[int, ...], pieces: _Pieces, place: tuple[int, ...]) -> bytes:
+        """Return a chunk's values; the last ones used are kept."""
+        key = (path, place)
+        with self._lock:
+            if (values := self._inflated.pop(key, None)) is not None:
+                self._inflated[key] = values
+                return values
+        assert pieces.layout.chunk is not None
+        size = math.prod(pieces.layout.chunk) * pieces.dtype.itemsize
+        with self._lock:
+            if pieces.chunks is None:
+                pieces.chunks = self._file.chunks(pieces.layout, shape, size, filtered=bool(pieces.filters))
+        found = pieces.chunks[place]
+        stored = np.empty(found.size, np.uint8)
+        pread_full(self.fd, stored, self._file.begin + found.address, self.path)
+        values = structures.unfiltered(stored.tobytes(), pieces.filters, found.mask, size, pieces.dtype.itemsize)
+        with self._lock:
+            self._inflated[key] = values
+            kept = sum(map(len, self._inflated.values()))
+            while kept > KEPT_BYTES and len(self._inflated) > 1:
+                kept -= len(self._inflated.pop(next(iter(self._inflated))))
+        return values
+
+    # Attributes --------------------------------------------------------------------------------------------------
 
     def text_attribute(self, path: str, name: str) -> str | None:
         """Return an attribute of a group or dataset as text, or None where there is none."""
         value = self.attribute(path, name)
-        if value is None:
-            return None
         if isinstance(value, bytes):
             try:
                 return value.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise StoreError(f"attribute {name!r} of {path!r} in {self.label} is not UTF-8") from error
+                raise StoreError(f"attribute {name!r} of {_short(path)} in {self.label} is not UTF-8") from error
         return value if isinstance(value, str) else None
 
     def attribute(self, path: str, name: str) -> Any:
         """Return an attribute's value as h5py gives it, or None where there is none."""
-        group = self.groups.get(path)
-        try:
-            if group is None:
-                group = h5py.h5o.open(self._file.id, path.encode() or b"/")
-            if not h5py.h5a.exists(group, name.encode()):
-                return None
-            opened = h5py.h5a.open(group, name.encode())
-            if math.prod(opened.shape) * opened.get_type().get_size() > self.length:
-                raise StoreError(f"attribute {name!r} of {path!r} in {self.label} claims more bytes than the file has")
-            attributes = h5py.AttributeManager(
-                h5py.Group(group) if isinstance(group, h5py.h5g.GroupID) else h5py.Dataset(group)
-            )
-            return attributes[name]
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError, UnicodeError) as error:
-            raise StoreError(
-                f"attribute {name!r} of {path!r} in {self.label} cannot be read: {brief(error)}"
-            ) from error
+        found = self._attributes_of(path).get(name)
+        if found is None:
+            return None
+        with self._refusing(f"attribute {_short(name)} of {_short(path)} in {self.label}"):
+            value = self._file.value(found)
+        if isinstance(value, structures.Nothing):
+            import h5py
+
+            return h5py.Empty(value.dtype)
+        return value
 
     def attribute_names(self, path: str) -> list[str]:
         """Return the names of a group's attributes, sorted."""
-        group = self.groups[path]
-        return sorted(h5py.h5a.open(group, index=i).name.decode() for i in range(h5py.h5a.get_num_attrs(group)))
+        return sorted(self._attributes_of(path))
+
+    def _attributes_of(self, path: str) -> Mapping[str, structures.Attribute]:
+        kept = self._attributes
+        if kept is not None and kept[0] == path:
+            return kept[1]
+        address = self.groups[path] if path in self.groups else self._headers.get(path)
+        if address is None:
+            return {}
+        with self._refusing(f"{_short(path) if path else 'the root group'} of {self.label}"):
+            found = self._file.attributes(self._file.messages(address))
+        self._attributes = (path, found)
+        return found
 
 
-def _address(item: Any) -> int:
-    info = h5py.h5o.get_info(item)
-    return int(info.addr)
+def has_attribute(path: Path, group: str, names: Sequence[str]) -> bool | None:
+    """Return whether a group of an HDF5 file, or the root where there is no such group, has an attribute of one of these names.
+
+    It looks at the root's links and at two object headers, whatever else the file holds. A file that cannot be read so far gives None.
+    """
+    try:
+        fd = open_fd(path)
+    except StoreError:
+        return None
+    try:
+        file = structures.Structures(fd, 0, os.fstat(fd).st_size)
+        messages = file.messages(file.root)
+        address = dict(file.links(messages, MAX_OBJECTS)).get(group.encode(), -1)
+        found = file.attributes(file.messages(address) if address >= 0 else messages)
+    except (structures.Unreadable, struct.error, IndexError, OSError):
+        return None
+    finally:
+        os.close(fd)
+    return any(name in found for name in names)
 
 
-def _dtype(item: h5py.h5d.DatasetID, what: str) -> tuple[str, bool]:
-    """Return the dtype's name, and whether the values lie in the file as NumPy would lay them out."""
-    kind = item.get_type()
-    size = kind.get_size()
-    if isinstance(kind, h5py.h5t.TypeOpaqueID) and size == 2:
-        return "bfloat16", True  # Keras marks it with the attribute dtype="bfloat16", legacy files forget to
-    if isinstance(kind, h5py.h5t.TypeEnumID):
-        if kind.dtype != np.dtype(bool):
-            raise StoreError(f"{what} is an enumeration, expected numbers")
-        return "bool", True
-    if not isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID):
-        raise StoreError(
-            f"{what} holds {type(kind).__name__.removeprefix('Type').removesuffix('ID').lower()} values, expected numbers"
-        )
-    dtype = kind.dtype
-    if dtype.name not in ITEMSIZE or dtype.itemsize != size:
-        raise StoreError(f"{what} holds {dtype.name} values of {size} bytes, which graftwork does not know")
-    return dtype.name, kind.get_order() == h5py.h5t.ORDER_LE or size == 1
+def _short(path: str) -> str:
+    """Return a path in quotes, its middle left out if it would fill the screen."""
+    return repr(path if len(path) <= 160 else f"{path[:80]}…{path[-60:]}")
 
 
-def _read_flat(dataset: Any, start: int, out: Raw) -> None:
-    """Read flat positions [start, start + len(out)) of a dataset of any rank, in runs that are boxes."""
-    shape = dataset.shape
-    if not shape or dataset.size == len(out):
-        values = np.asarray(dataset[()])
-        out[:] = _raw(values.reshape(-1), out.dtype)[start : start + len(out)]
+def _boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield the boxes (lowest corner, corner after the highest) that flat positions [start, stop) of an array are, in order."""
+    if not shape:
+        yield (), ()
         return
     inner = math.prod(shape[1:])
-    done = 0
-    while done < len(out):
-        row, column = divmod(start + done, inner)
-        rows = (len(out) - done) // inner
-        if column == 0 and rows:  # whole rows at once
-            part = np.asarray(dataset[row : row + rows]).reshape(-1)
-        else:  # a piece of one row
-            part = _piece(dataset, row, column, min(inner - column, len(out) - done))
-        out[done : done + part.size] = _raw(part, out.dtype)
-        done += part.size
-
-
-def _piece(dataset: Any, row: int, column: int, count: int) -> Any:
-    """Read `count` elements of one row along the first axis; rows of several axes are cut along the second."""
-    if dataset.ndim == 1:
-        return np.asarray(dataset[row : row + 1])
-    inner = math.prod(dataset.shape[2:])
-    first, last = column // inner, -(-(column + count) // inner)
-    part = np.asarray(dataset[row, first:last]).reshape(-1)
-    return part[column - first * inner : column - first * inner + count]
-
-
-def _raw(values: Any, dtype: np.dtype[Any]) -> Any:
-    if values.dtype.kind == "V" or values.dtype == np.dtype(bool):
-        return values.view(dtype)
-    return values.astype(dtype, copy=False)
+    row, column = divmod(start, inner)
+    last, rest = divmod(stop, inner)
+    if column:
+        end = rest if row == last else inner
+        for low, high in _boxes(shape[1:], column, end):
+            yield (row, *low), (row + 1, *high)
+        if row == last:
+            return
+        row += 1
+    if row < last:
+        yield (row, *[0] * (len(shape) - 1)), (last, *shape[1:])
+    if rest:
+        for low, high in _boxes(shape[1:], 0, rest):
+            yield (last, *low), (last + 1, *high)
 
 
 # Writing -----------------------------------------------------------------------------------------------------------
@@ -363,6 +465,8 @@ def lay_out(path: Path, tree: Tree) -> dict[str, tuple[int, int]]:
     Raises:
         OSError: If the file cannot be made or may not grow to its size.
     """
+    import h5py
+
     places: dict[str, tuple[int, int]] = {}
     try:
         with h5py.File(path, "w") as file:
@@ -378,6 +482,8 @@ def lay_out(path: Path, tree: Tree) -> dict[str, tuple[int, int]]:
 
 
 def _allocate(file: Any, name: str, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
+    import h5py
+
     parent, _, leaf = name.rpartition("/")
     group = file.require_group(parent) if parent else file
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

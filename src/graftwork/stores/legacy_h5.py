@@ -25,7 +25,7 @@ from graftwork.architecture.wiring import checked
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, register
 from graftwork.stores.files import open_fd, read_json
-from graftwork.stores.hdf5 import H5Source, Tree
+from graftwork.stores.hdf5 import H5Source, Tree, has_attribute
 from graftwork.stores.keras_weights import MAX_ATTRIBUTE, PROVENANCE, by_dtype, open_part, planned_layout
 from graftwork.stores.weights_h5 import is_hdf5
 from graftwork.tensor import Role, TensorSpec, number_in
@@ -366,14 +366,8 @@ def recognise(path: Path) -> bool:
 
 def _has_layer_names(path: Path) -> bool:
     """Look for the attribute without walking the file."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            where = file.get(WEIGHTS, file)
-            return any(name in where.attrs for name in ("layer_names", "layer_names0"))
-    except (OSError, RuntimeError, ValueError, KeyError):
-        return path.suffix in (".h5", ".hdf5")
+    found = has_attribute(path, WEIGHTS, ("layer_names", "layer_names0"))
+    return path.suffix in (".h5", ".hdf5") if found is None else found
 
 
 register(
