@@ -64,7 +64,10 @@ def _import_numba() -> Any:
     if hide:
         sys.modules["scipy"] = None  # type: ignore[assignment]
     try:
-        return importlib.import_module("numba")
+        numba = importlib.import_module("numba")
+        if hide:
+            importlib.import_module("numba.np.arraymath")  # the module that asks for SciPy, at the first compilation else
+        return numba
     finally:
         if hide:
             del sys.modules["scipy"]
