@@ -9,7 +9,7 @@ from typing import Any, Self
 
 GIB = 1 << 30
 SECONDS = 10
-"""How long opening and reading a small file may take, however it is made."""
+"""How long opening and reading a small file may compute, however it is made."""
 
 
 class Worker:
@@ -43,7 +43,7 @@ class Worker:
         return json.loads(line)
 
     def read(
-        self, path: Path, *, seconds: float = SECONDS, address_space: int = 3 * GIB, block: int = 1 << 16
+        self, path: Path, *, seconds: int = SECONDS, address_space: int = 3 * GIB, block: int = 1 << 16
     ) -> dict[str, Any]:
         """Return how opening and fully reading `path` ended, with ``growth_bytes`` of memory."""
         said = self._ask({"path": str(path), "address_space": address_space, "seconds": seconds, "block": block})

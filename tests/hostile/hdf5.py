@@ -964,6 +964,17 @@ def global_heap_of_exabytes(data: bytes, kernel: str) -> bytes:
     return bytes(changed)
 
 
+@patch()
+def text_of_gigabytes(data: bytes, kernel: str) -> bytes:
+    """Texts of any length whose attributes claim 2 GiB, which the library would allocate before it looks."""
+    found = _all(data, b"GCOL")
+    changed = bytearray(data)
+    for at in found:
+        for reference in _all(data, struct.pack("<Q", at)):
+            struct.pack_into("<I", changed, reference - 4, (2 << 30) - 1)
+    return bytes(changed) if found else data[:96]
+
+
 @patch(Outcome.HARMLESS)
 def bytes_after_the_end(data: bytes, kernel: str) -> bytes:
     """A kilobyte of something else behind the file."""

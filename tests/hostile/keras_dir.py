@@ -175,12 +175,12 @@ def asset_of_a_terabyte(folder: Path) -> Path:
 
 
 @CORPUS.tolerated()
-def asset_of_three_gigabytes(folder: Path) -> Path:
-    """A vocabulary that is a hole of three gigabytes."""
+def asset_of_a_gigabyte(folder: Path) -> Path:
+    """A vocabulary that is a hole of a gigabyte."""
     path = put(folder)
     (path / "assets").mkdir()
     with (path / "assets" / "vocabulary.txt").open("wb") as file:
-        file.truncate(3 << 30)
+        file.truncate(1 << 30)
     return path
 
 

@@ -1,5 +1,6 @@
 """Legacy ``.h5`` files of whole models: one HDF5 file, the configuration in an attribute."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,3 +170,16 @@ def training_config_is_a_lambda(folder: Path) -> Path:
     """What `compile` was told names a function of the standard library."""
     text = '{"loss": {"module": "os", "class_name": "function", "config": "system", "registered_name": "system"}}'
     return edited(folder, lambda f: f.attrs.create("training_config", text, dtype=TEXT))
+
+
+@CORPUS.refused()
+def weights_in_a_pipe(folder: Path) -> Path:
+    """The group of weights is said to lie in another file, which would never answer."""
+    (folder / "outside").mkdir()
+    os.mkfifo(folder / "outside" / "pipe.h5")
+
+    def edit(file: h5py.File) -> None:
+        del file["model_weights"]
+        file["model_weights"] = h5py.ExternalLink(str(folder / "outside" / "pipe.h5"), "/")
+
+    return edited(folder, edit)
