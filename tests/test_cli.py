@@ -244,7 +244,7 @@ def test_verify_ends_with_status_1_for_a_file_that_is_not_sound(graftwork, folde
         file["layers/conv2d/vars/1"][3] = np.nan
     done = graftwork("verify", "nan.weights.h5")
     assert done.status == 1
-    assert "wrong: tensor stem/bias holds 1 values that are NaN or infinite" in done.out
+    assert "wrong: tensor stem/bias holds 1 value of NaN or infinity" in done.out
     assert done.out.endswith("not sound\n")
 
 

@@ -59,7 +59,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence
 
 def paragraph(text: str) -> None:
     """Print a paragraph, after an empty line."""
-    print("\n" + textwrap.fill(text, min(100, _console().width)))  # noqa: T201
+    print("\n" + _filled(text))  # noqa: T201
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, min(100, _console().width), break_long_words=False, break_on_hyphens=False)
 
 
 def _print(made: Table) -> None:
@@ -209,7 +213,9 @@ def verification(found: Verification) -> None:
     )
     _notes(found.notes)
     for name, count in found.nonfinite.items():
-        _console().print(f"wrong: tensor {name} holds {count:,} values that are NaN or infinite", markup=False)
+        _console().print(
+            f"wrong: tensor {name} holds {count:,} value{'s' * (count != 1)} of NaN or infinity", markup=False
+        )
     if found.load_error:
         _console().print(f"wrong: Keras does not load it: {found.load_error}", markup=False)
     _console().print("sound" if found.sound else "not sound")
@@ -229,7 +235,10 @@ def method(method_: type[MergeMethod]) -> None:
     """Print one method: what it does and its formula, its options, where it comes from."""
     from graftwork.methods.options import option_rows
 
-    print(f"{method_.name}: " + "\n".join(_prose(method_)) + "\n")  # noqa: T201
+    first, *rest = "\n".join(_prose(method_)).split("\n\n")
+    print(_filled(f"{method_.name}: {first}") + "\n")  # noqa: T201
+    for part in rest:
+        print((part if part.startswith(" ") else _filled(part)) + "\n")  # noqa: T201
     rows = [
         (
             f"  {row.name}",
