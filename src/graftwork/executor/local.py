@@ -11,19 +11,19 @@ Memory is what the threads' scratch takes, whatever the size of the models; see 
 """
 
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from graftwork import rng
 from graftwork.errors import NonFiniteError, OutputError, StoreError
 from graftwork.executor.gather import read_gathered
-from graftwork.kernels.convert import decode, encode
+from graftwork.kernels.convert import count_nonfinite, decode, encode
 from graftwork.methods.base import CHUNK, Block, MergeMethod, Reduction
 from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
 from graftwork.tensor import FLOATS, Role, TensorSpec
@@ -47,7 +47,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A run of raw bytes of the result and its CRC, to compare with what the file holds when it is read again."""
+    """A run of raw bytes of the result and its CRC-32C, to compare with what the file holds when it is read again."""
 
     name: str
     start: int
@@ -345,14 +345,14 @@ class LocalExecutor:
             assert reader is not None and source is not None
             into: Raw = models[k] if k < n or base is None else base
             spec = reader.specs()[source.name]
-            raw = scratch["raw"].view(RAW_DTYPES[spec.dtype])[:length]
-            plain = spec.dtype == dtype.name and not source.gather
+            plain = RAW_DTYPES[spec.dtype] == dtype  # then the file's elements are the numbers, and need no scratch of their own
+            raw = into if plain else scratch["raw"].view(RAW_DTYPES[spec.dtype])[:length]
             if source.gather:
                 read_gathered(reader, source.name, spec.shape, source.gather, start, raw)
             else:
-                reader.read_into(source.name, start, into if plain else raw)
-            bad = decode(into if plain else raw, spec.dtype, into)
-            read += length * RAW_DTYPES[spec.dtype].itemsize
+                reader.read_into(source.name, start, raw)
+            read += raw.nbytes
+            bad = decode(raw, spec.dtype, into) if not plain else count_nonfinite(into) if nonfinite is not None else 0
             if nonfinite is not None and bad:
                 nonfinite[k] += bad
         self.progress(read)
@@ -369,9 +369,9 @@ class LocalExecutor:
     def _store(self, step: "Step", block: Block) -> None:
         spec = step.spec
         raw: Raw
-        if spec.dtype == block.out.dtype.name:
+        if RAW_DTYPES[spec.dtype] == block.out.dtype:
             raw = block.out
-            bad = decode(raw, spec.dtype, block.out)
+            bad = count_nonfinite(raw)
         else:
             raw = np.empty(len(block.out), RAW_DTYPES[spec.dtype])
             bad = encode(block.out, spec.dtype, raw)
@@ -390,7 +390,7 @@ class LocalExecutor:
             raise OutputError(
                 f"the result cannot be written: {error.strerror or error}; nothing is left behind"
             ) from error
-        self.outcome.written.append(Written(spec.name, start, len(raw), zlib.crc32(raw.data.cast("B"))))
+        self.outcome.written.append(Written(spec.name, start, len(raw), google_crc32c.value(raw.view(np.uint8))))
 
     def _copy(self, step: "Step") -> None:
         """Copy a tensor of the first model, and say when another model has other values."""
@@ -463,7 +463,7 @@ def verify_written(reader: Reader, specs: Sequence[TensorSpec], written: Sequenc
     def compare(item: Written) -> str | None:
         raw = np.empty(item.size, RAW_DTYPES[found[item.name].dtype])
         reader.read_into(item.name, item.start, raw)
-        return None if zlib.crc32(raw.data.cast("B")) == item.crc else item.name
+        return None if google_crc32c.value(raw.view(np.uint8)) == item.crc else item.name
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for name in pool.map(compare, written, chunksize=64):
