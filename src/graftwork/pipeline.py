@@ -227,7 +227,9 @@ def plan_convert(
         _same_tensors(source, like, specs)
     if source.header.config is not None and not row.holds_architecture:
         losses.append("the architecture")
-    elif _is_compiled(source) and ("legacy_h5" in (row.name, source.header.format)) and row.name != source.header.format:
+    elif (
+        _is_compiled(source) and ("legacy_h5" in (row.name, source.header.format)) and row.name != source.header.format
+    ):
         losses.append("how the model was compiled")
     if source.header.assets and not row.holds_architecture:
         losses.append(f"{len(source.header.assets)} vocabularies and other assets")
@@ -236,7 +238,8 @@ def plan_convert(
     cast = get("passthrough")() if dtype is not None else None
     steps = []
     for spec in specs:
-        casts = dtype is not None and spec.dtype in FLOATS and spec.dtype != dtype and spec.role is not Role.QUANTIZED
+        kept = spec.role in (Role.QUANTIZED, Role.OPTIMIZER)
+        casts = dtype is not None and spec.dtype in FLOATS and spec.dtype != dtype and not kept
         steps.append(
             Step(
                 spec=replace(spec, dtype=dtype) if casts and dtype is not None else spec,

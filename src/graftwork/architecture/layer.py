@@ -136,12 +136,18 @@ def walk(layer: Layer) -> Iterator[tuple[str, Layer]]:
             yield f"{inner.name}/{path}", deeper
 
 
+PUBLIC_NAMES = {"GroupedQueryAttention": "GroupQueryAttention"}
+"""Layers of Keras that are exported under another name than their class has."""
+
+
 def _parse(value: Json, where: str, depth: int) -> Layer:
     if depth > MAX_DEPTH:
         raise StoreError(f"{where} nests models more than {MAX_DEPTH} deep; it was not written by Keras")
     if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
         raise StoreError(f"{where} has no `class_name` where a layer should be: {str(value)[:80]}")
     class_name = value["class_name"]
+    if "module" not in value:  # a legacy file, which has the class's own name instead of the public one
+        class_name = PUBLIC_NAMES.get(class_name, class_name)
     config = value.get("config", {})
     if isinstance(config, list):  # Keras 2.0 wrote a Sequential as a bare list of layers
         config = {"layers": config}

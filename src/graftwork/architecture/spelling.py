@@ -11,6 +11,11 @@ MODULES: dict[str, dict[str, str | None]] = {
     "Functional": {"module": "keras.src.models.functional", "registered_name": "Functional"},
     "Model": {"module": "keras.src.models.functional", "class_name": "Functional", "registered_name": "Functional"},
     "Sequential": {"module": "keras", "registered_name": None},
+    "GroupedQueryAttention": {
+        "module": "keras.layers",
+        "class_name": "GroupQueryAttention",
+        "registered_name": None,
+    },
 }
 
 

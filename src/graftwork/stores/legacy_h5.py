@@ -335,7 +335,8 @@ def _creation_order(variables: Iterable[Variable]) -> dict[str, tuple[int, ...]]
         for part in variable.path.split("/"):
             siblings = seen.setdefault(parent, {})
             first = siblings.setdefault(part, len(siblings))
-            ranks.append(len(CREATED) + first if part not in CREATED else CREATED.index(part))
+            word = part.lstrip("_")
+            ranks.append(len(CREATED) + first if word not in CREATED else CREATED.index(word))
             parent += "/" + part
         # a layer's own variables come before those of the layers inside it
         ranks[-2] = -1
