@@ -56,14 +56,10 @@ def environment() -> dict[str, str]:
 
 def pattern(shown: str) -> str:
     """Return a shown output as a regular expression."""
-    lines = []
-    for line in shown.splitlines():
-        lines.append(
-            "(?:.*\n)*?"
-            if line.strip() == "…"
-            else ".*?".join(re.escape(part) for part in line.rstrip().split("…")) + "\n"
-        )
-    return "".join(lines)
+    return "".join(
+        "(?:.*\n)*?" if line.strip() == "…" else ".*?".join(re.escape(part) for part in line.rstrip().split("…")) + "\n"
+        for line in shown.splitlines()
+    )
 
 
 @pytest.mark.parametrize("document", with_blocks("console"), ids=name_of)
