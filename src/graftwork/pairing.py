@@ -18,6 +18,10 @@ from graftwork.stores.base import Reader
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 
+CONNECTIONS = frozenset({"arguments", "calls", "class", "dtype", "inputs", "layers", "output", "outputs", "shape"})
+"""Kinds of difference that are no setting of a layer, so that nobody can say they do not matter."""
+
+
 class Wishes(Protocol):
     """What the user said about matching; see `graftwork.planning.MergeRequest`."""
 
@@ -80,19 +84,15 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
     (label_a, a), (label_b, b) = first, other
     found: Match | None = None
     if a.header.architecture is not None and b.header.architecture is not None:
-        found = match(a.header.architecture, b.header.architecture)
-        differences = [d for d in found.differences if d.field not in request.ignore]
-        if differences:
+        found = match(a.header.architecture, b.header.architecture, frozenset(request.ignore))
+        if found.differences:
+            settings = [d.field for d in found.differences if d.field not in CONNECTIONS]
             raise MismatchError(
-                *(d.describe(label_a, label_b) for d in differences),
-                advice="models that compute different functions cannot be averaged; compose or distil them, "
-                f"or name {differences[0].field!r} in `ignore` if it does not matter",
+                *(d.describe(label_a, label_b) for d in found.differences),
+                advice="models that compute different functions cannot be averaged; compose or distil them"
+                + (f", or name {settings[0]!r} in `ignore` if it does not matter" if settings else ""),
             )
         notes += [f"{label_b}: {note}" for note in found.notes]
-        if found.differences:
-            notes.append(
-                f"{label_b}: differences in {', '.join(sorted({d.field for d in found.differences}))} are ignored as asked"
-            )
     elif a.header.config_kind == b.header.config_kind == "huggingface":
         fields = [d for d in huggingface.differences(a.header.config, b.header.config) if d.field not in request.ignore]
         if request.classes is not None:

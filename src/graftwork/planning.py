@@ -192,7 +192,13 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
         )
     reasons += left_over(request, first, pairings, readers)
     if reasons:
-        raise MismatchError(*reasons, advice="map it with `map`, or keep the first model's with `skip`")
+        unknown = [label for label, reader in readers if reader.header.config is None]
+        hint = (
+            f"{unknown[0]} holds no architecture, so names alone were compared: use the model's file, or "
+            if unknown
+            else ""
+        )
+        raise MismatchError(*reasons, advice=f"{hint}map it with `map`, or keep the first model's with `skip`")
     merged = [step.spec.name for step in steps if step.method is not None]
     if not merged:
         raise MismatchError("no tensor is left to merge: all are skipped or copied")

@@ -6,7 +6,7 @@ form, so that two layers agree exactly when their descriptions are equal.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 from graftwork.architecture.layer import Json, Layer, is_layer, nested
@@ -95,6 +95,15 @@ class Description:
     kind: str
     fields: Mapping[str, Json]
     lenient: Mapping[str, Json]
+
+    def without(self, ignored: Set[str]) -> "Description":
+        """Return the description with some fields among those that may differ."""
+        if not ignored & self.fields.keys():
+            return self
+        fields = {name: value for name, value in self.fields.items() if name not in ignored}
+        return Description(
+            self.kind, fields, {**self.lenient, **{n: v for n, v in self.fields.items() if n in ignored}}
+        )
 
     def found(self, name: str) -> Json:
         """Return what a field holds, or what holds without it."""

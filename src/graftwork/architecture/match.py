@@ -72,24 +72,25 @@ class Match:
     notes: tuple[str, ...] = ()
 
 
-def match(a: Layer, b: Layer) -> Match:
+def match(a: Layer, b: Layer, ignore: Set[str] = frozenset()) -> Match:
     """Return which layer of `b` is which layer of `a`, and everything that speaks against merging their weights.
 
     Args:
         a: The model whose names and order of branches the result has.
         b: The other one.
+        ignore: Fields of layers' configurations that may differ; how layers are connected cannot be ignored.
 
     Raises:
         StoreError: If a configuration is not one that Keras writes (a cycle, a connection that leads nowhere).
     """
     try:
-        matcher = _Matcher(by_name=True)
+        matcher = _Matcher(by_name=True, ignore=ignore)
         found = matcher.run(a, b)
         if found.differences and _has_choice(a, b):
-            other = _Matcher(by_name=False).run(a, b)
+            other = _Matcher(by_name=False, ignore=ignore).run(a, b)
             found = other if len(other.differences) < len(found.differences) else found
         if matcher.conflicts and matcher.guesses:
-            other = _Matcher(by_name=True, careful=True).run(a, b)
+            other = _Matcher(by_name=True, careful=True, ignore=ignore).run(a, b)
             found = other if len(other.differences) < len(found.differences) else found
     except RecursionError as error:
         raise StoreError("a configuration nests deeper than Keras would write") from error
@@ -111,10 +112,12 @@ class _Matcher:
     Args:
         by_name: Whether the model's inputs and outputs are paired by layer name where the names agree.
         careful: Whether all that is already paired is considered whenever twins are. It seldom helps, and takes long.
+        ignore: Fields that may differ.
     """
 
-    def __init__(self, by_name: bool, careful: bool = False) -> None:
+    def __init__(self, by_name: bool, careful: bool = False, ignore: Set[str] = frozenset()) -> None:
         self.by_name = by_name
+        self.ignore = ignore
         self.careful = _CAREFUL if careful else 0
         self.guesses = self.conflicts = 0
         self.layers: dict[str, str] = {}
@@ -182,7 +185,7 @@ class _Matcher:
 
     def _describe(self, layer: Layer, rank: int | None) -> Description:
         if id(layer) not in self.described:
-            self.described[id(layer)] = layer, describe(layer, rank)
+            self.described[id(layer)] = layer, describe(layer, rank).without(self.ignore)
         return self.described[id(layer)][1]
 
     def _layer_number(self, layer: Layer, wiring: Wiring | None, rank: int | None, depth: int) -> int:
@@ -261,13 +264,14 @@ class _Matcher:
             return
         one, other = self._describe(a, rank_a), self._describe(b, rank_b)
         if rank_a is None and rank_b is not None:  # two spellings of an axis, and only one of the ranks known
-            one = describe(a, rank_b)
+            one = describe(a, rank_b).without(self.ignore)
         elif rank_b is None and rank_a is not None:
-            other = describe(b, rank_a)
+            other = describe(b, rank_a).without(self.ignore)
         self._differ(differences(one, other, path_a, path_b))
         for name in sorted(one.lenient.keys() & other.lenient.keys()):
             if one.lenient[name] != other.lenient[name]:
-                self._note(f"{name} differs, which does not change what is inferred", f"{path_a!r}")
+                why = "and is ignored as asked" if name in self.ignore else "which does not change what is inferred"
+                self._note(f"{name} differs, {why}", f"{path_a!r}")
         if "vocabulary" in one.fields and one.fields["vocabulary"] is None and other.fields.get("vocabulary") is None:
             self._note("vocabularies that are not in the configuration were not compared", f"{path_a!r}")
         if one.kind != other.kind:
