@@ -95,9 +95,9 @@ def in_pages(folder: Path) -> Path:
     return path
 
 
-@CORPUS.refused()
+@CORPUS.tolerated()
 def checksum_of_the_latest_format(folder: Path) -> Path:
-    """One bit of a checked header is wrong."""
+    """One bit of a time in a checked header is wrong; `hdf5_structures` compares no checksums of metadata."""
     path = in_the_latest_format(folder)
     data = bytearray(path.read_bytes())
     data[data.find(b"OHDR") + 10] ^= 1
