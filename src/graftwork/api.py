@@ -87,6 +87,7 @@ def merge(
     shard_bytes: int | None = None,
     progress: Progress | None = None,
     report: list[str] | None = None,
+    on_result: Callable[[pipeline.Result], None] | None = None,
     **options: Any,
 ) -> Any:
     """Merge the weights of models of one architecture into one model.
@@ -113,6 +114,7 @@ def merge(
         shard_bytes: Greatest size of a shard, for formats with shards.
         progress: Told how far the work is.
         report: A list to which what the user should know is added, one sentence each.
+        on_result: Told the result as `run` and `convert` return it: path, format, size, seconds, notes.
         **options: The method's own options (``density=0.2``); a value, a list with one per model, a mapping from model names,
             or a list of ``{"filter": …, "value": …}``.
 
@@ -159,6 +161,8 @@ def merge(
                 result = pipeline.write_merge(plan, target, _settings(request), progress)
             if report is not None:
                 report += result.notes
+            if on_result is not None:
+                on_result(result)
             return target_path.finish(result)
 
 

@@ -17,7 +17,6 @@ from graftwork.errors import MismatchError, OptionError
 from graftwork.stores.base import Reader
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
-
 CONNECTIONS = frozenset({"arguments", "calls", "class", "dtype", "inputs", "layers", "output", "outputs", "shape"})
 """Kinds of difference that are no setting of a layer, so that nobody can say they do not matter."""
 

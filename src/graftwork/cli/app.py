@@ -165,6 +165,7 @@ def merge(
     shard_size: ShardSize = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Merge the weights of MODELS into one model.
@@ -177,9 +178,9 @@ def merge(
         arguments = _merge_arguments(
             method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
         )
-        notes: list[str] = []
+        results: list[Any] = []
         with progress(quiet) as tell:
-            path = api.merge(
+            api.merge(
                 models,
                 output=output,
                 format=format_,
@@ -188,11 +189,11 @@ def merge(
                 threads=threads,
                 overwrite=overwrite,
                 progress=tell,
-                report=notes,
+                on_result=results.append,
                 **arguments,
             )
-        say(quiet, *(f"note: {note}" for note in notes))
-        typer.echo(str(path))
+        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
+        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
 
 
 @app.command()
