@@ -295,7 +295,7 @@ def test_every_command_argument_and_option_has_help(name: str):
 
 def test_every_command_that_reports_has_json():
     """Machines get what people get."""
-    for name in ("inspect", "diff", "plan", "run", "convert", "verify", "methods", "demo"):
+    for name in ("inspect", "diff", "plan", "merge", "run", "convert", "verify", "methods", "demo"):
         assert any("--json" in parameter.opts for parameter in commands()[name].params), name
 
 
@@ -310,6 +310,7 @@ def test_the_same_words_in_python(small_models: Path, tmp_path: Path):
         "settings": "options",
         "shard_size": "shard_bytes",
         "quiet": "report",
+        "as_json": "on_result",
     }
     line = {renamed.get(parameter.name or "", parameter.name) for parameter in commands()["merge"].params}
     assert line - {"help"} <= python

@@ -1,7 +1,7 @@
 """From sources to a finished file: opens, plans, executes, checks and moves into place; and a recipe's steps, one after the other.
 
-Nothing here decides what is right (`graftwork.planning` does) or how it is computed (`graftwork.executor` does). It holds the order in which
-things happen, so that whatever fails and whenever, sources stay as they are and no half-written result is left.
+Nothing here decides what is right (`graftwork.planning` does) or how it is computed (`graftwork.executor` does). It holds the
+order in which things happen, so that whatever fails and whenever, sources stay as they are and no half-written result is left.
 """
 
 import contextlib
