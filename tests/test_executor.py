@@ -448,6 +448,59 @@ def test_a_directory_that_is_a_source_is_refused(tmp_path):
     assert state(tmp_path) == before
 
 
+def test_a_target_inside_a_source_directory_is_refused(tmp_path):
+    """A source keeps its files and gets no others."""
+    keras_files.keras_directory(tmp_path / "a", {"thing/0": np.ones(4, np.float32)})
+    there = listing(tmp_path)
+    with pytest.raises(gw.OutputError, match="inside"):
+        gw.merge([tmp_path / "a"] * 2, output=tmp_path / "a" / "out.weights.h5")
+    assert listing(tmp_path) == there
+
+
+def test_fewer_shards_leave_none_of_the_old_ones(tmp_path):
+    """What belonged to the replaced result goes with it; what only looks so stays."""
+    keras_files.weights_h5(tmp_path / "s.weights.h5", {f"thing/{k}": np.ones(1000, np.float32) for k in range(4)})
+    target = tmp_path / "x.weights.json"
+    gw.merge([tmp_path / "s.weights.h5"] * 2, output=target, shard_bytes=4000)
+    assert len(listing(tmp_path)) == 6
+    (tmp_path / "x_00009.weights.h5").write_bytes(b"mine")
+    gw.merge([tmp_path / "s.weights.h5"] * 2, output=target, overwrite=True)
+    assert listing(tmp_path) == ["s.weights.h5", "x.weights.json", "x_00000.weights.h5", "x_00009.weights.h5"]
+    assert set(gw.inspect(target).provenance) >= {"merge", "sources"}
+
+
+@pytest.mark.parametrize("name", ["n" * 236 + ".weights.json", "n" * 243 + ".safetensors", "ü" * 121 + ".safetensors"])
+def test_a_long_name_is_a_name(tmp_path, pair, name):
+    """As long as the file system allows, whatever the temporary file is called; longer ones are refused."""
+    if name.endswith(".json"):
+        keras_files.weights_h5(tmp_path / "s.weights.h5", {"thing/0": np.ones(4, np.float32)})
+        pair = [tmp_path / "s.weights.h5"] * 2
+    assert gw.merge(pair, output=tmp_path / name).exists()
+    with pytest.raises(gw.OutputError, match="longer than the 255"):
+        gw.merge(pair, output=tmp_path / ("n" * 20 + name))
+    with pytest.raises(gw.OutputError, match="no name"):
+        gw.merge(pair, output=tmp_path / ("a\0" + name))
+
+
+def test_integers_that_do_not_fit_are_not_dropped_silently(tmp_path):
+    """Another shape, or a number that is a float elsewhere: refused in either order. Missing or wider ones: told."""
+
+    def weights(name, values):
+        arrays = {"thing/0": np.ones(3, np.float32)} | ({} if values is None else {"thing/1": values})
+        keras_files.weights_h5(tmp_path / f"{name}.weights.h5", arrays)
+        return tmp_path / f"{name}.weights.h5"
+
+    first = weights("first", np.arange(3))
+    for name, values in (("longer", np.arange(4)), ("float", np.ones(3, np.float32))):
+        other = weights(name, values)
+        for models in ([first, other], [other, first]):
+            with pytest.raises(gw.MismatchError, match="'thing/1' has"):
+                gw.plan_merge(models)
+    for name, values in (("narrow", np.arange(3, dtype=np.int32)), ("without", None)):
+        notes = gw.plan_merge([first, weights(name, values)]).notes
+        assert any(note.startswith(f"{name}: counter 'thing/1'") for note in notes), notes
+
+
 def test_a_directory_that_is_no_model_is_not_replaced(tmp_path, pair):
     """Overwrite replaces results, not whatever happens to have the name."""
     keras_files.keras_directory(tmp_path / "a", {"thing/0": np.ones(4, np.float32)})

@@ -237,6 +237,29 @@ def fits(
     return None
 
 
+def copied_fits(
+    name: str,
+    spec: TensorSpec,
+    found: Sequence[Source | None],
+    readers: Sequence[tuple[str, Reader]],
+    notes: list[str],
+) -> list[str]:
+    """Return why a tensor that is copied from the first model cannot be; what may differ is added to `notes`."""
+    first_label, reasons = readers[0][0], []
+    for source, (label, reader) in zip(found, readers[1:], strict=True):
+        if source is None:
+            notes.append(f"{label}: {spec.role} {name!r} is not there; the result has that of {first_label}")
+            continue
+        other = reader.specs()[source.name]
+        if other.shape != spec.shape:
+            reasons.append(f"tensor {name!r} has shape {spec.shape} in {first_label} but {other.shape} in {label}")
+        elif (other.dtype in FLOATS) != (spec.dtype in FLOATS):
+            reasons.append(f"tensor {name!r} has dtype {spec.dtype} in {first_label} but {other.dtype} in {label}")
+        elif other.dtype != spec.dtype:
+            notes.append(f"{label}: {spec.role} {name!r} is {other.dtype} there and {spec.dtype} in {first_label}")
+    return reasons
+
+
 def left_over(
     request: Wishes,
     first: Mapping[str, TensorSpec],

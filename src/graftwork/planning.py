@@ -14,7 +14,7 @@ from typing import Any
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
 from graftwork.methods import Base, MergeMethod, get
 from graftwork.methods.options import Options
-from graftwork.pairing import Pairing, Source, class_gathers, fits, left_over, matches, pair, with_gather
+from graftwork.pairing import Pairing, Source, class_gathers, copied_fits, fits, left_over, matches, pair, with_gather
 from graftwork.stores.base import Format, Reader
 from graftwork.stores.staged import check_target, free_bytes
 from graftwork.tensor import FLOATS, Role, TensorSpec
@@ -167,6 +167,8 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
             dropped.append(name)
             continue
         if spec.role in COPIED or spec.dtype not in FLOATS or matches(request.skip, name):
+            if spec.role is not Role.OPTIMIZER and not matches(request.skip, name):
+                reasons += copied_fits(name, spec, [p.get(name) for p in pairings], readers, notes)
             steps.append(_copy_step(name, spec, pairings, models))
             continue
         found = [p.get(name) for p in pairings]

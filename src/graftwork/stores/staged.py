@@ -16,6 +16,9 @@ from pathlib import Path
 from graftwork.errors import OutputError
 from graftwork.stores.base import Format
 
+MAX_NAME_BYTES = 255
+"""What the usual file systems allow."""
+
 
 class Staged:
     """The place where a result is made before it takes its name; use it in a ``with``.
@@ -31,7 +34,8 @@ class Staged:
 
     def __init__(self, target: Path, row: Format, *, overwrite: bool = False) -> None:
         self.target, self.row, self.overwrite = target, row, overwrite
-        self.path = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(3)}.graftwork-tmp")
+        # the start of the name tells people whose file it is; the whole could make it too long
+        self.path = target.with_name(f".{target.name[:40]}.{os.getpid()}-{secrets.token_hex(3)}.graftwork-tmp")
         self._aside = self.path.with_name(self.path.name + "-old")
         self._moved = self._done = False
 
@@ -81,6 +85,13 @@ class Staged:
         self._moved = True
         _remove(self._aside)
 
+    def _replaced(self) -> list[str]:
+        """Return the further files of the result that is replaced: those that its index names."""
+        if not self.target.is_file():
+            return []
+        index = self.target.read_bytes()
+        return [name for name in _beside(self.target, self.row) if f'"{name}"'.encode() in index]
+
     def _move_beside(self) -> None:
         """Move shards, then the index that makes them a result; whatever they replace is kept until all is in place."""
         aside = self._aside
@@ -88,7 +99,7 @@ class Staged:
         try:
             aside.mkdir()
             names = [*sorted(p.name for p in self.path.iterdir() if p.name != self.target.name), self.target.name]
-            for name in [self.target.name, *names[:-1]]:
+            for name in dict.fromkeys([self.target.name, *names[:-1], *self._replaced()]):
                 final = self.target.with_name(name)
                 if final.exists():
                     if not self.overwrite:
@@ -109,6 +120,16 @@ class Staged:
         _remove(self.path)
 
 
+def _beside(target: Path, row: Format) -> list[str]:
+    """Return the names of the files that look like further parts of a result (``NAME_00000…``)."""
+    stem = _stem(target, row)
+    return sorted(path.name for path in target.parent.glob(glob.escape(stem) + "[0-9][0-9][0-9][0-9][0-9].*"))
+
+
+def _stem(target: Path, row: Format) -> str:
+    return target.name.removesuffix(next((s for s in row.suffixes if target.name.endswith(s)), "")) + "_"
+
+
 def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse a target that is a source, exists, or cannot be made.
 
@@ -121,8 +142,10 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
     Raises:
         OutputError: With the reason.
     """
-    if not target.name:
-        raise OutputError(f"the target {target} has no name")
+    if not target.name or "\0" in str(target):
+        raise OutputError(f"the target {str(target)!r} has no name that a file can have")
+    if len(os.fsencode(target.name)) > MAX_NAME_BYTES:
+        raise OutputError(f"the name of the target {target} is longer than the {MAX_NAME_BYTES} bytes that it may have")
     parent = target.parent
     if not parent.is_dir():
         raise OutputError(f"the target's directory {parent} does not exist")
@@ -131,6 +154,10 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
     for source in sources:
         if _same(target, source) or (target.is_dir() and _same(target, source.parent) and row.directory):
             raise OutputError(f"the target {target} is one of the sources; graftwork never writes over what it reads")
+        if source.is_dir() and parent.resolve().is_relative_to(source.resolve()):
+            raise OutputError(
+                f"the target {target} lies inside {source}, which is one of the sources; write it elsewhere"
+            )
     if row.files_beside:
         _check_beside(target, row, sources, overwrite=overwrite)
     if not os.path.lexists(target):
@@ -148,15 +175,14 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
 
 def _check_beside(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse a target whose further files (``NAME_00000…``) would take the place of a source, or of anything without asking."""
-    suffix = next((s for s in row.suffixes if target.name.endswith(s)), "")
-    stem = target.name.removesuffix(suffix) + "_"
+    stem = _stem(target, row)
     for source in sources:
         if source.name.startswith(stem) and _same(source.parent, target.parent):
             raise OutputError(
                 f"the files of {target} could take the place of {source.name}, which is one of the sources; "
                 "choose another name or directory"
             )
-    there = sorted(path.name for path in target.parent.glob(glob.escape(stem) + "[0-9][0-9][0-9][0-9][0-9].*"))
+    there = _beside(target, row)
     if there and not overwrite:
         raise OutputError(f"{target.with_name(there[0])} exists; pass --overwrite (overwrite=True) to replace it")
 
