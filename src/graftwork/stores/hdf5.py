@@ -158,7 +158,7 @@ class H5Source:
                     raise structures.Unreadable("is a named datatype, which no Keras file has")
                 if not kinds & structures.OF_GROUPS:
                     raise structures.damaged("it is neither a group nor a dataset")
-                links = self._file.links(messages, MAX_OBJECTS)
+                links = self._file.links(messages, MAX_OBJECTS, claim=True)
             self.groups[path] = address
             count += len(links)
             if count > MAX_OBJECTS:

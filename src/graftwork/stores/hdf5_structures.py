@@ -12,11 +12,12 @@
 The reference is the HDF5 File Format Specification, version 3.0; the words are its own. libhdf5 reads all of it faster, and follows a
 crafted file into crashes, endless loops and gigabytes. Here every range is checked against the file before it is read, no structure is
 read twice, and all that is read is counted; so a file ends in an answer or in `Unreadable`, soon. What Keras files never use is
-recognised well enough to be refused by name. Checksums of metadata are not compared: what they would catch is checked anyway.
+recognised well enough to be refused by name.
 
 Addresses count from the superblock.
 """
 
+import bisect
 import math
 import os
 import struct
@@ -37,6 +38,9 @@ MAX_METADATA_BYTES: Final = 1 << 29
 
 READ_COST: Final = 128
 """What a read, a message or an entry of a list costs, in bytes, however short: it bounds the time that many of nothing take."""
+
+SUM_COST: Final = 16
+"""What computing a checksum costs for each byte."""
 
 MAX_HEADER_BYTES: Final = 1 << 26
 """One object's header with all its attributes."""
@@ -203,6 +207,8 @@ def find_superblock(pages: Pages) -> Superblock:
         if version == 3 and head[11] & 1:
             raise Unreadable("was not closed by the program that wrote it")
         base, _, end, root = struct.unpack_from("<QQQQ", head, 12)
+        if sum_of(head[:44]) != int.from_bytes(head[44:], "little"):
+            raise damaged("its superblock does not have the checksum that it should")
     if sizes != (8, 8):
         raise Unreadable(
             f"has addresses of {sizes[0]} and lengths of {sizes[1]} bytes; graftwork reads those of 8 only"
@@ -213,6 +219,38 @@ def find_superblock(pages: Pages) -> Superblock:
     if length > left:
         raise Unreadable(f"is cut short: it should have {at + length:,} bytes but has {pages.length:,}")
     return Superblock(at, length, root, leaf, node, chunk)
+
+
+def sum_of(data: bytes) -> int:
+    """Return the checksum of HDF5's newer structures: Bob Jenkins' lookup3, starting from 0."""
+    mask = 0xFFFFFFFF
+    a = b = c = (0xDEADBEEF + len(data)) & mask
+    whole = max(len(data) - 1, 0) // 12 * 12
+    for x, y, z in struct.iter_unpack("<III", data[:whole]):
+        a, b, c = (a + x) & mask, (b + y) & mask, (c + z) & mask
+        a = ((a - c) & mask) ^ (c << 4 & mask | c >> 28)
+        c = (c + b) & mask
+        b = ((b - a) & mask) ^ (a << 6 & mask | a >> 26)
+        a = (a + c) & mask
+        c = ((c - b) & mask) ^ (b << 8 & mask | b >> 24)
+        b = (b + a) & mask
+        a = ((a - c) & mask) ^ (c << 16 & mask | c >> 16)
+        c = (c + b) & mask
+        b = ((b - a) & mask) ^ (a << 19 & mask | a >> 13)
+        a = (a + c) & mask
+        c = ((c - b) & mask) ^ (b << 4 & mask | b >> 28)
+        b = (b + a) & mask
+    if not data:
+        return c
+    x, y, z = struct.unpack("<III", data[whole:].ljust(12, b"\0"))
+    a, b, c = (a + x) & mask, (b + y) & mask, (c + z) & mask
+    c = ((c ^ b) - (b << 14 & mask | b >> 18)) & mask
+    a = ((a ^ c) - (c << 11 & mask | c >> 21)) & mask
+    b = ((b ^ a) - (a << 25 & mask | a >> 7)) & mask
+    c = ((c ^ b) - (b << 16 & mask | b >> 16)) & mask
+    a = ((a ^ c) - (c << 4 & mask | c >> 28)) & mask
+    b = ((b ^ a) - (a << 14 & mask | a >> 18)) & mask
+    return ((c ^ b) - (b << 24 & mask | b >> 8)) & mask
 
 
 class Datatype(NamedTuple):
@@ -493,7 +531,11 @@ def _fletcher_holds(data: bytes) -> bool:
         high += len(part) * low + int((part * np.arange(len(part), 0, -1, dtype=np.uint64)).sum())
         low += int(part.sum())
     stored = int.from_bytes(data[-4:], "little")
-    return not (low - stored) % 65535 and not (high - (stored >> 16)) % 65535 if stored else not low and not high
+    return (low - (stored & 0xFFFF)) % 65535 == 0 and (high - (stored >> 16)) % 65535 == 0
+
+
+TEXTS: Final = np.dtype("O", metadata={"vlen": str})
+"""What h5py calls `string_dtype()`: it tells h5py how to write an array, even of no texts."""
 
 
 class Attribute(NamedTuple):
@@ -572,6 +614,10 @@ class Structures:
             width = 1 << (flags & 3)
             size = int.from_bytes(self.pages.read(start, width), "little")
             blocks = [(start + width, size)]
+            if size > MAX_HEADER_BYTES or not self._sum_holds(
+                self.pages.read(address, start + width + size + 4 - address)
+            ):
+                raise damaged(f"the object at byte {address:,} does not have the checksum that it should")
             if claim:
                 self.claim(address, start + width + size + 4 - address)
             parse, ordered = self._parse_2, 2 if flags & 4 else 0
@@ -585,8 +631,10 @@ class Structures:
             before = len(found)
             for at, length in parse(self.pages.read(start, size), found, ordered):
                 if parse == self._parse_2:
-                    if length < 8 or self.pages.read(at, 4) != b"OCHK":
+                    if not 8 <= length <= MAX_HEADER_BYTES or self.pages.read(at, 4) != b"OCHK":
                         raise damaged(f"the object header at byte {address:,} does not go on at byte {at:,}")
+                    if not self._sum_holds(self.pages.read(at, length)):
+                        raise damaged(f"the object at byte {address:,} does not have the checksum that it should")
                     block = (at + 4, length - 8)
                 else:
                     block = (at, length)
@@ -641,40 +689,42 @@ class Structures:
 
     # Groups ------------------------------------------------------------------------------------------------------
 
-    def links(self, messages: Sequence[Message], most: int) -> list[tuple[bytes, int]]:
-        """Return the links of a group as (name, address of the object), -1 for a link that is soft or external.
+    def links(self, messages: Sequence[Message], most: int, *, claim: bool = False) -> list[tuple[bytes, int]]:
+        """Return the links of a group as (name, address of the object), by name; -1 for a link that is soft or external.
 
         Args:
             messages: Those of the group's object header.
             most: How many there may be; one more, and the list ends.
+            claim: Whether to claim what is read; the first visit does.
         """
         found: list[tuple[bytes, int]] = []
         for message in messages:
             if message.kind in (SYMBOL_TABLE, LINK_INFO, LINK) and message.flags & SHARED:
                 raise damaged("a group's links lie in another object")
             if message.kind == SYMBOL_TABLE:
-                self._symbols(*_TWO.unpack_from(message.body), found, most)
+                self._symbols(*_TWO.unpack_from(message.body), found, most, claim)
             elif message.kind == LINK:
                 found.append(link(message.body))
-            elif message.kind == LINK_INFO and _has_heap(message.body, 10 if message.body[1] & 1 else 2):
-                raise Unreadable(
-                    "uses HDF5's newer layout for large groups, which graftwork does not read; "
-                    "save it again with h5py's default settings"
-                )
+            elif message.kind == LINK_INFO:
+                heap, tree = _TWO.unpack_from(message.body, 10 if message.body[1] & 1 else 2)
+                if heap != UNDEFINED:
+                    found.extend(link(body) for body, _ in self._heap_objects(heap, tree, 5, most, claim=claim))
+        found.sort()
         return found
 
-    def _symbols(self, tree: int, heap: int, found: list[tuple[bytes, int]], most: int) -> None:
+    def _symbols(self, tree: int, heap: int, found: list[tuple[bytes, int]], most: int, claim: bool) -> None:
         """Add the links of a symbol table."""
         names = b""
         read = self.pages.read
-        for node in self._leaves(tree, 0, 8, self._superblock.node_entries):
+        for node in self._leaves(tree, claim):
             head = read(node, 8)
             count = head[6] | head[7] << 8
             if head[:5] != b"SNOD\x01" or count > self._superblock.leaf_entries:
                 raise damaged(f"there should be a list of {count:,} symbols at byte {node:,}, but there is none")
-            self.claim(node, 8 + 40 * count)
+            if claim:
+                self.claim(node, 8 + 40 * count)
             if not names:
-                names = self._names(heap)
+                names = self._names(heap, claim)
             for name_at, address, cached in _SYMBOL.iter_unpack(read(node + 8, 40 * count)):
                 end = names.find(b"\0", name_at, name_at + MAX_NAME_BYTES + 1)
                 if end < 0:
@@ -683,35 +733,156 @@ class Structures:
             if len(found) > most:
                 return
 
-    def _names(self, heap: int) -> bytes:
+    def _names(self, heap: int, claim: bool) -> bytes:
         """Return the data of a local heap."""
         signature, version, size, _, segment = _HEAP.unpack(self.pages.read(heap, 32))
         if signature != b"HEAP" or version:
             raise damaged(f"there should be a heap of names at byte {heap:,}, but there is none")
-        self.claim(heap, 32)
         names = self.pages.read(segment, size)
-        self.claim(segment, size)
+        if claim:
+            self.claim(heap, 32)
+            self.claim(segment, size)
         return names
 
-    def _leaves(self, address: int, kind: int, key_size: int, most: int) -> Iterator[int]:
-        """Yield what the leaves of a B-tree of groups point to, in order."""
+    def _leaves(self, address: int, claim: bool) -> Iterator[int]:
+        """Yield what the leaves of a group's version 1 B-tree point to, in order."""
         stack = [(address, -1)]
-        step = key_size + 8
         while stack:
             at, level = stack.pop()
             if level == 0:
                 yield at
                 continue
-            signature, found_kind, found_level, count, _, _ = _TREE.unpack(self.pages.read(at, 24))
-            if signature != b"TREE" or found_kind != kind or level not in (-1, found_level + 1) or count > most:
+            signature, kind, found_level, count, _, _ = _TREE.unpack(self.pages.read(at, 24))
+            if (
+                signature != b"TREE"
+                or kind
+                or level not in (-1, found_level + 1)
+                or count > self._superblock.node_entries
+            ):
                 raise damaged(f"there should be a node of a B-tree at byte {at:,}, but there is none")
-            self.claim(at, 24 + count * step + key_size)
+            if claim:
+                self.claim(at, 24 + 16 * count + 8)
             if count:
-                body = self.pages.read(at + 24, count * step)
-                stack.extend(
-                    (int.from_bytes(body[i * step + key_size : (i + 1) * step], "little"), found_level)
-                    for i in reversed(range(count))
+                children = struct.unpack(f"<{2 * count}Q", self.pages.read(at + 24, 16 * count))[1::2]
+                stack.extend((child, found_level) for child in reversed(children))
+
+    # Fractal heaps, for many links or attributes ------------------------------------------------------------------
+
+    def _heap_objects(self, heap: int, tree: int, kind: int, most: int, *, claim: bool) -> list[tuple[bytes, int]]:
+        """Return the objects of a fractal heap that the records of a version 2 B-tree list, with their messages' flags.
+
+        Args:
+            heap: Address of the heap's header.
+            tree: Address of the B-tree's header.
+            kind: Its type: 5 for links by name, 8 for attributes by name.
+            most: How many there may be.
+            claim: Whether to claim what is read.
+        """
+        blocks, offset_size, length_size = self._heap_blocks(heap, claim)
+        begins = [begin for begin, _, _ in blocks]
+        found = []
+        for record in self._records(tree, kind, most, claim):
+            key, flags = (record[4:], 0) if kind == 5 else (record[:8], record[8])
+            if key[0] & 0xF0:
+                raise Unreadable(
+                    "has an attribute of more than 4,096 bytes in HDF5's newer layout, which graftwork does not read; "
+                    "save it again with h5py's default settings"
                 )
+            offset = int.from_bytes(key[1 : 1 + offset_size], "little")
+            length = int.from_bytes(key[1 + offset_size : 1 + offset_size + length_size], "little")
+            number = bisect.bisect_right(begins, offset) - 1
+            begin, address, size = blocks[number] if number >= 0 else (0, 0, 0)
+            if offset + length > begin + size:
+                raise damaged(f"an object of {length:,} bytes lies outside the fractal heap at byte {heap:,}")
+            found.append((self.pages.read(address + offset - begin, length), flags))
+        return found
+
+    def _heap_blocks(self, heap: int, claim: bool) -> tuple[list[tuple[int, int, int]], int, int]:
+        """Return a fractal heap's direct blocks as (offset in the heap, address, bytes), and the bytes of offsets and lengths."""
+        data = self._summed(heap, 146, b"FRHP", claim)
+        fields = struct.unpack_from("<HHBI12QHQQHHQH", data, 5)
+        _, filtered, _, largest = fields[:4]
+        width, start, most_direct, bits, _, root, rows = fields[16:]
+        powers = start & (start - 1) == 0 == most_direct & (most_direct - 1) and 1 <= start <= most_direct <= 1 << 24
+        if filtered or not powers or not 1 <= width <= 64 or not 1 <= bits <= 64 or not largest:
+            raise Unreadable("has a fractal heap of a kind that no Keras file has")
+        offset_size = (bits + 7) // 8
+        length_size = min(((most_direct.bit_length() - 1) + 7) // 8, (largest.bit_length() - 1) // 8 + 1)
+        direct_rows = most_direct.bit_length() - start.bit_length() + 2
+        blocks: list[tuple[int, int, int]] = []
+        stack = [(root, 0, start, rows)]
+        while stack:
+            address, begin, size, rows = stack.pop()
+            if address == UNDEFINED:
+                continue
+            if not rows:
+                if self.pages.read(address, size)[:5] != b"FHDB\0":
+                    raise damaged(f"there should be a block of a fractal heap at byte {address:,}, but there is none")
+                if claim:
+                    self.claim(address, size)
+                blocks.append((begin, address, size))
+                continue
+            if rows > bits:
+                raise damaged(f"the fractal heap at byte {heap:,} has {rows:,} rows")
+            prefix = 13 + offset_size
+            data = self._summed(address, prefix + 8 * rows * width + 4, b"FHIB", claim)
+            children = struct.unpack_from(f"<{rows * width}Q", data, prefix)
+            for i, child in enumerate(children):
+                row = i // width
+                size = start << max(row - 1, 0)
+                below = 0 if row < direct_rows else size.bit_length() - (start * width).bit_length() + 1
+                stack.append((child, begin, size, below))
+                begin += size
+        return sorted(blocks), offset_size, length_size
+
+    def _records(self, tree: int, kind: int, most: int, claim: bool) -> Iterator[bytes]:
+        """Yield the records of a version 2 B-tree, in no order."""
+        data = self._summed(tree, 38, b"BTHD", claim)
+        found_kind, node_size, size, depth, root, count, total = struct.unpack_from("<BIHH2xQHQ", data, 5)
+        if found_kind != kind or size != {5: 11, 8: 17}[kind] or depth > 8 or node_size < 64 or total > most:
+            raise damaged(f"there should be a B-tree of names at byte {tree:,}, but there is none")
+        largest = (node_size - 10) // size
+        count_size = (largest.bit_length() - 1) // 8 + 1
+        sums, below = [0], largest  # bytes of the number of all records below, by depth
+        for _ in range(depth):
+            step = 8 + count_size + sums[-1]
+            here = (node_size - 10 - step) // (size + step)
+            below = (here + 1) * below + here
+            sums.append((below.bit_length() - 1) // 8 + 1)
+        stack = [(root, count, depth)] if total else []
+        given = 0
+        while stack:
+            at, count, level = stack.pop()
+            step = 8 + count_size + sums[level - 1] if level else 0
+            used = 6 + count * size + (count + 1) * step + 4
+            if used > node_size:
+                raise damaged(f"a node of the B-tree at byte {tree:,} has {count:,} records")
+            data = self._summed(at, used, b"BTIN" if level else b"BTLF", claim, whole=node_size)
+            given += count
+            if data[5] != kind or given > total:
+                raise damaged(f"the B-tree at byte {tree:,} has more than its {total:,} records")
+            for i in range(count):
+                yield data[6 + i * size : 6 + (i + 1) * size]
+            for i in range(count + 1 if level else 0):
+                pointer = 6 + count * size + i * step
+                child = struct.unpack_from("<Q", data, pointer)[0]
+                child_count = int.from_bytes(data[pointer + 8 : pointer + 8 + count_size], "little")
+                stack.append((child, child_count, level - 1))
+        if given != total:
+            raise damaged(f"the B-tree at byte {tree:,} has {given:,} of its {total:,} records")
+
+    def _summed(self, at: int, size: int, signature: bytes, claim: bool, whole: int = 0) -> bytes:
+        """Return a structure with version 0 whose last four bytes are its checksum; it takes `whole` bytes if more than `size`."""
+        data = self.pages.read(at, size)
+        if data[:5] != signature + b"\0" or not self._sum_holds(data):
+            raise damaged(f"there should be a structure {signature.decode()} at byte {at:,}, but there is none")
+        if claim:
+            self.claim(at, max(size, whole))
+        return data
+
+    def _sum_holds(self, data: bytes) -> bool:
+        self.pages.spend(SUM_COST * len(data))
+        return sum_of(data[:-4]) == int.from_bytes(data[-4:], "little")
 
     # Chunks ------------------------------------------------------------------------------------------------------
 
@@ -798,20 +969,22 @@ class Structures:
         Raises:
             Unreadable: If they cannot be told.
         """
-        found = {}
+        bodies: list[tuple[bytes, int]] = []
         for message in messages:
             if message.kind == ATTRIBUTE:
-                if message.flags & SHARED:
-                    raise Unreadable("keeps an attribute in another object, which no Keras file does")
-                name, attribute = _attribute(message.body)
-                if name in found:
-                    raise damaged(f"it has the attribute {name[:60]!r} twice")
-                found[name] = attribute
-            elif message.kind == ATTRIBUTE_INFO and _has_heap(message.body, 4 if message.body[1] & 1 else 2):
-                raise Unreadable(
-                    "uses HDF5's newer layout for many or large attributes, which graftwork does not read; "
-                    "save it again with h5py's default settings"
-                )
+                bodies.append((message.body, message.flags))
+            elif message.kind == ATTRIBUTE_INFO:
+                heap, tree = _TWO.unpack_from(message.body, 4 if message.body[1] & 1 else 2)
+                if heap != UNDEFINED:
+                    bodies += self._heap_objects(heap, tree, 8, MAX_MESSAGES, claim=False)
+        found: dict[str, Attribute] = {}
+        for body, flags in bodies:
+            if flags & SHARED:
+                raise Unreadable("keeps an attribute in another object, which no Keras file does")
+            name, attribute = _attribute(body)
+            if name in found:
+                raise damaged(f"it has the attribute {name[:60]!r} twice")
+            found[name] = attribute
         return found
 
     def value(self, attribute: Attribute) -> Any:
@@ -826,7 +999,7 @@ class Structures:
         if kind.numpy is None and kind.text != 2:
             raise Unreadable(f"holds {kind.name} values, which graftwork does not know")
         if shape is None:
-            return Nothing(np.dtype(object) if kind.numpy is None else kind.numpy)
+            return Nothing(TEXTS if kind.numpy is None else kind.numpy)
         count = math.prod(shape)
         if count * kind.size > len(attribute.value):
             raise damaged(
@@ -837,7 +1010,7 @@ class Structures:
             texts = self._texts(data)
             if not shape:
                 return texts[0]
-            out = np.empty(count, object)
+            out = np.empty(count, TEXTS)
             out[:] = texts
             return out.reshape(shape)
         if kind.name == "bool":
@@ -897,12 +1070,6 @@ class Structures:
             objects[index] = (at + 16, length)
             at += 16 + (length + 7) // 8 * 8
         return objects
-
-
-def _has_heap(body: bytes, at: int) -> bool:
-    """Return whether a message has the address of a fractal heap at byte `at`."""
-    address: int = struct.unpack_from("<Q", body, at)[0]
-    return address != UNDEFINED
 
 
 class Nothing(NamedTuple):
