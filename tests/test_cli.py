@@ -173,6 +173,7 @@ JSON = {
     "diff of zeros": ["diff", "norms_a.keras", "norms_b.keras"],
     "plan of a recipe": ["plan", "recipe.yaml"],
     "plan of a merge": ["plan", "merge", *PAIR, "-o", "planned.keras"],
+    "merge": ["merge", "fitted.keras", "birds.keras", "-o", "told.keras", "--overwrite"],
     "run": ["run", "recipe.yaml", "--overwrite"],
     "convert": ["convert", "fitted.keras", "fitted.safetensors", "--overwrite"],
     "verify": ["verify", "birds.keras", "--no-load"],
@@ -313,6 +314,6 @@ def test_the_same_words_in_python(small_models: Path, tmp_path: Path):
         "as_json": "on_result",
     }
     line = {renamed.get(parameter.name or "", parameter.name) for parameter in commands()["merge"].params}
-    assert line - {"help"} <= python
+    assert line - {"help", "as_json"} <= python
     with pytest.raises(OptionError, match="give a list of models"):
         gw.merge(str(small_models / "birds.keras"), output=tmp_path / "x.keras")  # type: ignore[arg-type]
