@@ -829,3 +829,55 @@ def test_live_models_with_layers_of_the_user_are_merged(tmp_path):
     models = [randomize(build(), 0), randomize(build(), 1)]
     merged = gw.merge(models)
     np.testing.assert_allclose(predictions(merged), predictions(average_by_hand(models)), rtol=2e-5, atol=2e-6)
+
+
+# Names inside classes of the user's ---------------------------------------------------------------------------------
+
+
+def renamed_inside(model, names):
+    """Give the inner layers of a model's blocks names, as sessions with another history would."""
+    blocks = [layer for layer in model.layers if isinstance(layer, Block)]
+    inner = [layer for block in blocks for layer in (block.second, block.first)]
+    for layer, name in zip(inner, names, strict=True):
+        layer.name = name
+    return model
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_automatic_names_inside_a_layer_that_overlap_do_not_mislead(tmp_path, shift):
+    """`dense_3` is the first inner layer here and the second one there: attributes tell, not numbers."""
+    models = [randomize(custom(), seed) for seed in range(2)]
+    for k, model in enumerate(models):
+        renamed_inside(model, [f"dense_{k * shift + i + 1}" for i in range(4)])
+        for block, name in zip([x for x in model.layers if isinstance(x, Block)], ("one", "two"), strict=True):
+            block.name = name
+    out = gw.merge(saved(tmp_path, a=models[0], b=models[1]), output=tmp_path / "out.keras")
+    np.testing.assert_allclose(predictions(out), predictions(average_by_hand(models)), rtol=2e-5, atol=2e-6)
+
+
+@keras.saving.register_keras_serializable("mine")
+class Subclassed(keras.Model):
+    """A model of the user's that is no graph."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = kl.Dense(4, activation="tanh")
+        self.decoder = kl.Dense(4)
+
+    def call(self, x):
+        return self.decoder(self.encoder(x))
+
+
+@pytest.mark.parametrize("shift", [0, 1, 5])
+def test_subclassed_models_are_matched_by_attributes(tmp_path, shift):
+    """Whatever numbers their layers have."""
+    inputs = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    models = []
+    for k in range(2):
+        model = Subclassed()
+        model.encoder.name, model.decoder.name = f"dense_{1 + k * shift}", f"dense_{2 + k * shift}"
+        model(inputs)
+        models.append(randomize(model, k))
+    out = gw.merge(saved(tmp_path, a=models[0], b=models[1]), output=tmp_path / "out.keras")
+    wanted = predictions(average_by_hand(models), inputs)
+    np.testing.assert_allclose(predictions(out, inputs), wanted, rtol=2e-5, atol=2e-6)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from graftwork.architecture import huggingface
 from graftwork.architecture.layer import Layer
+from graftwork.architecture.layout import layout
 from graftwork.architecture.match import Match, Rearrangement, match
 from graftwork.errors import MismatchError, OptionError
 from graftwork.stores.base import Reader
@@ -146,12 +147,13 @@ def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: 
 def _by_names(a: Reader, b: Reader, found: Match | None, rules: Mapping[str, str]) -> dict[str, Source]:
     theirs = dict(b.specs())
     renames = {_apply_map(rules, name): name for name in theirs} if rules else {}
+    attributes = _by_attributes(a, b, found) if found else {}
     sources: dict[str, Source] = {}
     for name in a.specs():
         if name in renames and renames[name] != name:
             sources[name] = Source(name=renames[name])
             continue
-        target = _translate(name, found) if found else name
+        target = attributes.get(name) or (_translate(name, found) if found else name)
         if target in theirs:
             sources[name] = Source(name=target)
     if found is not None:
@@ -186,6 +188,38 @@ def _translate(name: str, found: Match) -> str:
             rest = parts[cut:]
             return "/".join([found.layers[chain], *rest])
     return name
+
+
+def _by_attributes(a: Reader, b: Reader, found: Match) -> dict[str, str]:
+    """Pair what lies inside layers of classes that only the user knows by the attributes that lead to it.
+
+    Inner layers seldom have names of their own, and automatic numbers mean nothing: ``dense_3`` may be the first layer here and the
+    second one there. Attributes are the same in both, save below a graph, whose keys count classes.
+    """
+    theirs = {place: name for name, place in _places(b).items()}
+    pairs = {}
+    for name, (chain, place) in _places(a).items():
+        other = found.layers.get(chain, "") if chain else ""
+        if (other or not chain) and (other, place) in theirs:
+            pairs[name] = theirs[other, place]
+    return pairs
+
+
+def _places(reader: Reader) -> dict[str, tuple[str, str]]:
+    """Return for each tensor inside a layer of unknown class that layer's chain of names and the key below it."""
+    architecture = reader.header.architecture
+    if architecture is None:
+        return {}
+    planned = layout(architecture, keras2=reader.header.config_kind == "keras2")
+    found = {}
+    for name in reader.specs() if planned.unknown else ():
+        key = reader.key(name)
+        for group in planned.unknown:
+            if not group or key.startswith(group + "/"):
+                place = key[len(group) :].strip("/")
+                if "layers" not in place.split("/"):
+                    found[name] = (planned.groups[group] if group else "", place)
+    return found
 
 
 def _by_place(name: str, a: Reader, b: Reader, found: Match, left: set[str]) -> str | None:
