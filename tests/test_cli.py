@@ -171,7 +171,7 @@ JSON = {
     "inspect": ["inspect", "birds.keras"],
     "diff": ["diff", *PAIR],
     "diff of zeros": ["diff", "norms_a.keras", "norms_b.keras"],
-    "plan of a recipe": ["plan", "recipe.yaml"],
+    "plan of a recipe": ["plan", "recipe.yaml", "--overwrite"],
     "plan of a merge": ["plan", "merge", *PAIR, "-o", "planned.keras"],
     "merge": ["merge", "fitted.keras", "birds.keras", "-o", "told.keras", "--overwrite"],
     "run": ["run", "recipe.yaml", "--overwrite"],
@@ -202,7 +202,7 @@ def test_json_holds_what_the_tables_show(graftwork):
         "role": "weight",
         "key": "layers/conv2d/vars/0",
     }
-    (step,) = json.loads(graftwork("plan", "recipe.yaml", "--json").out)
+    (step,) = json.loads(graftwork("plan", "recipe.yaml", "--overwrite", "--json").out)
     assert (step["step"], step["method"], step["models"], step["base"]) == (
         "both",
         "ties",

@@ -157,7 +157,7 @@ def test_several_outputs_and_a_step_that_none_needs(folder: Path):
     assert set(results) == {"mean", "third"}
     np.testing.assert_array_equal(load_file(folder / "mean.safetensors")["w"], np.full(6, 6, np.float32))
     np.testing.assert_array_equal(load_file(folder / "third.safetensors")["w"], np.full(6, 2, np.float32))
-    assert [report.step for report in gw.plan(folder / "recipe.yaml")] == ["mean", "third", "idle"]
+    assert [report.step for report in gw.plan(folder / "recipe.yaml", overwrite=True)] == ["mean", "third", "idle"]
 
 
 def test_output_replaces_the_only_one(folder: Path):

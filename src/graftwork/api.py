@@ -243,12 +243,15 @@ class PlanReport:
         return asdict(self)
 
 
-def plan(recipe: str | PathLike[str] | Mapping[str, Any] | Recipe, *, threads: int | None = None) -> list[PlanReport]:
+def plan(
+    recipe: str | PathLike[str] | Mapping[str, Any] | Recipe, *, threads: int | None = None, overwrite: bool = False
+) -> list[PlanReport]:
     """Return what a recipe would do, step by step, reading only headers.
 
     Args:
         recipe: A YAML file, a mapping that spells a recipe, or a `Recipe`.
         threads: How many threads it would use.
+        overwrite: Whether existing outputs may be replaced.
 
     Raises:
         GraftworkError: For every reason for which `run` would refuse, but those that only values tell.
@@ -257,7 +260,9 @@ def plan(recipe: str | PathLike[str] | Mapping[str, Any] | Recipe, *, threads: i
     with pipeline.planned(found, root) as plans:
         reports = []
         for name, step_plan in plans.items():
-            target = pipeline.Target(path=root / found.outputs[name], overwrite=True) if name in found.outputs else None
+            target = None
+            if name in found.outputs:
+                target = pipeline.Target(path=root / Path(found.outputs[name]).expanduser(), overwrite=overwrite)
             reports.append(_report(name, step_plan, target, threads))
         return reports
 

@@ -136,7 +136,7 @@ def write_merge(
     row = format_for_target(target.path, like, target.format)
     if row.create is None:
         raise OutputError(f"format {row.name!r} is only read")
-    check_output(plan, target.path, row, overwrite=target.overwrite)
+    check_output(plan, target.path, row, overwrite=target.overwrite, like=like)
     sources = [*zip(plan.request.labels, plan.models, strict=True)]
     if plan.base is not None:
         sources.append((plan.request.base_label or "base", plan.base))
@@ -300,6 +300,8 @@ def convert(
 
 class PlannedReader:
     """The result of a step that has been planned but not made: its specs and header, no values."""
+
+    is_planned = True
 
     def __init__(self, name: str, plan: MergePlan) -> None:
         first = plan.models[0]

@@ -221,8 +221,8 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
     )
 
 
-def check_output(plan: MergePlan, target: Path, row: Format, *, overwrite: bool) -> None:
-    """Refuse a target that exists, is a source, or has too little disk for the result.
+def check_output(plan: MergePlan, target: Path, row: Format, *, overwrite: bool, like: Reader | None = None) -> None:
+    """Refuse a target that exists, is a source, cannot hold the result, or has too little disk for it.
 
     Raises:
         OutputError: With the reason and the numbers.
@@ -233,6 +233,9 @@ def check_output(plan: MergePlan, target: Path, row: Format, *, overwrite: bool)
         for file in (reader.path, *reader.header.files)
     ]
     check_target(target, row, files, overwrite=overwrite)
+    lender = like or plan.models[0]
+    if row.check is not None and not getattr(lender, "is_planned", False):
+        row.check(plan.specs, lender)
     free, needed = free_bytes(target), result_bytes(plan.bytes_written, plan.models[0])
     if free < needed:
         raise OutputError(f"{target.parent} has {free:,} bytes free, but the result needs {needed:,}")

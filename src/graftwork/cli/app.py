@@ -253,7 +253,7 @@ def plan(
                 )
             ]
         else:
-            reports = api.plan(Path(what[0]), threads=threads)
+            reports = api.plan(Path(what[0]), threads=threads, overwrite=overwrite)
         if as_json:
             print_json([report.to_dict() for report in reports])
         else:
@@ -431,7 +431,7 @@ def _refuse_merge_options(context: typer.Context) -> None:
         name = parameter.name or ""
         source = context.get_parameter_source(name)
         if (
-            name not in ("what", "threads", "tensors", "as_json")
+            name not in ("what", "threads", "overwrite", "tensors", "as_json")
             and source is not None
             and source.name == "COMMANDLINE"
         ):

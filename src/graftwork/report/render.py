@@ -13,6 +13,7 @@ from rich.text import Text
 from graftwork.methods.base import MergeMethod
 from graftwork.report.measure import Diff, Inspection
 from graftwork.report.verification import Verification
+from graftwork.tensor import Role
 
 HEAT = "▁▂▃▄▅▆▇█"
 """One character from 0.01 % to 100 % relative distance, on a logarithmic scale; a dot where nothing differs."""
@@ -91,12 +92,13 @@ def _notes(notes: Sequence[str]) -> None:
 
 def inspection(found: Inspection, *, tensors: bool) -> None:
     """Print what a file says of itself."""
+    own = sum(n for role, n in found.roles.items() if role != Role.OPTIMIZER)
     _facts(
         [
             ("file", found.path),
             ("format", found.format + (f", written by {found.library}" if found.library else "")),
             ("model", found.model + (f", {found.layers} layers" if found.layers is not None else "")),
-            ("parameters", f"{found.parameters:,} ({found.trainable:,} weights) in {len(found.tensors):,} tensors"),
+            ("parameters", f"{found.parameters:,} ({found.trainable:,} weights) in {own:,} tensors"),
             ("dtypes", ", ".join(f"{n:,} {dtype}" for dtype, n in found.dtypes.items())),
             ("roles", ", ".join(f"{n:,} {role}" for role, n in found.roles.items())),
             ("size", size(found.size_bytes)),

@@ -7,7 +7,7 @@ executor's work.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -138,6 +138,7 @@ class Format:
         holds_architecture: Whether it carries the model's configuration.
         files_beside: Whether a result is several files in the target's own directory (an index and its shards); the writer then
             makes a directory with them, and they are moved from there.
+        check: Refuses tensors that the format could not hold given the source that lends the rest, before anything is written.
         order: Formats are asked in this order whether they recognise a path; the less a format looks at, the later.
     """
 
@@ -151,6 +152,7 @@ class Format:
     holds_architecture: bool = False
     files_beside: bool = False
     order: int = 0
+    check: Callable[[Sequence[TensorSpec], Reader], object] | None = None
 
 
 FORMATS: dict[str, Format] = {}

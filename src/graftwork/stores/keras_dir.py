@@ -25,7 +25,15 @@ from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import brief, digest_of, open_fd, read_json, read_small
 from graftwork.stores.hdf5 import H5Source, Tree
 from graftwork.stores.keras_weights import KerasWeights, keras_tree, open_part, weights_header
-from graftwork.stores.keras_zip import CONFIG, METADATA, RECORD, WEIGHTS, carried_members, without_compile
+from graftwork.stores.keras_zip import (
+    CONFIG,
+    METADATA,
+    RECORD,
+    WEIGHTS,
+    carried_members,
+    check_architecture,
+    without_compile,
+)
 from graftwork.stores.sharded_h5 import DEFAULT_SHARD_BYTES, ShardedParts, Shards
 from graftwork.tensor import TensorSpec
 
@@ -270,6 +278,7 @@ register(
         recognise=lambda path: _recognise_dir(path) and is_preset(path),
         open=KerasDirReader,
         create=KerasDirWriter,
+        check=check_architecture,
         directory=True,
         holds_architecture=True,
     )
@@ -282,6 +291,7 @@ register(
         recognise=lambda path: _recognise_dir(path) and not is_preset(path),
         open=KerasDirReader,
         create=KerasDirWriter,
+        check=check_architecture,
         directory=True,
         holds_architecture=True,
     )

@@ -207,12 +207,17 @@ def keras_tree(specs: Sequence[TensorSpec], like: Reader) -> tuple[Tree, dict[st
     return Tree(groups=groups, datasets=datasets), paths
 
 
+def check_places(specs: Sequence[TensorSpec], like: Reader) -> None:
+    """Refuse tensors without a known place in a Keras weights file, as `keras_tree` would."""
+    keras_tree(specs, like)
+
+
 def _planned_paths(specs: Sequence[TensorSpec], like: Reader) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     architecture = like.header.architecture
     if architecture is None:
         raise OutputError(
             f"{like.path.name} holds no Keras architecture, which a Keras weights file needs to know where each tensor goes; "
-            "name a Keras model of the same architecture with `like`"
+            "give a Keras model of the same architecture first (`merge`) or as `like` (`convert`), or write safetensors"
         )
     planned = layout(architecture)
     by_name = {v.name: v for v in planned.variables}

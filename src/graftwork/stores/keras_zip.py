@@ -26,7 +26,7 @@ from graftwork.stores import crc
 from graftwork.stores.base import Format, Header, Raw, Reader, register
 from graftwork.stores.files import open_fd, read_json
 from graftwork.stores.hdf5 import H5Source, gaps
-from graftwork.stores.keras_weights import KerasWeights, keras_tree, open_part, weights_header
+from graftwork.stores.keras_weights import KerasWeights, check_places, keras_tree, open_part, weights_header
 from graftwork.stores.zip_members import ZipMembers
 from graftwork.tensor import ITEMSIZE, TensorSpec
 
@@ -240,6 +240,21 @@ class KerasZipWriter:
                 self._file.close()
 
 
+def check_architecture(specs: Sequence[TensorSpec], like: Reader) -> None:
+    """Refuse a source without an architecture that a Keras model file could carry, or tensors without a place in it."""
+    if like.header.config is None or like.header.config_kind not in ("keras3", "keras2"):
+        raise OutputError(
+            f"{like.path.name} holds no Keras architecture, so a Keras model cannot be made of it; give a model of the same "
+            "architecture first (`merge`) or as `like` (`convert`), or write a weights file"
+        )
+    if like.header.format == "legacy_h5" and like.header.config_kind == "keras2":
+        raise OutputError(
+            f"{like.path.name} was written by Keras 2, whose configuration Keras 3 cannot read from a .keras file; "
+            "write an .h5 or a weights file, or rebuild the model in Keras 3 and name it with `like`"
+        )
+    check_places(specs, like)
+
+
 def carried_members(like: Reader, provenance: str, *, drop_compile: bool = False) -> dict[str, bytes]:
     """Return the small members of a Keras model file or directory that has the architecture of `like`.
 
@@ -248,8 +263,6 @@ def carried_members(like: Reader, provenance: str, *, drop_compile: bool = False
         provenance: Graftwork's record.
         drop_compile: Leave out how the model was compiled.
 
-    Raises:
-        OutputError: If `like` has no configuration that Keras 3 can read.
     """
     header = like.header
     if header.config is None or header.config_kind not in ("keras3", "keras2"):
@@ -310,6 +323,7 @@ register(
         recognise=recognise,
         open=KerasZipReader,
         create=KerasZipWriter,
+        check=check_architecture,
         holds_architecture=True,
         order=30,
     )

@@ -230,7 +230,7 @@ class LegacyH5Writer:
         self, path: Path, specs: Sequence[TensorSpec], *, like: Reader, provenance: str, drop_compile: bool = False
     ) -> None:
         _refuse_bfloat16(specs)
-        plan = _copied(specs, like) if isinstance(like, LegacyH5Reader) else _made(specs, like)
+        plan = _placed(specs, like)
         if drop_compile:
             root = {k: v for k, v in plan.tree.groups[""].items() if k != "training_config"}
             plan = replace(plan, tree=replace(plan.tree, groups={**plan.tree.groups, "": root}))
@@ -259,6 +259,10 @@ def _refuse_bfloat16(specs: Sequence[TensorSpec]) -> None:
             f"tensor {halves[0]!r} is bfloat16, which Keras cannot read from a legacy .h5 file; "
             "write float32 (dtype='float32'), which holds the same values, or a .keras file"
         )
+
+
+def _placed(specs: Sequence[TensorSpec], like: Reader) -> _Plan:
+    return _copied(specs, like) if isinstance(like, LegacyH5Reader) else _made(specs, like)
 
 
 def _copied(specs: Sequence[TensorSpec], like: LegacyH5Reader) -> _Plan:
@@ -379,6 +383,7 @@ register(
         recognise=recognise,
         open=LegacyH5Reader,
         create=LegacyH5Writer,
+        check=_placed,
         holds_architecture=True,
         order=10,
     )

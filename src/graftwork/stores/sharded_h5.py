@@ -18,7 +18,15 @@ from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import open_fd, read_json, read_small
 from graftwork.stores.hdf5 import H5Source, Tree
-from graftwork.stores.keras_weights import PROVENANCE, H5Part, KerasWeights, keras_tree, open_part, weights_header
+from graftwork.stores.keras_weights import (
+    PROVENANCE,
+    H5Part,
+    KerasWeights,
+    check_places,
+    keras_tree,
+    open_part,
+    weights_header,
+)
 from graftwork.tensor import TensorSpec
 
 SUFFIX = ".weights.json"
@@ -243,6 +251,7 @@ register(
         recognise=recognise,
         open=ShardedReader,
         create=ShardedWriter,
+        check=check_places,
         files_beside=True,
     )
 )

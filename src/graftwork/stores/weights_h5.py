@@ -7,7 +7,7 @@ from pathlib import Path
 from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import open_fd
 from graftwork.stores.hdf5 import H5Source
-from graftwork.stores.keras_weights import KerasWeights, keras_tree, open_part, weights_header
+from graftwork.stores.keras_weights import KerasWeights, check_places, keras_tree, open_part, weights_header
 from graftwork.tensor import TensorSpec
 
 H5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -97,6 +97,7 @@ register(
         recognise=recognise,
         open=WeightsH5Reader,
         create=WeightsH5Writer,
+        check=check_places,
         order=20,
     )
 )
