@@ -36,7 +36,7 @@ MAX_OBJECTS = 200_000
 MAX_DEPTH = 256
 """Groups in groups; Keras uses three levels for each model inside a model."""
 
-MAX_CHUNK_BYTES = 1 << 28
+MAX_CHUNK_BYTES = 1 << 27
 """A chunk is decompressed whole, so its size bounds memory."""
 
 MAX_EXPANSION = 1100
@@ -45,7 +45,7 @@ MAX_EXPANSION = 1100
 SMALL = 1 << 20
 """A chunked dataset up to this size may expand as it likes."""
 
-MAX_PATH_CHARACTERS = 1 << 26
+MAX_PATH_CHARACTERS = 1 << 25
 """All paths together, so that long names of groups do not add up."""
 
 KEPT_BYTES = 1 << 26
@@ -120,22 +120,10 @@ class H5Source:
         self._kinds: dict[bytes, structures.Datatype] = {}
         self._inflated: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._lock = threading.Lock()
-        with self._refusing(self.label):
+        with _refusing(self.label):
             self._file = structures.Structures(fd, *(window if window is not None else (0, os.fstat(fd).st_size)))
             self._walk()
             self._refuse_overlaps()
-
-    @contextlib.contextmanager
-    def _refusing(self, what: str) -> Iterator[None]:
-        """Turn what is wrong with a structure into an error that names `what`."""
-        try:
-            yield
-        except structures.Unreadable as error:
-            raise StoreError(f"{what} {error}") from error
-        except (struct.error, IndexError) as error:
-            raise StoreError(f"{what} is damaged: a structure is shorter than it should be") from error
-        except OSError as error:
-            raise StoreError(f"{what} cannot be read: {error.strerror or brief(error)}") from error
 
     def close(self) -> None:
         """Forget what was read; the descriptor is the caller's."""
@@ -148,18 +136,9 @@ class H5Source:
             path, address, depth = stack.pop()
             if address in self._file.claimed:
                 raise StoreError(f"{self.label} links to one object twice, the second time at {_short(path)}")
-            with self._refusing(f"{_short(path) if path else 'the root group'} of {self.label}"):
-                messages = self._file.messages(address, claim=True)
-                kinds = {message.kind for message in messages}
-                if structures.LAYOUT in kinds:
-                    self._add_dataset(path, address, messages)
-                    continue
-                if structures.DATATYPE in kinds and not kinds & structures.OF_GROUPS:
-                    raise structures.Unreadable("is a named datatype, which no Keras file has")
-                if not kinds & structures.OF_GROUPS:
-                    raise structures.damaged("it is neither a group nor a dataset")
-                links = self._file.links(messages, MAX_OBJECTS, claim=True)
-            self.groups[path] = address
+            links = self._visit(path, address)
+            if links is None:
+                continue
             count += len(links)
             if count > MAX_OBJECTS:
                 raise StoreError(f"{self.label} holds more than {MAX_OBJECTS:,} objects; no Keras model has as many")
@@ -182,6 +161,27 @@ class H5Source:
             if characters > MAX_PATH_CHARACTERS:
                 raise StoreError(f"{self.label} has names of more than {MAX_PATH_CHARACTERS:,} characters altogether")
 
+    def _visit(self, path: str, address: int) -> list[tuple[bytes, int]] | None:
+        """Take up a group or dataset; return a group's links."""
+        what = "object"
+        try:
+            messages = self._file.messages(address, claim=True)
+            kinds = {message.kind for message in messages}
+            if structures.LAYOUT in kinds:
+                what = "dataset"
+                self.datasets[path] = self._dataset(path, messages)
+                self._headers[path] = address
+                return None
+            if not kinds & structures.OF_GROUPS:
+                if structures.DATATYPE in kinds:
+                    raise structures.Unreadable("is a named datatype, which no Keras file has")
+                raise structures.damaged("it is neither a group nor a dataset")
+            what = "group"
+            self.groups[path] = address
+            return self._file.links(messages, MAX_OBJECTS, claim=True)
+        except WRONG as error:
+            raise _refusal(f"{what} {_short(path)} of {self.label}" if path else self.label, error) from error
+
     def _name(self, raw: bytes, group: str) -> str:
         try:
             name = raw.decode("utf-8")
@@ -190,11 +190,6 @@ class H5Source:
         if not name or "/" in name or name in (".", ".."):
             raise StoreError(f"{self.label} is damaged: it has an object called {name[:60]!r} in group {_short(group)}")
         return name
-
-    def _add_dataset(self, path: str, address: int, messages: Sequence[structures.Message]) -> None:
-        with self._refusing(f"dataset {_short(path)} of {self.label}"):
-            self.datasets[path] = self._dataset(path, messages)
-        self._headers[path] = address
 
     def _dataset(self, path: str, messages: Sequence[structures.Message]) -> Dataset:
         found: dict[int, bytes] = {}
@@ -209,9 +204,11 @@ class H5Source:
             raise structures.Unreadable("keeps its values in another file, which graftwork does not follow")
         if structures.DATATYPE not in found or structures.DATASPACE not in found:
             raise structures.damaged("it has no type or no shape")
-        kind = self._kinds.get(found[structures.DATATYPE])
-        if kind is None:
-            kind = self._kinds[found[structures.DATATYPE]] = structures.datatype(found[structures.DATATYPE])
+        said = found[structures.DATATYPE]
+        if (kind := self._kinds.get(said)) is None:
+            kind = structures.datatype(said)
+            if len(said) < 100:
+                self._kinds[said] = kind
         if not kind.known or kind.name not in ITEMSIZE:
             raise structures.Unreadable(f"holds {kind.name} values, expected numbers")
         if kind.name == "bfloat16":
@@ -252,7 +249,7 @@ class H5Source:
                     f"has chunks of {chunk_bytes:,} bytes; more than {MAX_CHUNK_BYTES:,} are not read"
                 )
             count = math.prod(-(-n // c) for n, c in zip(shape, layout.chunk, strict=True))
-            if count > length // structures.CHUNK_ENTRY_BYTES or nbytes > SMALL + MAX_EXPANSION * length:
+            if count > length // 32 or count > structures.MAX_CHUNKS or nbytes > SMALL + MAX_EXPANSION * length:
                 raise structures.Unreadable(f"claims {nbytes:,} bytes of values in a file of {length:,}")
         elif filters:
             raise structures.damaged("it has filters but no chunks")
@@ -300,7 +297,7 @@ class H5Source:
         if found.offset is not None:
             pread_full(self.fd, out, found.offset + start * ITEMSIZE[found.dtype], self.path)
             return
-        with self._refusing(f"dataset {_short(path)} of {self.label}"):
+        with _refusing(f"dataset {_short(path)} of {self.label}"):
             pieces = self._pieces[path]
             if pieces.layout.chunk is not None:
                 self._read_chunks(path, found.shape, pieces, start, out)
@@ -372,7 +369,7 @@ class H5Source:
         found = self._attributes_of(path).get(name)
         if found is None:
             return None
-        with self._refusing(f"attribute {_short(name)} of {_short(path)} in {self.label}"):
+        with _refusing(f"attribute {_short(name)} of {_short(path)} in {self.label}"):
             value = self._file.value(found)
         if isinstance(value, structures.Nothing):
             import h5py
@@ -391,7 +388,7 @@ class H5Source:
         address = self.groups[path] if path in self.groups else self._headers.get(path)
         if address is None:
             return {}
-        with self._refusing(f"{_short(path) if path else 'the root group'} of {self.label}"):
+        with _refusing(f"{_short(path)} of {self.label}" if path else self.label):
             found = self._file.attributes(self._file.messages(address))
         self._attributes = (path, found)
         return found
@@ -409,9 +406,9 @@ def has_attribute(path: Path, group: str, names: Sequence[str]) -> bool | None:
     try:
         file = structures.Structures(fd, 0, os.fstat(fd).st_size)
         messages = file.messages(file.root)
-        address = dict(file.links(messages, MAX_OBJECTS)).get(group.encode(), -1)
+        address = dict(file.links(messages, MAX_OBJECTS, claim=True)).get(group.encode(), -1)
         found = file.attributes(file.messages(address) if address >= 0 else messages)
-    except (structures.Unreadable, struct.error, IndexError, OSError):
+    except WRONG:
         return None
     finally:
         os.close(fd)
@@ -421,6 +418,28 @@ def has_attribute(path: Path, group: str, names: Sequence[str]) -> bool | None:
 def _short(path: str) -> str:
     """Return a path in quotes, its middle left out if it would fill the screen."""
     return repr(path if len(path) <= 160 else f"{path[:80]}…{path[-60:]}")
+
+
+WRONG = (structures.Unreadable, struct.error, IndexError, OSError)
+"""What reading structures may end in."""
+
+
+def _refusal(what: str, error: Exception) -> StoreError:
+    """Return an error of ours that says what is wrong with `what`."""
+    if isinstance(error, structures.Unreadable):
+        return StoreError(f"{what} {error}")
+    if isinstance(error, OSError):
+        return StoreError(f"{what} cannot be read: {error.strerror or brief(error)}")
+    return StoreError(f"{what} is damaged: a structure is shorter than it should be")
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn what is wrong with a structure into an error of ours that names `what`."""
+    try:
+        yield
+    except WRONG as error:
+        raise _refusal(what, error) from error
 
 
 def _boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

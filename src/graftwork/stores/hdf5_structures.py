@@ -51,8 +51,17 @@ MAX_MESSAGES: Final = 1 << 16
 MAX_NAME_BYTES: Final = 4096
 """A name of a link or an attribute."""
 
+MAX_NAMES_BYTES: Final = 1 << 26
+"""The names in one group."""
+
+MAX_CHUNKS: Final = 1 << 20
+"""Chunks of one dataset, whose places are kept in memory."""
+
 MAX_VALUE_BYTES: Final = 1 << 26
 """The value of one attribute; `model_config` may be as long as a ``config.json``."""
+
+MAX_ELEMENTS: Final = 1 << 56
+"""Elements of one dataset or attribute, so that their bytes are a number that NumPy can hold."""
 
 MAX_RANK: Final = 32
 """Axes of a dataspace; HDF5's own limit, and below NumPy's."""
@@ -71,6 +80,8 @@ LAST_KNOWN: Final = 0x16
 
 _PREFIX_1 = struct.Struct("<BBHII")
 _MESSAGE_1 = struct.Struct("<HHB3x")
+_MESSAGE_2 = struct.Struct("<BHB")
+_MESSAGE_3 = struct.Struct("<BHB2x")
 _TREE = struct.Struct("<4sBBHQQ")
 _HEAP = struct.Struct("<4sB3xQQQ")
 _SYMBOL = struct.Struct("<QQI20x")
@@ -355,13 +366,9 @@ def dataspace(body: bytes) -> tuple[int, ...] | None:
     elif flags & 2:
         raise damaged("a dataspace permutes its axes")
     shape: tuple[int, ...] = struct.unpack_from(f"<{rank}Q", body, 8 if version == 1 else 4)
-    if math.prod(shape) >= 1 << 63:
+    if math.prod(max(n, 1) for n in shape) >= MAX_ELEMENTS:  # NumPy minds a long axis even where another is 0
         raise damaged(f"a dataspace has the shape {shape}"[:120])
     return shape
-
-
-CHUNK_ENTRY_BYTES: Final = 16
-"""What a chunk takes in its index, at least."""
 
 
 class Chunk(NamedTuple):
@@ -575,8 +582,8 @@ class Structures:
 
     def claim(self, at: int, size: int) -> None:
         """Note that a structure lies in a byte range; none may lie there already."""
-        if at in self.claimed:
-            raise damaged(f"two things lie at byte {at:,}")
+        if at in self.claimed or at + size > self.length:
+            raise damaged(f"two things lie at byte {at:,}, or it is outside the file")
         self.claimed.add(at)
         self._ranges.append(at)
         self._ranges.append(at + size)
@@ -600,81 +607,62 @@ class Structures:
             address: Where the header begins.
             claim: Whether to claim its ranges; the first visit does.
         """
-        head = self.pages.read(address, 16)
+        form, start, size = self._first_block(address, claim)
         found: list[Message] = []
-        if head[0] == 1:
-            size = _PREFIX_1.unpack_from(head)[4]
-            blocks = [(address + 16, size)]
-            if claim:
-                self.claim(address, 16 + size)
-            parse, ordered = self._parse_1, 0
-        elif head[:5] == b"OHDR\x02":
-            flags = head[5]
-            start = address + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-            width = 1 << (flags & 3)
-            size = int.from_bytes(self.pages.read(start, width), "little")
-            blocks = [(start + width, size)]
-            if size > MAX_HEADER_BYTES or not self._sum_holds(
-                self.pages.read(address, start + width + size + 4 - address)
-            ):
-                raise damaged(f"the object at byte {address:,} does not have the checksum that it should")
-            if claim:
-                self.claim(address, start + width + size + 4 - address)
-            parse, ordered = self._parse_2, 2 if flags & 4 else 0
-        else:
-            raise damaged(f"there should be an object at byte {address:,}, but there is none")
-        total, seen = 0, {blocks[0][0]}
+        blocks, seen, total = [(start, size)], {start}, 0
         for start, size in blocks:  # grows while it is walked
             total += size
-            if total > MAX_HEADER_BYTES or len(seen) > MAX_MESSAGES:
+            if total > MAX_HEADER_BYTES or len(found) > MAX_MESSAGES:
                 raise Unreadable(f"has an object header of more than {MAX_HEADER_BYTES:,} bytes at byte {address:,}")
-            before = len(found)
-            for at, length in parse(self.pages.read(start, size), found, ordered):
-                if parse == self._parse_2:
-                    if not 8 <= length <= MAX_HEADER_BYTES or self.pages.read(at, 4) != b"OCHK":
-                        raise damaged(f"the object header at byte {address:,} does not go on at byte {at:,}")
-                    if not self._sum_holds(self.pages.read(at, length)):
-                        raise damaged(f"the object at byte {address:,} does not have the checksum that it should")
-                    block = (at + 4, length - 8)
-                else:
-                    block = (at, length)
-                if block[0] in seen:
+            for at, length in self._parse(self.pages.read(start, size), found, form):
+                if at in seen:
                     raise damaged(f"the object header at byte {address:,} continues in itself")
-                seen.add(block[0])
-                blocks.append(block)
+                seen.add(at)
                 if claim:
                     self.claim(at, length)
-            self.pages.spend((len(found) - before) * READ_COST)
+                if form is not _MESSAGE_1:
+                    self._check_newer(at, length, b"OCHK")
+                    at, length = at + 4, length - 8
+                blocks.append((at, length))
         for message in found:
             if message.kind > LAST_KNOWN and message.flags & MUST_KNOW:
                 raise Unreadable(f"has an object with a message of type {message.kind}, which graftwork does not know")
         return found
 
-    @staticmethod
-    def _parse_1(block: bytes, found: list[Message], _: int) -> list[tuple[int, int]]:
-        """Add a block's messages; return its continuations."""
-        at, end, left, continuations = 0, len(block) - 7, MAX_MESSAGES, []
-        while at < end:
-            kind, size, flags = _MESSAGE_1.unpack_from(block, at)
-            at += 8
-            if at + size > len(block):
-                raise damaged("a message is longer than the object header that holds it")
-            if kind == CONTINUATION:
-                continuations.append(_TWO.unpack_from(block, at))
-            elif kind:
-                found.append(Message(kind, flags, block[at : at + size]))
-            at += size
-            left -= 1
-            if not left:
-                raise Unreadable(f"has an object header of more than {MAX_MESSAGES:,} messages")
-        return continuations
+    def _first_block(self, address: int, claim: bool) -> tuple[struct.Struct, int, int]:
+        """Return how messages of an object header begin, and address and length of its first block of them."""
+        head = self.pages.read(address, 16)
+        if head[0] == 1:
+            size = _PREFIX_1.unpack_from(head)[4]
+            if claim:
+                self.claim(address, 16 + size)
+            return _MESSAGE_1, address + 16, size
+        if head[:5] != b"OHDR\x02":
+            raise damaged(f"there should be an object at byte {address:,}, but there is none")
+        flags = head[5]
+        begin = address + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+        width = 1 << (flags & 3)
+        size = int.from_bytes(self.pages.read(begin, width), "little")
+        length = begin + width + size + 4 - address
+        self._check_newer(address, length, b"OHDR")
+        if claim:
+            self.claim(address, length)
+        return _MESSAGE_3 if flags & 4 else _MESSAGE_2, begin + width, size
 
-    @staticmethod
-    def _parse_2(block: bytes, found: list[Message], ordered: int) -> list[tuple[int, int]]:
-        at, end, left, continuations = 0, len(block) - 3 - ordered, MAX_MESSAGES, []
+    def _check_newer(self, at: int, length: int, signature: bytes) -> None:
+        """Check signature and checksum of a piece of a version 2 object header."""
+        data = self.pages.read(at, length) if 8 <= length <= MAX_HEADER_BYTES else b""
+        if data[:4] != signature or not self._sum_holds(data):
+            raise damaged(f"there should be part of an object at byte {at:,}, but there is none")
+
+    def _parse(self, block: bytes, found: list[Message], form: struct.Struct) -> list[tuple[int, int]]:
+        """Add a block's messages; return its continuations."""
+        at, end, before = 0, len(block) - form.size + 1, form.size
+        left, continuations = MAX_MESSAGES, []
+        unpack = form.unpack_from
         while at < end:
-            kind, size, flags = struct.unpack_from("<BHB", block, at)
-            at += 4 + ordered
+            kind, size, flags = unpack(block, at)
+            at += before
             if at + size > len(block):
                 raise damaged("a message is longer than the object header that holds it")
             if kind == CONTINUATION:
@@ -685,6 +673,7 @@ class Structures:
             left -= 1
             if not left:
                 raise Unreadable(f"has an object header of more than {MAX_MESSAGES:,} messages")
+        self.pages.spend((MAX_MESSAGES - left) * READ_COST)
         return continuations
 
     # Groups ------------------------------------------------------------------------------------------------------
@@ -716,7 +705,7 @@ class Structures:
         """Add the links of a symbol table."""
         names = b""
         read = self.pages.read
-        for node in self._leaves(tree, claim):
+        for node in self._leaves(tree, most, claim):
             head = read(node, 8)
             count = head[6] | head[7] << 8
             if head[:5] != b"SNOD\x01" or count > self._superblock.leaf_entries:
@@ -738,13 +727,15 @@ class Structures:
         signature, version, size, _, segment = _HEAP.unpack(self.pages.read(heap, 32))
         if signature != b"HEAP" or version:
             raise damaged(f"there should be a heap of names at byte {heap:,}, but there is none")
+        if size > MAX_NAMES_BYTES:
+            raise Unreadable(f"has a heap of {size:,} bytes of names; no Keras model needs as many")
         names = self.pages.read(segment, size)
         if claim:
             self.claim(heap, 32)
             self.claim(segment, size)
         return names
 
-    def _leaves(self, address: int, claim: bool) -> Iterator[int]:
+    def _leaves(self, address: int, most: int, claim: bool) -> Iterator[int]:
         """Yield what the leaves of a group's version 1 B-tree point to, in order."""
         stack = [(address, -1)]
         while stack:
@@ -765,6 +756,8 @@ class Structures:
             if count:
                 children = struct.unpack(f"<{2 * count}Q", self.pages.read(at + 24, 16 * count))[1::2]
                 stack.extend((child, found_level) for child in reversed(children))
+                if len(stack) > most:
+                    raise damaged(f"the B-tree at byte {address:,} has more than {most:,} nodes")
 
     # Fractal heaps, for many links or attributes ------------------------------------------------------------------
 
@@ -1001,7 +994,7 @@ class Structures:
         if shape is None:
             return Nothing(TEXTS if kind.numpy is None else kind.numpy)
         count = math.prod(shape)
-        if count * kind.size > len(attribute.value):
+        if count * kind.size > len(attribute.value) or kind.size * math.prod(max(n, 1) for n in shape) >= 1 << 63:
             raise damaged(
                 f"it should have {count:,} values of {kind.size:,} bytes, but there are {len(attribute.value):,} bytes"
             )
