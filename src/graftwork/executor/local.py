@@ -345,7 +345,8 @@ class LocalExecutor:
             assert reader is not None and source is not None
             into: Raw = models[k] if k < n or base is None else base
             spec = reader.specs()[source.name]
-            plain = RAW_DTYPES[spec.dtype] == dtype  # then the file's elements are the numbers, and need no scratch of their own
+            # where the file's elements are the numbers already, they need no scratch of their own
+            plain = RAW_DTYPES[spec.dtype] == dtype
             raw = into if plain else scratch["raw"].view(RAW_DTYPES[spec.dtype])[:length]
             if source.gather:
                 read_gathered(reader, source.name, spec.shape, source.gather, start, raw)

@@ -66,7 +66,8 @@ def _import_numba() -> Any:
     try:
         numba = importlib.import_module("numba")
         if hide:
-            importlib.import_module("numba.np.arraymath")  # the module that asks for SciPy, at the first compilation else
+            # the module that asks for SciPy, else imported at the first compilation
+            importlib.import_module("numba.np.arraymath")
         return numba
     finally:
         if hide:
