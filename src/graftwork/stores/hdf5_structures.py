@@ -261,7 +261,8 @@ def sum_of(data: bytes) -> int:
     c = ((c ^ b) - (b << 16 & mask | b >> 16)) & mask
     a = ((a ^ c) - (c << 4 & mask | c >> 28)) & mask
     b = ((b ^ a) - (a << 14 & mask | a >> 18)) & mask
-    return ((c ^ b) - (b << 24 & mask | b >> 8)) & mask
+    total: int = ((c ^ b) - (b << 24 & mask | b >> 8)) & mask
+    return total
 
 
 class Datatype(NamedTuple):
@@ -387,7 +388,7 @@ class Layout(NamedTuple):
         size: Bytes of the one range, or of the only chunk.
         inside: The values themselves, where they lie in the header.
         chunk: The shape of a chunk; None where there are none.
-        index: What lists the chunks: ``"tree"`` or ``"single"``.
+        listed: What lists the chunks: ``"tree"`` or ``"single"``.
         mask: Filters that the only chunk left out.
     """
 
@@ -395,7 +396,7 @@ class Layout(NamedTuple):
     size: int
     inside: bytes | None = None
     chunk: tuple[int, ...] | None = None
-    index: str = ""
+    listed: str = ""
     mask: int = 0
 
 
@@ -428,7 +429,7 @@ def layout(body: bytes, rank: int, itemsize: int) -> Layout:
         if body[2] != rank + 1:
             raise damaged(f"its chunks have {body[2] - 1} axes, but it has {rank}")
         *chunk, element = struct.unpack_from(f"<{rank + 1}I", body, 11)
-        found = Layout(struct.unpack_from("<Q", body, 3)[0], 0, chunk=tuple(chunk), index="tree")
+        found = Layout(struct.unpack_from("<Q", body, 3)[0], 0, chunk=tuple(chunk), listed="tree")
     else:
         found, element = _layout_4(body, rank)
     if element != itemsize or not found.chunk or not all(found.chunk):
@@ -452,7 +453,7 @@ def _layout_4(body: bytes, rank: int) -> tuple[Layout, int]:
         )
     size, mask = struct.unpack_from("<QI", body, at + 1) if flags & 2 else (math.prod(chunk) * element, 0)
     address = struct.unpack_from("<Q", body, at + (13 if flags & 2 else 1))[0]
-    return Layout(address, size, chunk=tuple(chunk), index="single", mask=mask), element
+    return Layout(address, size, chunk=tuple(chunk), listed="single", mask=mask), element
 
 
 DEFLATE, SHUFFLE, FLETCHER = 1, 2, 3
@@ -691,7 +692,8 @@ class Structures:
             if message.kind in (SYMBOL_TABLE, LINK_INFO, LINK) and message.flags & SHARED:
                 raise damaged("a group's links lie in another object")
             if message.kind == SYMBOL_TABLE:
-                self._symbols(*_TWO.unpack_from(message.body), found, most, claim)
+                tree, heap = _TWO.unpack_from(message.body)
+                self._symbols(tree, heap, found, most, claim)
             elif message.kind == LINK:
                 found.append(link(message.body))
             elif message.kind == LINK_INFO:
@@ -898,7 +900,7 @@ class Structures:
         wanted = math.prod(grid)
         if layout.address == UNDEFINED:
             raise Unreadable("has no values: none of its chunks is stored")
-        if layout.index == "single":
+        if layout.listed == "single":
             if wanted != 1:
                 raise damaged("it has one chunk, which does not hold all of its values")
             found = {(0,) * len(grid): Chunk(layout.address, layout.size, layout.mask)}
@@ -1010,8 +1012,8 @@ class Structures:
             return np.frombuffer(data, np.uint8).astype(bool).reshape(shape)[()]
         values = np.frombuffer(data, kind.numpy, count)
         if kind.text and kind.padding != 1:
-            cut = (lambda v: v.partition(b"\0")[0]) if kind.padding == 0 else (lambda v: v.rstrip(b" "))
-            values = np.array([cut(v) for v in values.tolist()], kind.numpy)
+            ended = [v.rstrip(b" ") if kind.padding else v.partition(b"\0")[0] for v in values.tolist()]
+            values = np.array(ended, kind.numpy)
         return values.reshape(shape).copy()[()]
 
     def _texts(self, data: bytes) -> list[str]:

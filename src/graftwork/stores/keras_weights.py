@@ -67,6 +67,7 @@ class KerasWeights:
 
     def _name(self, sources: Sequence[H5Source], prefix: str, architecture: Layer | None, keras2: bool) -> None:
         groups: dict[str, Group] = {}
+        variables: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
         found: dict[str, tuple[H5Source, str]] = {}
         for source in sources:
             for path in source.groups:
@@ -77,7 +78,7 @@ class KerasWeights:
                         continue
                     known = groups.get(owner)
                     groups[owner] = Group(
-                        name=name or (known.name if known else None), variables=known.variables if known else {}
+                        name=name or (known.name if known else None), variables=variables.setdefault(owner, {})
                     )
                 elif "vars" in path.split("/"):
                     raise StoreError(f"{source.label} has a group at {path[:80]!r}, where a tensor should be")
@@ -91,11 +92,9 @@ class KerasWeights:
                     raise StoreError(f"{path!r} is in two shards, {found[path][0].label} and {source.label}")
                 found[path] = (source, path)
                 owner = owner[:-5] if owner != "vars" else ""
-                groups.setdefault(owner, Group(name=None, variables={}))
-                groups[owner] = Group(
-                    name=groups[owner].name,
-                    variables={**groups[owner].variables, key: (dataset.shape, dataset.dtype)},
-                )
+                held = variables.setdefault(owner, {})
+                held[key] = (dataset.shape, dataset.dtype)
+                groups.setdefault(owner, Group(name=None, variables=held))
         planned = planned_layout(architecture, keras2=keras2, path=self.path) if architecture is not None else None
         names = name_tree(groups, planned)
         for owner, group in groups.items():
