@@ -69,6 +69,8 @@ class Target:
 
     def workers(self) -> int:
         """Return the number of threads: as asked, else one for each processor that this process may use."""
+        if self.threads < 0:
+            raise OptionError(f"threads is {self.threads}, expected at least 1")
         return self.threads or len(os.sched_getaffinity(0))
 
     def options(self, row: Format) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Reading a block of a tensor whose axis is permuted, without reading the tensor.
 
 With the permuted axis in the middle a tensor is (outer, axis, inner). Runs of `inner` elements stay together, so a block is
-a list of runs to fetch: by themselves where they are long, else together with their neighbours, permuted in memory.
+a list of runs to fetch: by themselves where they are long or the whole would be too large, else together with their
+neighbours, permuted in memory.
 """
 
 import math
@@ -13,6 +14,9 @@ from graftwork.stores.base import Raw, Reader
 
 LONG_RUN = 256
 """Elements from which on a run is read by itself."""
+
+SLAB_BYTES = 1 << 20
+"""What is read whole, to be permuted in memory, is at most this long."""
 
 
 def read_gathered(
@@ -44,16 +48,19 @@ def read_gathered(
         else:
             reader.read_into(name, position, into)
 
-    if inner >= LONG_RUN:
+    slab = width * inner
+    if inner >= LONG_RUN or slab * out.itemsize > SLAB_BYTES:
         done = 0
         while done < len(out):
             row, column = divmod(start + done, inner)
             outer, k = divmod(row, width)
-            count = min(inner - column, len(out) - done)
+            end = k + 1
+            while end < width and index[end] == index[end - 1] + 1 and (end - k) * inner - column < len(out) - done:
+                end += 1  # neighbours that stay neighbours are one run
+            count = min((end - k) * inner - column, len(out) - done)
             fetch((outer * width + index[k]) * inner + column, out[done : done + count])
             done += count
         return
-    slab = width * inner
     order = np.asarray(index)
     first, last = start // slab, -(-(start + len(out)) // slab)
     piece = np.empty(slab, out.dtype)

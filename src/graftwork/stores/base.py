@@ -212,6 +212,8 @@ def pread_full(fd: int, out: Raw, offset: int, path: Path) -> None:
     Raises:
         StoreError: If the file ends early (it was cut short while it was open).
     """
+    if fd < 0:
+        raise StoreError(f"{path.name} is closed")
     view = out.data.cast("B")
     done = 0
     while done < len(view):

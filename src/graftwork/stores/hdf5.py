@@ -127,6 +127,7 @@ class H5Source:
 
     def close(self) -> None:
         """Forget what was read; the descriptor is the caller's."""
+        self.fd = -1
         self._inflated.clear()
 
     def _walk(self) -> None:

@@ -61,13 +61,16 @@ class Staged:
         """
         check_target(self.target, self.row, (), overwrite=self.overwrite)
         try:
+            if self.path.is_dir():
+                for file in sorted(self.path.rglob("*")):
+                    _sync(file)
             if self.row.files_beside:
                 self._move_beside()
             elif self.row.directory:
                 self._move_directory()
             else:
                 self.path.replace(self.target)
-            _sync_directory(self.target.parent)
+            _sync(self.target.parent)
         except OSError as error:
             raise OutputError(f"the result cannot be moved to {self.target}: {error.strerror or error}") from error
         self._done = True
@@ -208,7 +211,8 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + ".h5").unlink(missing_ok=True)
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
