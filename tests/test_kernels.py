@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from graftwork.kernels import largest
+from graftwork.kernels import convert, largest, sums
 from graftwork.kernels.convert import count_nonfinite, decode, encode
 from graftwork.kernels.largest import LargestMagnitudes
 from graftwork.kernels.loop import block_loop
@@ -361,3 +363,28 @@ def test_nan_counts_as_largest():
         again = reduction.end_pass([seen])
 
     assert 0 < reduction.result().magnitudes[0] < np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 40_000), n=st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_numpy_does_what_the_compiled_loops_do(dtype, seed, size, n):
+    """Small merges run without Numba; not one bit may depend on it."""
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((n, size)) * 10.0 ** rng.integers(-30, 30, (n, size))).astype(dtype)
+    x.reshape(-1)[rng.integers(0, x.size, 3)] = [np.nan, np.inf, -np.inf]
+    weights, divisor = rng.standard_normal(n), float(rng.uniform(0.5, 3))
+    compiled, plain = np.empty(size, dtype), np.empty(size, dtype)
+
+    sums._weighted_sum.compiled()(x.reshape(-1), size, n, weights, divisor, compiled)
+    sums._weighted_sum_in_numpy(x.reshape(-1), size, n, weights, divisor, plain)
+
+    bits = np.uint32 if dtype == np.float32 else np.uint64
+    finite = ~np.isnan(compiled)
+    np.testing.assert_array_equal(np.isnan(plain), ~finite)
+    np.testing.assert_array_equal(plain.view(bits)[finite], compiled.view(bits)[finite])
+    assert (
+        convert._count_in_numpy(x.reshape(-1).view(bits))
+        == convert._count.compiled()(x.reshape(-1).view(bits))
+        == int(np.count_nonzero(~np.isfinite(x)))
+    )

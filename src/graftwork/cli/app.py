@@ -1,5 +1,6 @@
 """The commands, one function each: the docstring is the help text, the body calls the API and prints."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,6 +90,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and er
 
 def main() -> None:
     """Run the command line."""
+    gc.set_threshold(100_000, 20, 100)  # a short process that makes many small objects, hardly any of them in cycles
     app()
 
 

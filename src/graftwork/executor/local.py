@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from graftwork import rng
 from graftwork.errors import NonFiniteError, OutputError, StoreError
 from graftwork.executor.gather import read_gathered
+from graftwork.kernels import loop
 from graftwork.kernels.convert import count_nonfinite, decode, encode
 from graftwork.methods.base import CHUNK, Block, MergeMethod, Reduction
 from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
@@ -37,6 +38,9 @@ INTERPRETER_BYTES = 130 * 2**20
 
 BLOCK = 1 << 17
 """Elements of a block for two or three models; more models make shorter blocks, so that scratch stays in the cache."""
+
+SHORT_WORK_BYTES = 1 << 29
+"""Below so many bytes, importing Numba takes longer than NumPy does for the loops that it can do as well."""
 
 SHARED_BLOCKS = 16
 """A tensor of more blocks than this is worked on by all threads together."""
@@ -125,6 +129,7 @@ class LocalExecutor:
             NonFiniteError: If a source holds NaN or infinity and that was not allowed.
             StoreError: If a source ends early or the disk is full.
         """
+        loop.short_work = self.plan.bytes_read * self.plan.passes < SHORT_WORK_BYTES
         with ThreadPoolExecutor(self.threads, thread_name_prefix="graftwork") as pool:
             try:
                 self._run(pool)

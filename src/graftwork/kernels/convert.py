@@ -95,6 +95,18 @@ def _count(bits: Any) -> int:
     return count
 
 
+@_count.in_numpy
+def _count_in_numpy(bits: Any) -> int:
+    infinity = np.uint32(0x7F800000) if bits.itemsize == 4 else np.uint64(0x7FF0000000000000)
+    rest = np.uint32(0x7FFFFFFF) if bits.itemsize == 4 else np.uint64(0x7FFFFFFFFFFFFFFF)
+    count = 0
+    for first in range(0, bits.size, 8 * TILE):
+        magnitudes = bits[first : first + 8 * TILE] & rest
+        if magnitudes.max() >= infinity:
+            count += int(np.count_nonzero(magnitudes >= infinity))
+    return count
+
+
 @block_loop
 def _copy(bits: Any, out: Any) -> int:
     count = 0

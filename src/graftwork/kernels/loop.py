@@ -30,6 +30,10 @@ lean = False
 loop here needs. The command line says so for its own process; a user's process may compile what it likes."""
 
 
+short_work = False
+"""Whether there is so little to do that importing Numba would take longer than doing it with NumPy, where a loop knows how."""
+
+
 class BlockLoop(Generic[P, R]):
     """A function that is compiled when it is first called; safe to call from any thread.
 
@@ -40,11 +44,19 @@ class BlockLoop(Generic[P, R]):
         functools.update_wrapper(self, function)
         self._function = function
         self._compiled: Any = None
+        self._numpy: Callable[P, R] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the compiled function; arguments as the plain function's, by position."""
+        if self._compiled is None and self._numpy is not None and short_work and "numba" not in sys.modules:
+            return self._numpy(*args, **kwargs)
         result: R = (self._compiled or self.compiled())(*args, **kwargs)
         return result
+
+    def in_numpy(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Take a function that does the same with NumPy, bit for bit, for work that is not worth importing Numba."""
+        self._numpy = function
+        return function
 
     def compiled(self) -> Any:
         """Return Numba's dispatcher for the function, made at the first call."""

@@ -124,6 +124,21 @@ def _weighted_sum(x: Any, distance: Any, n: Any, weights: Any, divisor: Any, out
             target[j] = sums[j] / divisor
 
 
+@_weighted_sum.in_numpy
+def _weighted_sum_in_numpy(x: Any, distance: Any, n: Any, weights: Any, divisor: Any, out: Any) -> None:
+    sums, term = np.empty(8 * TILE), np.empty(8 * TILE)
+    with np.errstate(all="ignore"):
+        for first in range(0, out.size, len(sums)):
+            target = out[first : first + len(sums)]
+            total, part = sums[: target.size], term[: target.size]
+            for i in range(n):
+                row = x[i * distance + first : i * distance + first + target.size]
+                np.multiply(row, weights[i], out=part if i else total, dtype=np.float64)
+                if i:
+                    total += part
+            np.divide(total, divisor, out=target, casting="same_kind")
+
+
 @block_loop
 def _weighted_sum_or_equal(x: Any, distance: Any, n: Any, weights: Any, divisor: Any, out: Any) -> None:
     _weighted_sum(x, distance, n, weights, divisor, out)
