@@ -242,6 +242,11 @@ class KerasZipWriter:
 
 def check_architecture(specs: Sequence[TensorSpec], like: Reader) -> None:
     """Refuse a source without an architecture that a Keras model file could carry, or tensors without a place in it."""
+    _check_config(like)
+    check_places(specs, like)
+
+
+def _check_config(like: Reader) -> None:
     if like.header.config is None or like.header.config_kind not in ("keras3", "keras2"):
         raise OutputError(
             f"{like.path.name} holds no Keras architecture, so a Keras model cannot be made of it; give a model of the same "
@@ -252,7 +257,6 @@ def check_architecture(specs: Sequence[TensorSpec], like: Reader) -> None:
             f"{like.path.name} was written by Keras 2, whose configuration Keras 3 cannot read from a .keras file; "
             "write an .h5 or a weights file, or rebuild the model in Keras 3 and name it with `like`"
         )
-    check_places(specs, like)
 
 
 def carried_members(like: Reader, provenance: str, *, drop_compile: bool = False) -> dict[str, bytes]:
@@ -263,21 +267,14 @@ def carried_members(like: Reader, provenance: str, *, drop_compile: bool = False
         provenance: Graftwork's record.
         drop_compile: Leave out how the model was compiled.
 
+    Raises:
+        OutputError: If `like` has no configuration that a Keras model file could carry.
     """
     header = like.header
-    if header.config is None or header.config_kind not in ("keras3", "keras2"):
-        raise OutputError(
-            f"{like.path.name} holds no Keras architecture, so a .keras file cannot be made of it; "
-            "name a Keras model of the same architecture with `like`, or write a weights file"
-        )
+    _check_config(like)
     if isinstance(like, KerasZipReader):
         members = {name: like.members.read(name) for name in (METADATA, CONFIG) if name in like.members.members}
     else:
-        if header.format == "legacy_h5" and header.config_kind == "keras2":
-            raise OutputError(
-                f"{like.path.name} was written by Keras 2, whose configuration Keras 3 cannot read from a .keras file; "
-                "write an .h5 or a weights file, or rebuild the model in Keras 3 and name it with `like`"
-            )
         version = header.library.removeprefix("Keras ") or "3.0.0"
         members = {
             METADATA: json.dumps({"keras_version": version}).encode(),
