@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
+from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.methods import Base, MergeMethod, get
 from graftwork.methods.options import Options
 from graftwork.pairing import Pairing, Source, class_gathers, copied_fits, fits, left_over, matches, pair, with_gather
@@ -103,7 +103,11 @@ class MergePlan:
     @property
     def passes(self) -> int:
         """Most passes over the values of any tensor."""
-        return max((expected_passes(step, len(self.models)) for step in self.steps), default=1)
+        sizes: dict[MergeMethod, int] = {}  # tensors with the same options share one method, which is asked once
+        for step in self.steps:
+            if step.method is not None:
+                sizes[step.method] = max(sizes.get(step.method, 0), step.spec.size)
+        return max((expected_passes(method, len(self.models), size) for method, size in sizes.items()), default=1)
 
     @property
     def roles(self) -> Mapping[str, int]:
@@ -124,13 +128,13 @@ class MergePlan:
         return reader.specs()[source.name].size_bytes
 
 
-def expected_passes(step: Step, n_models: int) -> int:
-    """Return how often the values of a step's sources are read."""
-    if step.method is None or not step.spec.size:
+def expected_passes(method: MergeMethod, n_models: int, size: int) -> int:
+    """Return how often a method reads the values of a tensor."""
+    if not size:
         return 1
     import numpy as np
 
-    reduction = step.method.reduction(n_models, min(step.spec.size, 4096), np.dtype(np.float32))
+    reduction = method.reduction(n_models, min(size, 4096), np.dtype(np.float32))
     return 1 if reduction is None else 1 + int(getattr(reduction, "passes", 1))
 
 
@@ -355,8 +359,3 @@ def _copy_step(name: str, spec: TensorSpec, pairings: Sequence[Pairing], models:
             others.append(None)
     sources = [Source(name=name), *(s if s is not None else Source(name="") for s in others)]
     return Step(spec=spec, sources=tuple(sources), base=None, method=None)
-
-
-def refusal_reasons(error: GraftworkError) -> list[str]:
-    """Return every reason of a refusal, for machines."""
-    return list(error.reasons) if isinstance(error, MismatchError) else [str(error)]

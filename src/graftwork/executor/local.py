@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork import rng
-from graftwork.errors import NonFiniteError, OutputError, StoreError
+from graftwork.errors import NonFiniteError, OutputError
 from graftwork.executor.gather import read_gathered
 from graftwork.kernels import loop
 from graftwork.kernels.convert import count_nonfinite, decode, encode
-from graftwork.methods.base import CHUNK, Block, MergeMethod, Reduction
+from graftwork.methods.base import CHUNK, Block, MergeMethod
 from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
-from graftwork.tensor import FLOATS, Role, TensorSpec
+from graftwork.tensor import Role, TensorSpec
 
 if TYPE_CHECKING:
     from graftwork.pairing import Source
@@ -47,6 +47,9 @@ SHARED_BLOCKS = 16
 
 Progress = Callable[[int], None]
 """Called with a number of bytes that have been dealt with."""
+
+Visit = Callable[["Step", Block, Any], None]
+"""What a thread does with a block of a step, and with what it keeps for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +151,12 @@ class LocalExecutor:
             s for s in merges if s.method is not None and s.method.scope() == "model" and s.spec.role is Role.WEIGHT
         ]
         if wide:
-            self._run_wide(pool, wide)
+            self._run_shared(pool, wide)
             merges = [step for step in merges if step not in wide]
         shared = [step for step in merges if step.spec.size > SHARED_BLOCKS * self.block]
         alone = [step for step in merges if step.spec.size <= SHARED_BLOCKS * self.block]
         for step in shared:
-            self._run_shared(pool, step)
+            self._run_shared(pool, [step])
         queue = iter([*sorted(alone, key=lambda s: -s.spec.size), *copies])
         self._together(pool, lambda: self._drain(queue))
 
@@ -216,101 +219,64 @@ class LocalExecutor:
             method.combine(block, reduced)
             self._store(step, block)
 
-    # All threads, one tensor
+    # All threads together
 
-    def _run_shared(self, pool: ThreadPoolExecutor, step: "Step") -> None:
-        method = _method(step)
-        reduction = method.reduction(len(step.sources), step.spec.size, _work_dtype(self.plan, step))
-        first = True
-        if reduction is not None:
-            first = self._reduce(pool, [(step, 0)], reduction)
-        self._combine(pool, [(step, 0)], reduction.result() if reduction is not None else None, check=first)
-
-    def _run_wide(self, pool: ThreadPoolExecutor, steps: Sequence["Step"]) -> None:
-        """A reduction over all tensors together, then each of them."""
+    def _run_shared(self, pool: ThreadPoolExecutor, steps: Sequence["Step"]) -> None:
+        """One reduction over all elements of the given steps (one large tensor, or all of the model), then each block's combine."""
         placed, at = [], 0
         for step in steps:
             placed.append((step, at))
             at += -(-step.spec.size // CHUNK) * CHUNK
-        dtype = (
-            np.dtype(np.float64)
-            if any(_work_dtype(self.plan, s) == np.float64 for s in steps)
-            else np.dtype(np.float32)
-        )
+        dtype = max((_work_dtype(self.plan, step) for step in steps), key=lambda found: found.itemsize)
         reduction = _method(steps[0]).reduction(len(steps[0].sources), sum(s.spec.size for s in steps), dtype)
-        first = True
+        check, reduced = True, None
         if reduction is not None:
-            first = self._reduce(pool, placed, reduction, dtype)
-        self._combine(pool, placed, reduction.result() if reduction is not None else None, check=first, dtype=dtype)
+            see = reduction.observe
 
-    def _blocks(self, placed: Sequence[tuple["Step", int]]) -> Iterator[tuple["Step", int, int]]:
-        for step, offset in placed:
-            for start in range(0, step.spec.size, self.block):
-                yield step, offset, start
+            def observe(_: "Step", block: Block, local: Any) -> None:
+                see(block, local)
 
-    def _reduce(
+            while reduction.end_pass(self._sweep(pool, placed, dtype, reduction.local, observe, check=check)):
+                check = False
+            check, reduced = False, reduction.result()
+
+        def combine(step: "Step", block: Block, _: None) -> None:
+            _method(step).combine(block, reduced)
+            self._store(step, block)
+
+        self._sweep(pool, placed, dtype, lambda: None, combine, check=check)
+
+    def _sweep(
         self,
         pool: ThreadPoolExecutor,
         placed: Sequence[tuple["Step", int]],
-        reduction: Reduction,
-        dtype: np.dtype[Any] | None = None,
-    ) -> bool:
-        """Make the passes of a reduction; return False, because the values have been checked by now."""
-        keys = {step.spec.name: self._keys(step) for step, _ in placed}
-        first = True
-        while True:
-            queue = self._blocks(placed)
-            counts: dict[str, list[int]] = {step.spec.name: [0] * (len(step.sources) + 1) for step, _ in placed}
-
-            def work(queue: Any = queue, counts: Any = counts, first: bool = first) -> Any:
-                local = reduction.local()
-                while (item := self._next(queue)) is not None:
-                    step, offset, start = item
-                    own = [0] * (len(step.sources) + 1)
-                    work_dtype = dtype or _work_dtype(self.plan, step)
-                    block = self._load(step, start, work_dtype, keys[step.spec.name], offset, own if first else None)
-                    reduction.observe(block, local)
-                    if any(own):
-                        with self._lock:
-                            counts[step.spec.name] = [a + b for a, b in zip(counts[step.spec.name], own, strict=True)]
-                return local
-
-            locals_ = self._together(pool, work)
-            if first:
-                for step, _ in placed:
-                    self._refuse_nonfinite(step, counts[step.spec.name])
-            first = False
-            if not reduction.end_pass(locals_):
-                return False
-
-    def _combine(
-        self,
-        pool: ThreadPoolExecutor,
-        placed: Sequence[tuple["Step", int]],
-        reduced: Any,
+        dtype: np.dtype[Any],
+        begin: Callable[[], Any],
+        visit: Visit,
         *,
         check: bool,
-        dtype: np.dtype[Any] | None = None,
-    ) -> None:
+    ) -> list[Any]:
+        """Let all threads visit every block once, each with what `begin` gives it; return those."""
         keys = {step.spec.name: self._keys(step) for step, _ in placed}
-        queue = self._blocks(placed)
-        counts: dict[str, list[int]] = {step.spec.name: [0] * (len(step.sources) + 1) for step, _ in placed}
+        counts = {step.spec.name: [0] * (len(step.sources) + 1) for step, _ in placed}
+        queue = ((step, offset, start) for step, offset in placed for start in range(0, step.spec.size, self.block))
 
-        def work() -> None:
+        def work() -> Any:
+            local = begin()
             while (item := self._next(queue)) is not None:
                 step, offset, start = item
-                own = [0] * (len(step.sources) + 1)
-                work_dtype = dtype or _work_dtype(self.plan, step)
-                block = self._load(step, start, work_dtype, keys[step.spec.name], offset, own if check else None)
-                if any(own):
+                found = [0] * (len(step.sources) + 1)
+                block = self._load(step, start, dtype, keys[step.spec.name], offset, found if check else None)
+                visit(step, block, local)
+                if any(found):
                     with self._lock:
-                        counts[step.spec.name] = [a + b for a, b in zip(counts[step.spec.name], own, strict=True)]
-                _method(step).combine(block, reduced)
-                self._store(step, block)
+                        counts[step.spec.name] = [a + b for a, b in zip(counts[step.spec.name], found, strict=True)]
+            return local
 
-        self._together(pool, work)
+        locals_ = self._together(pool, work)
         for step, _ in placed:
             self._refuse_nonfinite(step, counts[step.spec.name])
+        return locals_
 
     # Blocks
 
@@ -489,15 +455,3 @@ def _work_dtype(plan: "MergePlan", step: "Step") -> np.dtype[Any]:
         pairs.append((plan.base, step.base))
     wide = any(reader.specs()[source.name].dtype == "float64" for reader, source in pairs)
     return np.dtype(np.float64 if wide else np.float32)
-
-
-__all__ = [
-    "FLOATS",
-    "LocalExecutor",
-    "Outcome",
-    "StoreError",
-    "Written",
-    "block_elements",
-    "peak_bytes",
-    "verify_written",
-]
