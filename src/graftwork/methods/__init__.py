@@ -1,31 +1,18 @@
 """Merge methods: one file per method, or per family with one formula.
 
-Importing this room registers them all in `METHODS`; it imports neither Numba nor Keras.
+Importing this room imports every file in it, and each registers its methods in `METHODS`: adding one is adding a file. Neither Numba nor
+SciPy nor Keras is imported.
 """
 
-from graftwork.methods.base import CHUNK, METHODS, Base, Block, MergeMethod, PerModel, Reduction, get, merge_method
-from graftwork.methods.dare import DareLinear, DareTies
-from graftwork.methods.linear import Linear
-from graftwork.methods.passthrough import Passthrough
-from graftwork.methods.slerp import Slerp
-from graftwork.methods.task_arithmetic import TaskArithmetic
-from graftwork.methods.ties import Ties
+import importlib
+import pkgutil
 
-__all__ = [
-    "CHUNK",
-    "METHODS",
-    "Base",
-    "Block",
-    "DareLinear",
-    "DareTies",
-    "Linear",
-    "MergeMethod",
-    "Passthrough",
-    "PerModel",
-    "Reduction",
-    "Slerp",
-    "TaskArithmetic",
-    "Ties",
-    "get",
-    "merge_method",
-]
+from graftwork.methods.base import CHUNK, METHODS, Base, Block, MergeMethod, PerModel, Reduction, get, merge_method
+
+__all__ = ["CHUNK", "METHODS", "Base", "Block", "MergeMethod", "PerModel", "Reduction", "get", "merge_method"]
+
+_NO_METHODS = ("base", "options", "arrays")
+
+for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+    if _module not in _NO_METHODS:
+        importlib.import_module(f"{__name__}.{_module}")

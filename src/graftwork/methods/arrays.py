@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from graftwork import rng
 from graftwork.errors import MismatchError, OptionError
 from graftwork.kernels.convert import decode, encode
-from graftwork.methods.base import CHUNK, Block, MergeMethod
-from graftwork.methods.options import Options
+from graftwork.methods.base import Block, MergeMethod, block_length, unit_length
+from graftwork.methods.options import Options, Place
 from graftwork.tensor import FLOATS
 
 
@@ -26,6 +26,8 @@ def merge_arrays(
     seed: int = 0,
     block_size: int | None = None,
     dtype: Any = None,
+    unit_axis: int = -1,
+    companions: Sequence[NDArray[Any]] = (),
     **options: Any,
 ) -> NDArray[Any]:
     """Return one array merged of several of the same shape.
@@ -36,8 +38,10 @@ def merge_arrays(
         base: Their common ancestor, for methods that merge differences.
         name: The tensor's name, which random methods and filters in options depend on.
         seed: Fixes every random choice; see `graftwork.rng`.
-        block_size: Elements per block, rounded up to a multiple of `CHUNK`. Does not change the result.
+        block_size: Elements per block, rounded up to a multiple of `CHUNK` or of a unit. Does not change the result.
         dtype: Of the result; that of the models unless given.
+        unit_axis: The axis that counts units, for methods that see them: -1 in Keras's layout, 0 in PyTorch's.
+        companions: What else is known of each model's tensor, for methods with `companion`.
         **options: The method's options; `lambda_` for λ. Models are called ``"0"``, ``"1"`` … in mappings.
 
     Raises:
@@ -47,18 +51,23 @@ def merge_arrays(
     models = [np.asarray(model) for model in models]
     every = [*models] if base is None else [*models, np.asarray(base)]
     instance = Options(method, options, [str(i) for i in range(len(models))], has_base=base is not None).for_tensor(
-        name
+        Place(name)
     )
     _check(every, models, dtype)
     result_dtype = np.dtype(models[0].dtype if dtype is None else dtype)
     work = np.dtype(np.float64 if any(array.dtype == np.float64 for array in every) else np.float32)
-    flat = [(_raw(array), array.dtype.name) for array in every]
+    shape = models[0].shape
+    granularity = instance.granularity(shape)
+    turned = granularity != "block" and unit_axis == -1 and len(shape) > 1
+    flat = [(_raw(np.moveaxis(array, -1, 0) if turned else array), array.dtype.name) for array in every]
     keys = np.array([rng.key(seed, name, i) for i in range(len(models))], np.uint64)
     size, n = models[0].size, len(models)
-    step = min(max(CHUNK, -(-(block_size or 1 << 16) // CHUNK) * CHUNK), max(size, 1))
+    unit = 0 if granularity == "block" else unit_length(shape, unit_axis)
+    step = min(block_length(granularity, unit, size, block_size or 1 << 16), max(size, 1))
     memory = np.empty((len(flat) + 1 + instance.scratch_rows) * step, work)
-    result = np.empty(models[0].shape, result_dtype)
+    result = np.empty((shape[-1], *shape[:-1]) if turned else shape, result_dtype)
     target = _raw(result)
+    extras = [np.asarray(c, work).reshape(-1) if granularity == "block" else np.asarray(c, work) for c in companions]
 
     def blocks() -> Iterator[Block]:
         for start in range(0, size, step):
@@ -74,13 +83,16 @@ def merge_arrays(
                 start=start,
                 offset=0,
                 keys=keys,
+                shape=shape,
+                unit=unit,
+                companions=tuple(c[start:stop] if granularity == "block" else c for c in extras),
             )
 
     def write(block: Block) -> None:
         encode(block.out, result_dtype.name, target[block.start : block.start + block.out.size])
 
     merge_blocks(instance, blocks, (n, size, work), write)
-    return result
+    return np.ascontiguousarray(np.moveaxis(result, 0, -1)) if turned else result
 
 
 def merge_blocks(

@@ -11,8 +11,14 @@ The work on a tensor is cut into blocks. First the method's `Reduction` (if any)
 - what a reduction counts (integers) goes to accumulators of one thread each, whose order does not matter;
 - what a reduction sums (floats) is summed in chunks of `CHUNK` elements whose places do not depend on the blocks, and added up in the
   order of places. That makes results the same for every number of threads and every block size.
+
+Some methods have to see more of a tensor at once than a run of elements, see `Granularity`. What they see in one piece are *units*: all
+weights that feed one output of a layer (a neuron, a filter), laid out one unit after the other. In Keras's layout that is the tensor
+with its last axis first, in PyTorch's (Hugging Face) the tensor as it is; either way a matrix (units, weights of one unit). A tensor of
+fewer than two axes is one unit.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -43,6 +49,32 @@ class Base(Enum):
     REQUIRED = "required"
 
 
+Granularity: TypeAlias = Literal["block", "unit", "tensor"]
+"""What a method has to see in one piece: any run of elements, whole units, or the whole tensor."""
+
+
+def unit_length(shape: tuple[int, ...], axis: int) -> int:
+    """Return how many elements a unit of a tensor has whose units are counted by `axis`, 0 or -1."""
+    size = math.prod(shape)
+    return size // shape[axis] if len(shape) > 1 and size else size
+
+
+def block_length(granularity: Granularity, unit: int, size: int, wanted: int) -> int:
+    """Return the length of the blocks of a tensor: about `wanted` elements, at least as many as have to be seen in one piece.
+
+    Args:
+        granularity: What has to be seen.
+        unit: Elements of a unit.
+        size: Elements of the tensor.
+        wanted: A length that suits the cache.
+    """
+    if granularity == "tensor":
+        return max(size, 1)
+    if granularity == "unit":
+        return max(wanted // max(unit, 1), 1) * max(unit, 1)
+    return max(CHUNK, -(-wanted // CHUNK) * CHUNK)
+
+
 @dataclass(slots=True)
 class Block:
     """A run of elements of one tensor, of all models.
@@ -52,10 +84,15 @@ class Block:
         base: Shape (b,), or None where the merge has no base.
         out: Shape (b,), for `combine` to fill.
         scratch: Shape (rows, b) with the method's `scratch_rows`, contents undefined.
-        start: Position of the first element in the tensor (flat, row-major), a multiple of `CHUNK`.
+        start: Position of the first element in the tensor: flat and row-major, a multiple of `CHUNK`; for methods that see units, in
+            the order of units, a multiple of `unit`.
         offset: Position of the tensor's first element in what the reduction is over: 0 for one tensor; for a reduction over
             the model, the (aligned) sizes of the tensors before.
         keys: Shape (n,), uint64: for each model the key of its random stream for this tensor (see `graftwork.rng`).
+        shape: The tensor's shape as its file has it.
+        unit: Elements of one unit, of which b is a multiple; 0 for a method that sees any run of elements.
+        companions: For a method with `companion`: what else is known of each model's tensor, one array per model; shape (b,) where
+            companions are as large as the tensors, else the companion's own.
     """
 
     models: Floats
@@ -65,6 +102,9 @@ class Block:
     start: int
     offset: int
     keys: NDArray[np.uint64]
+    shape: tuple[int, ...] = ()
+    unit: int = 0
+    companions: tuple[Floats, ...] = ()
 
 
 class Reduction(Protocol):
@@ -96,6 +136,8 @@ class MergeMethod(BaseModel):
         base: Whether it works on differences from a base model.
         models: Least and greatest number of models (without the base); None for no limit.
         scratch_rows: Work arrays of a block's length that `combine` needs in `Block.scratch`.
+        companion: The option, one path per model, that names a file with more about each model, tensor by tensor under the same
+            names (squared gradients, Gram matrices); "" for a method that needs none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
@@ -105,6 +147,7 @@ class MergeMethod(BaseModel):
     base: ClassVar[Base]
     models: ClassVar[tuple[int, int | None]]
     scratch_rows: ClassVar[int]
+    companion: ClassVar[str] = ""
 
     def check(self, n_models: int, has_base: bool | None = None) -> None:
         """Refuse a number of models, a base or a lack of it, and options that do not fit them; called before weights are read.
@@ -140,6 +183,29 @@ class MergeMethod(BaseModel):
     def scope(self) -> Literal["tensor", "model"]:
         """Return what the reduction is over: each tensor by itself, or all tensors of the model together."""
         return "tensor"
+
+    def granularity(self, shape: tuple[int, ...]) -> Granularity:
+        """Return what has to be seen in one piece of a tensor of this shape; memory grows with the tensor if that is ``"tensor"``."""
+        return "block"
+
+    def companion_shape(self, shape: tuple[int, ...], unit: int) -> tuple[int, ...]:
+        """Return the shape that a companion of a tensor has; () for a tensor that needs none.
+
+        Args:
+            shape: The tensor's shape.
+            unit: Elements of one unit of it.
+        """
+        return shape
+
+    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
+        """Return the memory that `combine` takes for itself on a whole tensor, beside models, base and result.
+
+        Args:
+            n_models: Number of models, without the base.
+            size: Elements of the tensor.
+            unit: Elements of one unit.
+        """
+        return 0
 
     def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> Reduction | None:
         """Return a fresh reduction, or None if none is needed.
@@ -179,6 +245,7 @@ def merge_method(
     base: Base = Base.NONE,
     models: tuple[int, int | None] = (1, None),
     scratch_rows: int = 0,
+    companion: str = "",
 ) -> Callable[[M], M]:
     """Register a class as the merge method `name`; see `MergeMethod` for the arguments."""
 
@@ -186,6 +253,7 @@ def merge_method(
         if name in METHODS:
             raise ValueError(f"merge method {name!r} is registered twice")
         cls.name, cls.reference, cls.base, cls.models, cls.scratch_rows = name, reference, base, models, scratch_rows
+        cls.companion = companion
         METHODS[name] = cls
         return cls
 

@@ -1,16 +1,20 @@
-"""From what users write to method instances: options by model, by tensor name, or both.
+"""From what users write to method instances: options by model, by tensor, by depth, or all of these.
 
 The value of any option is one of
 
 - one value, for all models and tensors: ``0.2``;
-- where the option may differ between models (`PerModel`): a list with one value per model in their order, or a mapping from
-  model names to values, with ``default`` for the others;
-- a list of entries ``{filter: …, value: …}`` with values of the former kinds. The first entry whose filter matches a tensor's
-  canonical name counts; an entry without filter, or with ``"*"``, matches everything and comes last. Where none matches, the
+- a gradient over the depth of the model: ``{gradient: [0, 0.5, 1]}``, numbers at even distances from the first layer to the last, with
+  straight lines between them;
+- where the option may differ between models (`PerModel`): a list with one value or gradient per model in their order, or a mapping from
+  model names to values or gradients, with ``default`` for the others;
+- a list of entries ``{filter: …, role: …, layer: …, value: …}`` with values of the former kinds. The first entry that fits a tensor
+  counts: whose filter matches its canonical name, whose role is its role and whose layer is the class of its layer, as far as the
+  entry says. An entry that says none of these, or the filter ``"*"``, fits everything and comes last. Where none fits, the
   method's own default counts.
 
-A filter is a glob over the whole name, in which ``*`` and ``?`` cross slashes (``encoder/*/kernel``), or, where it begins with
-``re:``, a regular expression that is searched for anywhere in the name (``re:block_[0-3]/``).
+A filter is a glob over the whole name, in which ``*`` and ``?`` cross slashes (``encoder/*/kernel``); where it begins with ``re:``, a
+regular expression that is searched for anywhere in the name (``re:block_[0-3]/``); where it begins with ``has:``, a text that is found
+anywhere in it (``has:attention``).
 """
 
 import fnmatch
@@ -29,6 +33,7 @@ from pydantic.fields import FieldInfo
 
 from graftwork.errors import OptionError, suggest
 from graftwork.methods.base import MergeMethod, get
+from graftwork.tensor import Role
 
 
 class OptionRow(NamedTuple):
@@ -41,13 +46,48 @@ class OptionRow(NamedTuple):
     doc: str
 
 
+class Place(NamedTuple):
+    """Where a tensor stands in its model: what filters and gradients look at.
+
+    Attributes:
+        name: Its canonical name.
+        role: Its role, a word of `graftwork.tensor.Role`.
+        layer: The class of its layer, "" where the source holds no architecture.
+        depth: 0 in the first layer, 1 in the last; None where the order of the layers is not known.
+    """
+
+    name: str
+    role: str = "weight"
+    layer: str = ""
+    depth: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Values at even distances over the depth of a model, straight lines between them."""
+
+    values: tuple[float, ...]
+
+    def at(self, depth: float) -> float:
+        """Return the value at a depth in [0, 1]."""
+        place = depth * (len(self.values) - 1)
+        left = min(int(place), len(self.values) - 1)
+        right = min(left + 1, len(self.values) - 1)
+        return self.values[left] + (place - left) * (self.values[right] - self.values[left])
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One value of an option, and the names of tensors that it is for."""
+    """One value of an option, and the tensors that it is for."""
 
-    filter: str
-    matches: Callable[[str], object]
+    says: str
+    fits: Callable[[Place], object]
     value: Any
+
+    @property
+    def fits_all(self) -> bool:
+        """Return whether it is for every tensor."""
+        return self.fits is _everything
 
 
 class Options:
@@ -58,6 +98,7 @@ class Options:
         raw: Option → what the user wrote.
         models: Names of the models in their order, without the base.
         has_base: Whether the merge has a base; None if that is not known (and so not checked).
+        resolve: Tells the options of each tensor, where another dialect's rules say which value counts; takes the place of `raw`.
 
     Raises:
         UnknownNameError: If there is no such method.
@@ -65,35 +106,35 @@ class Options:
     """
 
     def __init__(
-        self, method_name: str, raw: Mapping[str, Any], models: Sequence[str], *, has_base: bool | None = None
+        self,
+        method_name: str,
+        raw: Mapping[str, Any],
+        models: Sequence[str],
+        *,
+        has_base: bool | None = None,
+        resolve: Callable[[Place], Mapping[str, Any]] | None = None,
     ) -> None:
         self.method = get(method_name)
         self.models = tuple(models)
         self._has_base = has_base
+        self._resolve = resolve
         self._instances: dict[tuple[tuple[str, Any], ...], MergeMethod] = {}
-        fields = {spelling: name for name in self.method.model_fields for spelling in (name, spell(self.method, name))}
-        self._entries: dict[str, tuple[Entry, ...]] = {}
-        for option, value in raw.items():
-            if option not in fields:
-                known = [spell(self.method, name) for name in self.method.model_fields]
-                raise OptionError(f"{method_name} has no option {option!r}; {suggest(str(option), known)}")
-            if fields[option] in self._entries:
-                raise OptionError(f"option {spell(self.method, fields[option])!r} of {method_name} is given twice")
-            self._entries[fields[option]] = tuple(self._read(fields[option], value))
-        if all(len(entries) == 1 and entries[0].filter == "*" for entries in self._entries.values()):
-            self.for_tensor("")
+        self._entries = self._read_all(raw)
+        if resolve is None and all(len(entries) == 1 and entries[0].fits_all for entries in self._entries.values()):
+            self.for_tensor(Place("", depth=0.0))
 
-    def for_tensor(self, name: str) -> MergeMethod:
+    def for_tensor(self, place: Place) -> MergeMethod:
         """Return the method with the options of one tensor; equal options give one and the same instance.
 
         Raises:
             OptionError: If options that make sense one by one do not together, or not for this number of models.
         """
         chosen = []
-        for option, entries in self._entries.items():
-            entry = next((entry for entry in entries if entry.matches(name)), None)
+        entries_of = self._entries if self._resolve is None else self._read_all(self._resolve(place))
+        for option, entries in entries_of.items():
+            entry = next((entry for entry in entries if entry.fits(place)), None)
             if entry is not None:
-                chosen.append((option, entry.value))
+                chosen.append((option, self._at(option, entry.value, place)))
         key = tuple(chosen)
         if key not in self._instances:
             instance = self.method.model_validate(dict(chosen))
@@ -101,33 +142,65 @@ class Options:
             self._instances[key] = instance
         return self._instances[key]
 
-    def unused_filters(self, names: Iterable[str]) -> list[str]:
-        """Return the filters that match none of these tensor names, as ``option: filter``."""
-        names = list(names)
+    def unused_filters(self, places: Iterable[Place]) -> list[str]:
+        """Return the filters that match none of these tensors, as ``option: filter``."""
+        places = list(places)
         return [
-            f"{spell(self.method, option)}: {entry.filter}"
+            f"{spell(self.method, option)}: {entry.says}"
             for option, entries in self._entries.items()
             for entry in entries
-            if entry.filter != "*" and not any(entry.matches(name) for name in names)
+            if not entry.fits_all and not any(entry.fits(place) for place in places)
         ]
+
+    def _at(self, option: str, value: Any, place: Place) -> Any:
+        """Return a value with its gradients taken at a tensor's depth."""
+        parts = value if isinstance(value, tuple) else (value,)
+        if not any(isinstance(part, Gradient) for part in parts):
+            return value
+        if place.depth is None:
+            raise OptionError(
+                f"option {spell(self.method, option)!r} of {self.method.name} is a gradient, but how deep {place.name!r} lies in the model "
+                "is not known: its source holds no architecture, and its name no number as in 'layers.3.'; give values by filter"
+            )
+        taken = tuple(part.at(place.depth) if isinstance(part, Gradient) else part for part in parts)
+        return taken if isinstance(value, tuple) else taken[0]
+
+    def _read_all(self, raw: Mapping[str, Any]) -> dict[str, tuple[Entry, ...]]:
+        """Return the entries of every option."""
+        name_of = {spelling: name for name in self.method.model_fields for spelling in (name, spell(self.method, name))}
+        found: dict[str, tuple[Entry, ...]] = {}
+        for option, value in raw.items():
+            if option not in name_of:
+                known = [spell(self.method, name) for name in self.method.model_fields]
+                raise OptionError(f"{self.method.name} has no option {option!r}; {suggest(str(option), known)}")
+            if name_of[option] in found:
+                raise OptionError(
+                    f"option {spell(self.method, name_of[option])!r} of {self.method.name} is given twice"
+                )
+            found[name_of[option]] = tuple(self._read(name_of[option], value))
+        return found
 
     def _read(self, option: str, value: Any) -> Iterable[Entry]:
         """Return the entries of what the user wrote for one option."""
         what = f"option {spell(self.method, option)!r} of {self.method.name}"
-        if not (isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value)):
+        written_out = isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value)
+        if not written_out or any(self._is_gradient(v) for v in value):
             return [Entry("*", _everything, self._value(what, option, value))]
         entries: list[Entry] = []
         for i, written in enumerate(value):
-            if "value" not in written or not {"filter", "value"}.issuperset(written):
+            if "value" not in written or not {"filter", "role", "layer", "value"}.issuperset(written):
                 keys = ", ".join(map(str, written))
-                raise OptionError(f"entry {i + 1} of {what} has the keys {keys}; expected filter and value")
-            if entries and entries[-1].filter == "*":
+                raise OptionError(
+                    f"entry {i + 1} of {what} has the keys {keys}; expected value, and filter, role or layer"
+                )
+            if entries and entries[-1].fits_all:
                 raise OptionError(
                     f"entry {i + 1} of {what} never counts, since entry {i} matches every tensor; put that one last"
                 )
-            pattern = written.get("filter", "*")
-            where = f"{what} for tensors {pattern!r}"
-            entries.append(Entry(pattern, _matcher(where, pattern), self._value(where, option, written["value"])))
+            conditions = {key: word for key, word in written.items() if key != "value"}
+            says = ", ".join(word if key == "filter" else f"{key} {word}" for key, word in conditions.items()) or "*"
+            where = f"{what} for tensors {says!r}"
+            entries.append(Entry(says, _condition(where, conditions), self._value(where, option, written["value"])))
         return entries
 
     def _value(self, what: str, option: str, value: Any) -> Any:
@@ -135,6 +208,8 @@ class Options:
         field = self.method.model_fields[option]
         if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
+        if self._is_gradient(value):
+            return self._gradient(what, field, value["gradient"])
         if isinstance(value, Mapping):
             value = self._by_model(what, field, value)
         elif isinstance(value, list | tuple):
@@ -146,15 +221,25 @@ class Options:
                     f"{what} has {count}, but there are {len(self.models)} models: {', '.join(self.models)}"
                 )
             value = tuple(value)
-        adapter: TypeAdapter[Any] = TypeAdapter(single_type(field), config=ConfigDict(allow_inf_nan=False))
-        try:
-            if isinstance(value, tuple):
-                return tuple(adapter.validate_python(_plain(v), strict=True) for v in value)
-            return adapter.validate_python(value, strict=True)
-        except ValidationError as error:
-            found = error.errors()[0]["input"]
-            hint = f"; {suggest(found, choices(field))}" if isinstance(found, str) and choices(field) else ""
-            raise OptionError(f"{what} is {found!r}; expected {type_text(field)}{hint}") from error
+        if isinstance(value, tuple):
+            return tuple(
+                self._gradient(what, field, v["gradient"]) if self._is_gradient(v) else _single(what, field, _plain(v))
+                for v in value
+            )
+        return _single(what, field, value)
+
+    def _is_gradient(self, value: Any) -> bool:
+        return isinstance(value, Mapping) and set(value) == {"gradient"} and "gradient" not in self.models
+
+    def _gradient(self, what: str, field: FieldInfo, values: Any) -> Gradient:
+        """Return a gradient, each of whose values the option could have."""
+        if not isinstance(values, list | tuple) or not values:
+            raise OptionError(
+                f"{what} has the gradient {values!r}; expected a list of numbers from the first layer to the last"
+            )
+        if is_number(field):
+            return Gradient(tuple(_single(f"{what} in a gradient", field, _plain(v)) for v in values))
+        raise OptionError(f"{what} is a gradient, which needs numbers; expected {type_text(field)}")
 
     def _by_model(self, what: str, field: FieldInfo, value: Mapping[Any, Any]) -> tuple[Any, ...]:
         """Return the values of a mapping from model names in the order of the models."""
@@ -169,6 +254,17 @@ class Options:
         if missing and "default" not in value:
             raise OptionError(f"{what} has no value for {', '.join(missing)}; add them, or a `default`")
         return tuple(value[name] if name in value else value["default"] for name in self.models)
+
+
+def _single(what: str, field: FieldInfo, value: Any) -> Any:
+    """Return one value of an option if it may have it."""
+    adapter: TypeAdapter[Any] = TypeAdapter(single_type(field), config=ConfigDict(allow_inf_nan=False))
+    try:
+        return adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        found = error.errors()[0]["input"]
+        hint = f"; {suggest(found, choices(field))}" if isinstance(found, str) and choices(field) else ""
+        raise OptionError(f"{what} is {found!r}; expected {type_text(field)}{hint}") from error
 
 
 def option_rows(cls: type[MergeMethod]) -> list[OptionRow]:
@@ -186,15 +282,30 @@ def json_schema(cls: type[MergeMethod]) -> dict[str, Any]:
     properties = {}
     for name, field in cls.model_fields.items():
         single = TypeAdapter(single_type(field)).json_schema()
-        forms = [single]
+        one = [single]
+        if is_number(field):
+            one.append(
+                {
+                    "type": "object",
+                    "properties": {"gradient": {"type": "array", "items": single, "minItems": 1}},
+                    "required": ["gradient"],
+                    "additionalProperties": False,
+                }
+            )
+        forms = list(one)
         if is_per_model(field):
             forms += [
-                {"type": "array", "items": single, "minItems": 1},
-                {"type": "object", "additionalProperties": single, "minProperties": 1},
+                {"type": "array", "items": {"anyOf": one}, "minItems": 1},
+                {"type": "object", "additionalProperties": {"anyOf": one}, "minProperties": 1},
             ]
         entry = {
             "type": "object",
-            "properties": {"filter": {"type": "string"}, "value": {"anyOf": forms}},
+            "properties": {
+                "filter": {"type": "string"},
+                "role": {"enum": [str(role) for role in Role]},
+                "layer": {"type": "string"},
+                "value": {"anyOf": forms},
+            },
             "required": ["value"],
             "additionalProperties": False,
         }
@@ -215,6 +326,12 @@ def spell(cls: type[MergeMethod], option: str) -> str:
 def is_per_model(field: FieldInfo) -> bool:
     """Return whether an option may differ between models."""
     return any(typing.get_origin(part) is tuple for part in _parts(field.annotation))
+
+
+def is_number(field: FieldInfo) -> bool:
+    """Return whether an option is a number that may be any between two others."""
+    single = single_type(field)
+    return single is float or typing.get_args(single)[:1] == (float,)
 
 
 def single_type(field: FieldInfo) -> Any:
@@ -258,16 +375,39 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _everything(name: str) -> bool:
+def _everything(place: Place) -> bool:
     return True
 
 
-def _matcher(what: str, pattern: Any) -> Callable[[str], object]:
-    """Return what tells whether a tensor's name matches a filter."""
-    if not isinstance(pattern, str):
-        raise OptionError(f"the filter of {what} is not a text; write a glob, or a regular expression after re:")
-    if pattern == "*":
+def _condition(what: str, conditions: Mapping[str, Any]) -> Callable[[Place], object]:
+    """Return what tells whether an entry is for a tensor."""
+    for key, word in conditions.items():
+        if not isinstance(word, str):
+            kinds = "a glob, a regular expression after re:, or a text after has:" if key == "filter" else "a word"
+            raise OptionError(f"the {key} of {what} is not a text; write {kinds}")
+    pattern, role, layer = (conditions.get(key) for key in ("filter", "role", "layer"))
+    roles = [str(known) for known in Role]
+    if role is not None and role not in roles:
+        raise OptionError(f"the role of {what} is not known; {suggest(role, roles)}")
+    named = None if pattern in (None, "*") else _matcher(what, pattern)
+    if named is None and role is None and layer is None:
         return _everything
+
+    def fits(place: Place) -> bool:
+        return (
+            (role is None or place.role == role)
+            and (layer is None or place.layer == layer)
+            and (named is None or bool(named(place.name)))
+        )
+
+    return fits
+
+
+def _matcher(what: str, pattern: str) -> Callable[[str], object]:
+    """Return what tells whether a tensor's name matches a filter."""
+    if pattern.startswith("has:"):
+        text = pattern.removeprefix("has:")
+        return lambda name: text in name
     if not pattern.startswith("re:"):
         return re.compile(fnmatch.translate(pattern)).match
     try:
