@@ -209,7 +209,8 @@ class PlanReport:
         method: Name of its method.
         models: What goes in, in order.
         base: The base model, or None.
-        tensors: One row for each tensor of the result: name, shape, dtype, role, what is done, and its name in each model.
+        tensors: One row for each tensor of the result: name, shape, dtype, role, what is done and with which options, its name in each
+            model, the class of its layer and its depth in the model (0 first, 1 last; None where not known).
         roles: How many tensors of each role.
         renamed: Tensors that have another name in another model.
         bytes_read: Bytes of values in one pass over the sources.
@@ -494,7 +495,10 @@ def _report(name: str, plan_: MergePlan, target: pipeline.Target | None, threads
             "dtype": step.spec.dtype,
             "role": str(step.spec.role),
             "action": step.method.name if step.method is not None else "copy",
-            "sources": [source.name for source in step.sources],
+            "sources": [source.name for source in step.sources[: step.n_models]],
+            "layer": step.place.layer,
+            "depth": step.place.depth,
+            "options": step.method.model_dump(by_alias=True) if step.method is not None else {},
         }
         for step in plan_.steps
     ]

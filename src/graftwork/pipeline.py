@@ -15,6 +15,7 @@ from typing import Any
 
 from graftwork import provenance
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
+from graftwork.methods.options import Place
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output, plan_merge
 from graftwork.recipe import MergeStep, Recipe
@@ -245,8 +246,11 @@ def plan_convert(
         steps.append(
             Step(
                 spec=replace(spec, dtype=dtype) if casts and dtype is not None else spec,
+                readers=(source,),
+                labels=(lender.path.name,),
                 sources=(Source(name=spec.name),),
-                base=None,
+                n_models=1,
+                place=Place(spec.name, str(spec.role)),
                 method=cast if casts else None,
             )
         )

@@ -6,14 +6,16 @@ our hands, or the disk fills up.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from graftwork.architecture.depth import depths_and_classes
 from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.methods import Base, MergeMethod, get
-from graftwork.methods.options import Options
+from graftwork.methods.base import Granularity, unit_length
+from graftwork.methods.options import Options, Place
 from graftwork.pairing import Pairing, Source, class_gathers, copied_fits, fits, left_over, matches, pair, with_gather
 from graftwork.stores.base import Format, Reader
 from graftwork.stores.staged import check_target, free_bytes
@@ -28,10 +30,15 @@ READ_SPEED, WRITE_SPEED = 3e9, 0.8e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeRequest:
-    """What the user asks for; see `graftwork.merge` for the meaning of the fields."""
+    """What the user asks for; see `graftwork.merge` for the meaning of the fields.
+
+    Attributes:
+        resolve: Tells each tensor's options where another dialect's rules say which value counts; `options` is then for the record.
+    """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    resolve: Callable[[Place], Mapping[str, Any]] | None = None
     labels: tuple[str, ...]
     base_label: str | None = None
     seed: int = 0
@@ -50,17 +57,48 @@ class Step:
 
     Attributes:
         spec: Its name, shape, dtype and role in the result.
-        sources: The tensors it is made of, one per model in their order; for a copy only the first counts.
-        base: The base's tensor, where the method has a base.
+        readers: The models that it is made of, in order, and the base behind them where the method has one.
+        labels: What messages call these.
+        sources: Their tensors, in the same order; for a copy only the first counts.
+        n_models: How many of them are models; one less than there are where the last is the base.
         method: The method with the options for this tensor, or None to copy the first model's values.
         stream: Whose random stream it draws from: its own name, but for a variable that a file holds twice.
+        place: Where it stands in the model, which filters and gradients of options look at.
+        unit_axis: The axis that counts the units of a layer: -1 in Keras's layout, 0 in PyTorch's.
+        companions: For a method with companions: an open file for each model. The tensor has the name that it has in the model.
     """
 
     spec: TensorSpec
+    readers: tuple[Reader, ...]
+    labels: tuple[str, ...]
     sources: tuple[Source, ...]
-    base: Source | None
+    n_models: int
     method: MergeMethod | None
+    place: Place
     stream: str = ""
+    unit_axis: int = -1
+    companions: tuple[Reader, ...] = ()
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the last source is the base."""
+        return len(self.sources) > self.n_models
+
+    @property
+    def unit(self) -> int:
+        """Elements of one unit; see `graftwork.methods.base`."""
+        return unit_length(self.spec.shape, self.unit_axis)
+
+    @property
+    def granularity(self) -> Granularity:
+        """How much is seen in one piece: units that do not lie in one piece in the file are seen with the whole tensor."""
+        asked: Granularity = "block" if self.method is None else self.method.granularity(self.spec.shape)
+        return "tensor" if asked == "unit" and self.is_turned else asked
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether units are no runs of elements in the file."""
+        return self.unit_axis == -1 and len(self.spec.shape) > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +107,7 @@ class MergePlan:
 
     Attributes:
         request: What was asked for.
-        models: The open sources, in order.
+        models: Every open source, in order.
         base: The open base model, if any.
         steps: One per tensor of the result, in the order of the first model's file.
         notes: What the user should know, one sentence each.
@@ -107,7 +145,8 @@ class MergePlan:
         for step in self.steps:
             if step.method is not None:
                 sizes[step.method] = max(sizes.get(step.method, 0), step.spec.size)
-        return max((expected_passes(method, len(self.models), size) for method, size in sizes.items()), default=1)
+        most = max((step.n_models for step in self.steps), default=1)
+        return max((expected_passes(method, most, size) for method, size in sizes.items()), default=1)
 
     @property
     def roles(self) -> Mapping[str, int]:
@@ -119,10 +158,8 @@ class MergePlan:
         return 0.6 + self.passes * self.bytes_read / READ_SPEED + self.bytes_written / WRITE_SPEED
 
     def _inputs(self, step: Step) -> list[tuple[Reader, Source]]:
-        used = list(zip(self.models, step.sources, strict=True)) if step.method else [(self.models[0], step.sources[0])]
-        if step.method and step.base is not None and self.base is not None:
-            used.append((self.base, step.base))
-        return used
+        used = list(zip(step.readers, step.sources, strict=True))
+        return used if step.method is not None else used[:1]
 
     def _size(self, reader: Reader, source: Source) -> int:
         return reader.specs()[source.name].size_bytes
@@ -138,13 +175,20 @@ def expected_passes(method: MergeMethod, n_models: int, size: int) -> int:
     return 1 if reduction is None else 1 + int(getattr(reduction, "passes", 1))
 
 
-def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | None = None) -> MergePlan:
+def plan_merge(
+    request: MergeRequest,
+    models: Sequence[Reader],
+    base: Reader | None = None,
+    *,
+    companions: Sequence[Reader] = (),
+) -> MergePlan:
     """Return the plan of a merge.
 
     Args:
         request: What is asked for; its labels name the models in messages.
         models: The open sources, in order; the first lends architecture, names and dtypes to the result.
         base: The open base model, where the method works on differences.
+        companions: For a method with companions, the open file of each model.
 
     Raises:
         MismatchError: If the models do not compute the same function up to weights, or a tensor does not fit.
@@ -160,8 +204,12 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
     notes = _notes_on_sources(request, readers)
     pairings = [pair(readers[0], other, request, notes) for other in readers[1:]]
     gathers = class_gathers(request, readers, notes)
-    options = Options(request.method, request.options, request.labels, has_base=base is not None)
+    options = Options(
+        request.method, request.options, request.labels, has_base=base is not None, resolve=request.resolve
+    )
     first = models[0].specs()
+    places = _places(models[0])
+    labels = tuple(label for label, _ in readers)
     steps: list[Step] = []
     dropped: list[str] = []
     renamed: list[tuple[str, str, str]] = []
@@ -173,7 +221,7 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
         if spec.role in COPIED or spec.dtype not in FLOATS or matches(request.skip, name):
             if spec.role is not Role.OPTIMIZER and not matches(request.skip, name):
                 reasons += copied_fits(name, spec, [p.get(name) for p in pairings], readers, notes)
-            steps.append(_copy_step(name, spec, pairings, models))
+            steps.append(_copy_step(places[name], spec, pairings, readers[: len(models)]))
             continue
         found = [p.get(name) for p in pairings]
         reason = fits(name, spec, found, readers)
@@ -186,16 +234,20 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
             if source.name != name:
                 renamed.append((name, label, source.name))
         out = TensorSpec(name=name, shape=spec.shape, dtype=request.dtype or spec.dtype, role=spec.role)
-        own = sources.pop() if base is not None else None
-        steps.append(
-            Step(
-                stream=models[0].header.twins.get(name, name),
-                spec=out,
-                sources=tuple(sources),
-                base=own,
-                method=_method_for(options, spec, name, len(models), own),
-            )
+        step = Step(
+            stream=models[0].header.twins.get(name, name),
+            spec=out,
+            readers=tuple(reader for _, reader in readers),
+            labels=labels,
+            sources=tuple(sources),
+            n_models=len(models),
+            method=_method_for(options, places[name], len(models)),
+            place=places[name],
+            unit_axis=models[0].header.unit_axis,
         )
+        step, lacking = _with_companions(step, companions)
+        reasons += lacking
+        steps.append(step)
     reasons += left_over(request, first, pairings, readers)
     if reasons:
         unknown = [label for label, reader in readers if reader.header.config is None]
@@ -205,12 +257,12 @@ def plan_merge(request: MergeRequest, models: Sequence[Reader], base: Reader | N
             else ""
         )
         raise MismatchError(*reasons, advice=f"{hint}map it with `map`, or keep the first model's with `skip`")
-    merged = [step.spec.name for step in steps if step.method is not None]
+    merged = [step.place for step in steps if step.method is not None]
     if not merged:
         raise MismatchError("no tensor is left to merge: all are skipped or copied")
     for unused in options.unused_filters(merged):
         raise OptionError(
-            f"the filter {unused!r} matches no tensor that is merged; tensors are called {merged[0]!r} and so on"
+            f"the filter {unused!r} matches no tensor that is merged; tensors are called {merged[0].name!r} and so on"
         )
     _check_scope(steps)
     notes += _notes_on_result(request, steps, dropped)
@@ -329,11 +381,37 @@ def _notes_on_result(request: MergeRequest, steps: Sequence[Step], dropped: Sequ
     return notes
 
 
-def _method_for(options: Options, spec: TensorSpec, name: str, n_models: int, base: Source | None) -> MergeMethod:
-    method = options.for_tensor(name)
-    if spec.role is not Role.STATISTIC:
+def _places(model: Reader) -> dict[str, Place]:
+    """Return where each tensor of a model stands in it."""
+    specs = model.specs()
+    depths, classes = depths_and_classes(specs, model.header.architecture, keras2=model.header.config_kind == "keras2")
+    return {name: Place(name, str(spec.role), classes.get(name, ""), depths.get(name)) for name, spec in specs.items()}
+
+
+def _method_for(options: Options, place: Place, n_models: int) -> MergeMethod:
+    method = options.for_tensor(place)
+    if place.role != Role.STATISTIC:
         return method
     return get("linear").model_validate({"weight": method.statistic_weights(n_models)})
+
+
+def _with_companions(step: Step, companions: Sequence[Reader]) -> tuple[Step, list[str]]:
+    """Return a step with its companions if its method needs them, and what they lack."""
+    method = step.method
+    if method is None or not method.companion or not method.companion_shape(step.spec.shape, step.unit):
+        return step, []
+    wanted = method.companion_shape(step.spec.shape, step.unit)
+    lacking = []
+    for label, source, companion in zip(step.labels, step.sources, companions, strict=False):
+        found = companion.specs().get(source.name)
+        if found is None:
+            lacking.append(f"{companion.path.name}, the {method.companion} of {label}, has no tensor {source.name!r}")
+        elif found.shape != wanted or found.dtype not in FLOATS:
+            lacking.append(
+                f"{companion.path.name}, the {method.companion} of {label}, has {source.name!r} as {found.dtype} {found.shape}, "
+                f"expected floating-point numbers of shape {wanted}"
+            )
+    return replace(step, companions=tuple(companions)), lacking
 
 
 def _check_scope(steps: Sequence[Step]) -> None:
@@ -348,14 +426,24 @@ def _check_scope(steps: Sequence[Step]) -> None:
         )
 
 
-def _copy_step(name: str, spec: TensorSpec, pairings: Sequence[Pairing], models: Sequence[Reader]) -> Step:
-    others = []
-    for pairing, reader in zip(pairings, models[1:], strict=False):
-        found = pairing.get(name)
+def _copy_step(
+    place: Place, spec: TensorSpec, pairings: Sequence[Pairing], readers: Sequence[tuple[str, Reader]]
+) -> Step:
+    """Return a step that takes the first model's values; the others' are looked at where they could be the same."""
+    used, sources = [readers[0]], [Source(name=place.name)]
+    for pairing, (label, reader) in zip(pairings, readers[1:], strict=False):
+        found = pairing.get(place.name)
         if found is not None and found.name in reader.specs():
             other = reader.specs()[found.name]
-            others.append(found if (other.shape, other.dtype) == (spec.shape, spec.dtype) else None)
-        else:
-            others.append(None)
-    sources = [Source(name=name), *(s if s is not None else Source(name="") for s in others)]
-    return Step(spec=spec, sources=tuple(sources), base=None, method=None)
+            if (other.shape, other.dtype) == (spec.shape, spec.dtype):
+                used.append((label, reader))
+                sources.append(found)
+    return Step(
+        spec=spec,
+        readers=tuple(reader for _, reader in used),
+        labels=tuple(label for label, _ in used),
+        sources=tuple(sources),
+        n_models=len(used),
+        method=None,
+        place=place,
+    )

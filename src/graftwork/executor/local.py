@@ -7,9 +7,11 @@ happen without Python's lock, so two threads keep two cores busy.
 A small tensor is one thread's work from first pass to last, so its values are still in the cache when they are needed again. A
 large one is everybody's: its blocks are shared out pass by pass. Neither changes the result (see `graftwork.methods.base`).
 
-Memory is what the threads' scratch takes, whatever the size of the models; see `peak_bytes`.
+Memory is what the threads' scratch takes, whatever the size of the models; see `peak_bytes`. Methods that have to see whole tensors
+(matrices to be decomposed) are the exception: each thread then holds one tensor of every model.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -25,7 +27,7 @@ from graftwork.errors import NonFiniteError, OutputError
 from graftwork.executor.gather import read_gathered
 from graftwork.kernels import loop
 from graftwork.kernels.convert import count_nonfinite, decode, encode
-from graftwork.methods.base import CHUNK, Block, MergeMethod
+from graftwork.methods.base import CHUNK, Block, MergeMethod, block_length
 from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
 from graftwork.tensor import Role, TensorSpec
 
@@ -84,13 +86,24 @@ def block_elements(n_models: int, wanted: int | None = None) -> int:
 
 def peak_bytes(plan: "MergePlan", threads: int) -> int:
     """Return the resident memory that running a plan needs: interpreter, all threads' scratch, reductions over the largest tensor."""
-    n = len(plan.models)
+    n = max((step.n_models for step in plan.steps), default=1)
     rows = max((step.method.scratch_rows for step in plan.steps if step.method is not None), default=0)
     one = block_elements(n) * ((n + 2 + rows) * 8 + 16)
     largest = max((step.spec.size for step in plan.steps), default=0)
     sums = largest // CHUNK * 16 * (n + 1)
     histograms = (1 << 16) * 8 * n
-    return INTERPRETER_BYTES + threads * (one + histograms) + sums
+    whole = sorted((_whole_bytes(step) for step in plan.steps), reverse=True)
+    return INTERPRETER_BYTES + threads * (one + histograms) + sums + sum(whole[:threads])
+
+
+def _whole_bytes(step: "Step") -> int:
+    """Return the memory that a tensor takes which is seen in one piece."""
+    if step.method is None or step.granularity != "tensor":
+        return 0
+    itemsize = _work_dtype(step).itemsize
+    arrays = (len(step.sources) + 1 + step.method.scratch_rows) * step.spec.size * itemsize
+    extra = [math.prod(step.method.companion_shape(step.spec.shape, step.unit)) * itemsize for _ in step.companions]
+    return arrays + sum(extra) + step.method.matrix_bytes(step.n_models, step.spec.size, step.unit)
 
 
 class Cancelled(Exception):  # noqa: N818 - no error: another thread failed or the user stopped the work
@@ -118,7 +131,7 @@ class LocalExecutor:
         progress: Progress | None = None,
     ) -> None:
         self.plan, self.writer, self.threads = plan, writer, max(1, threads)
-        self.block = block_elements(len(plan.models), block_size)
+        self.block = block_elements(max((step.n_models for step in plan.steps), default=1), block_size)
         self.progress: Progress = progress or (lambda _: None)
         self.outcome = Outcome()
         self._stop = threading.Event()
@@ -153,8 +166,8 @@ class LocalExecutor:
         if wide:
             self._run_shared(pool, wide)
             merges = [step for step in merges if step not in wide]
-        shared = [step for step in merges if step.spec.size > SHARED_BLOCKS * self.block]
-        alone = [step for step in merges if step.spec.size <= SHARED_BLOCKS * self.block]
+        shared = [s for s in merges if s.granularity != "tensor" and s.spec.size > SHARED_BLOCKS * self._length(s)]
+        alone = [step for step in merges if step not in shared]
         for step in shared:
             self._run_shared(pool, [step])
         queue = iter([*sorted(alone, key=lambda s: -s.spec.size), *copies])
@@ -185,17 +198,21 @@ class LocalExecutor:
             else:
                 self._run_alone(step)
 
+    def _length(self, step: "Step") -> int:
+        """Return the length of a step's blocks."""
+        return block_length(step.granularity, step.unit, step.spec.size, self.block)
+
     # One thread, one tensor
 
     def _run_alone(self, step: "Step") -> None:
         method = _method(step)
         size = step.spec.size
-        dtype = _work_dtype(self.plan, step)
-        starts = range(0, size, self.block)
-        reduction = method.reduction(len(step.sources), size, dtype)
+        dtype = _work_dtype(step)
+        starts = range(0, size, self._length(step))
+        reduction = method.reduction(step.n_models, size, dtype)
         keys = self._keys(step)
         first = True
-        nonfinite: list[int] = [0] * (len(step.sources) + 1)
+        nonfinite: list[int] = [0] * len(step.sources)
         block: Block | None = None
         while reduction is not None:
             local = reduction.local()
@@ -227,8 +244,8 @@ class LocalExecutor:
         for step in steps:
             placed.append((step, at))
             at += -(-step.spec.size // CHUNK) * CHUNK
-        dtype = max((_work_dtype(self.plan, step) for step in steps), key=lambda found: found.itemsize)
-        reduction = _method(steps[0]).reduction(len(steps[0].sources), sum(s.spec.size for s in steps), dtype)
+        dtype = max((_work_dtype(step) for step in steps), key=lambda found: found.itemsize)
+        reduction = _method(steps[0]).reduction(steps[0].n_models, sum(s.spec.size for s in steps), dtype)
         check, reduced = True, None
         if reduction is not None:
             see = reduction.observe
@@ -258,14 +275,16 @@ class LocalExecutor:
     ) -> list[Any]:
         """Let all threads visit every block once, each with what `begin` gives it; return those."""
         keys = {step.spec.name: self._keys(step) for step, _ in placed}
-        counts = {step.spec.name: [0] * (len(step.sources) + 1) for step, _ in placed}
-        queue = ((step, offset, start) for step, offset in placed for start in range(0, step.spec.size, self.block))
+        counts = {step.spec.name: [0] * len(step.sources) for step, _ in placed}
+        queue = (
+            (step, offset, start) for step, offset in placed for start in range(0, step.spec.size, self._length(step))
+        )
 
         def work() -> Any:
             local = begin()
             while (item := self._next(queue)) is not None:
                 step, offset, start = item
-                found = [0] * (len(step.sources) + 1)
+                found = [0] * len(step.sources)
                 block = self._load(step, start, dtype, keys[step.spec.name], offset, found if check else None)
                 visit(step, block, local)
                 if any(found):
@@ -280,19 +299,21 @@ class LocalExecutor:
 
     # Blocks
 
-    def _scratch(self, n: int, rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """Return this thread's work arrays, made once for each kind."""
+    def _scratch(self, n: int, rows: int, dtype: np.dtype[Any], length: int) -> dict[str, Any]:
+        """Return work arrays: this thread's own, made once for each kind, or new ones for a block that is longer than most."""
         arrays: dict[Any, dict[str, Any]] = self._local.__dict__.setdefault("arrays", {})
         key = (n, rows, dtype.str)
-        if key not in arrays:
-            arrays[key] = {
-                "models": np.empty((n, self.block), dtype),
-                "base": np.empty(self.block, dtype),
-                "out": np.empty(self.block, dtype),
-                "rows": np.empty((rows, self.block), dtype),
-                "raw": np.empty(self.block, np.uint64),
-            }
-        return arrays[key]
+        if key in arrays and length <= self.block:
+            return arrays[key]
+        made = {
+            "models": np.empty((n, max(length, self.block)), dtype),
+            "out": np.empty(max(length, self.block), dtype),
+            "rows": np.empty((rows, max(length, self.block)), dtype),
+            "raw": np.empty(self.block, np.uint64),
+        }
+        if length <= self.block:
+            arrays[key] = made
+        return made
 
     def _load(
         self,
@@ -304,56 +325,104 @@ class LocalExecutor:
         nonfinite: list[int] | None,
     ) -> Block:
         """Read one block of every model; count what is not finite, if asked to."""
-        n = len(step.sources)
-        length = min(self.block, step.spec.size - start)
-        scratch = self._scratch(n, _method(step).scratch_rows, dtype)
-        models = scratch["models"][:, :length]
-        base = scratch["base"][:length] if step.base is not None else None
-        read = 0
-        for k in range(n + (base is not None)):
-            reader = self.plan.models[k] if k < n else self.plan.base
-            source = step.sources[k] if k < n else step.base
-            assert reader is not None and source is not None
-            into: Raw = models[k] if k < n or base is None else base
-            spec = reader.specs()[source.name]
-            # where the file's elements are the numbers already, they need no scratch of their own
-            plain = RAW_DTYPES[spec.dtype] == dtype
-            raw = into if plain else scratch["raw"].view(RAW_DTYPES[spec.dtype])[:length]
-            if source.gather:
-                read_gathered(reader, source.name, spec.shape, source.gather, start, raw)
-            else:
-                reader.read_into(source.name, start, raw)
-            read += raw.nbytes
-            bad = decode(raw, spec.dtype, into) if not plain else count_nonfinite(into) if nonfinite is not None else 0
-            if nonfinite is not None and bad:
+        length = min(self._length(step), step.spec.size - start)
+        method, n = _method(step), step.n_models
+        scratch = self._scratch(len(step.sources), method.scratch_rows, dtype, length)
+        rows = scratch["models"][:, :length]
+        for k, (reader, source) in enumerate(zip(step.readers, step.sources, strict=True)):
+            read = self._read_turned if step.granularity == "tensor" and step.is_turned else self._read
+            bad = read(step, reader, source, start, rows[k], scratch["raw"], count=nonfinite is not None)
+            if nonfinite is not None:
                 nonfinite[k] += bad
-        self.progress(read)
         return Block(
-            models=models,
-            base=base,
+            models=rows[:n],
+            base=rows[n] if step.has_base else None,
             out=scratch["out"][:length],
             scratch=scratch["rows"][:, :length],
             start=start,
             offset=offset,
             keys=keys,
+            shape=step.spec.shape,
+            unit=0 if method.granularity(step.spec.shape) == "block" else step.unit,
+            companions=tuple(self._companion(step, k, start, length, dtype) for k in range(len(step.companions))),
         )
 
+    def _read(
+        self, step: "Step", reader: Reader, source: "Source", start: int, into: Raw, scratch: Raw, *, count: bool
+    ) -> int:
+        """Fill `into` with numbers from flat position `start` on; return how many are not finite, if asked to."""
+        spec = reader.specs()[source.name]
+        plain = (
+            RAW_DTYPES[spec.dtype] == into.dtype
+        )  # the file's elements are the numbers, and need no scratch of their own
+        bad = 0
+        for first in range(0, len(into), len(into) if plain and not source.gather else self.block):
+            part = into[first:] if plain and not source.gather else into[first : first + self.block]
+            raw = part if plain else scratch.view(RAW_DTYPES[spec.dtype])[: len(part)]
+            if source.gather:
+                read_gathered(reader, source.name, spec.shape, source.gather, start + first, raw)
+            else:
+                reader.read_into(source.name, start + first, raw)
+            self.progress(raw.nbytes)
+            bad += decode(raw, spec.dtype, part) if not plain else count_nonfinite(part) if count else 0
+        return bad
+
+    def _read_turned(
+        self, step: "Step", reader: Reader, source: "Source", start: int, into: Raw, scratch: Raw, *, count: bool
+    ) -> int:
+        """As `_read` for a whole tensor whose units are counted by its last axis: they are laid one after the other."""
+        bad = 0
+        units = step.spec.size // step.unit
+        target = into.reshape(units, step.unit)
+        rows = max(self.block // units, 1)
+        natural = np.empty(rows * units, into.dtype)
+        work = scratch if natural.size <= len(scratch) else np.empty(natural.size, np.uint64)
+        for row in range(0, step.unit, rows):
+            part = natural[: min(rows, step.unit - row) * units]
+            bad += self._read(step, reader, source, row * units, part, work, count=count)
+            target[:, row : row + rows] = part.reshape(-1, units).T
+        return bad
+
+    def _companion(self, step: "Step", k: int, start: int, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return what the companion of model k says of a block, or of the whole tensor."""
+        reader, name = step.companions[k], step.sources[k].name
+        spec = reader.specs()[name]
+        whole = step.granularity == "tensor"
+        raw = np.empty(spec.size if whole else length, RAW_DTYPES[spec.dtype])
+        reader.read_into(name, 0 if whole else start, raw)
+        self.progress(raw.nbytes)
+        numbers = np.empty(raw.size, dtype)
+        if decode(raw, spec.dtype, numbers):
+            raise NonFiniteError(f"{reader.path.name} holds NaN or infinity in {name!r}; compute it again")
+        return numbers.reshape(spec.shape) if whole else numbers
+
     def _store(self, step: "Step", block: Block) -> None:
+        if step.granularity == "tensor" and step.is_turned:
+            units = step.spec.size // step.unit
+            values, rows = block.out.reshape(units, step.unit), max(self.block // units, 1)
+            for row in range(0, step.unit, rows):
+                self._encode(step, row * units, np.ascontiguousarray(values[:, row : row + rows].T).reshape(-1))
+            return
+        for first in range(0, len(block.out), self.block):
+            self._encode(step, block.start + first, block.out[first : first + self.block])
+
+    def _encode(self, step: "Step", start: int, values: Raw) -> None:
+        """Round a run of the result and write it."""
         spec = step.spec
         raw: Raw
-        if RAW_DTYPES[spec.dtype] == block.out.dtype:
-            raw = block.out
+        if RAW_DTYPES[spec.dtype] == values.dtype:
+            raw = values
             bad = count_nonfinite(raw)
         else:
-            raw = np.empty(len(block.out), RAW_DTYPES[spec.dtype])
-            bad = encode(block.out, spec.dtype, raw)
+            raw = np.empty(len(values), RAW_DTYPES[spec.dtype])
+            bad = encode(values, spec.dtype, raw)
         # an infinity that the user lets pass is one thing, a number too large for the dtype another
-        if bad and (not self.plan.request.allow_nonfinite or bad > np.count_nonzero(~np.isfinite(block.out))):
+        if bad and (not self.plan.request.allow_nonfinite or bad > np.count_nonzero(~np.isfinite(values))):
             raise NonFiniteError(
                 f"tensor {spec.name!r} of the result would have {bad} values that {spec.dtype} cannot hold; "
                 "write the result in float32 (dtype='float32'), or lower the weights or lambda"
             )
-        self._write(spec, block.start, raw)
+        self._write(spec, start, raw)
 
     def _write(self, spec: TensorSpec, start: int, raw: Raw) -> None:
         try:
@@ -368,7 +437,7 @@ class LocalExecutor:
         """Copy a tensor of the first model, and say when another model has other values."""
         spec, source = step.spec, step.sources[0]
         name = source.name
-        reader = self.plan.models[0]
+        reader = step.readers[0]
         differing: set[str] = set()
         length = self.block
         for start in range(0, max(spec.size, 1), length):
@@ -376,10 +445,8 @@ class LocalExecutor:
             raw = np.empty(min(length, spec.size - start), RAW_DTYPES[spec.dtype])
             reader.read_into(name, start, raw)
             self.progress(raw.nbytes)
-            for label, other, theirs in zip(
-                self.plan.request.labels[1:], self.plan.models[1:], step.sources[1:], strict=True
-            ):
-                if theirs.name and label not in differing:
+            for label, other, theirs in zip(step.labels[1:], step.readers[1:], step.sources[1:], strict=True):
+                if label not in differing:
                     found = np.empty_like(raw)
                     other.read_into(theirs.name, start, found)
                     if found.tobytes() != raw.tobytes():
@@ -388,11 +455,11 @@ class LocalExecutor:
         for label in sorted(differing):
             with self._lock:
                 self.outcome.notes.append(
-                    f"{spec.role} {spec.name!r} differs in {label}; the result has the value of {self.plan.request.labels[0]}"
+                    f"{spec.role} {spec.name!r} differs in {label}; the result has the value of {step.labels[0]}"
                 )
 
     def _keys(self, step: "Step") -> NDArray[np.uint64]:
-        return np.array([rng.key(self.plan.request.seed, step.stream, k) for k in range(len(step.sources))], np.uint64)
+        return np.array([rng.key(self.plan.request.seed, step.stream, k) for k in range(step.n_models)], np.uint64)
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -401,11 +468,9 @@ class LocalExecutor:
     def _refuse_nonfinite(self, step: "Step", counts: Sequence[int]) -> None:
         if self.plan.request.allow_nonfinite or not any(counts):
             return
-        labels = [*self.plan.request.labels, self.plan.request.base_label or "base"]
-        sources: list[Source | None] = [*step.sources, step.base]
         found = [
-            f"{count:,} in {label}" + (f" ({source.name!r})" if source and source.name != step.spec.name else "")
-            for count, label, source in zip(counts, labels, sources, strict=True)
+            f"{count:,} in {label}" + (f" ({source.name!r})" if source.name != step.spec.name else "")
+            for count, label, source in zip(counts, step.labels, step.sources, strict=True)
             if count
         ]
         raise NonFiniteError(
@@ -448,10 +513,8 @@ def _method(step: "Step") -> MergeMethod:
     return step.method
 
 
-def _work_dtype(plan: "MergePlan", step: "Step") -> np.dtype[Any]:
+def _work_dtype(step: "Step") -> np.dtype[Any]:
     """Return float64 where a source is float64, else float32."""
-    pairs: list[tuple[Reader, Source]] = list(zip(plan.models, step.sources, strict=True))
-    if step.base is not None and plan.base is not None:
-        pairs.append((plan.base, step.base))
+    pairs = zip(step.readers, step.sources, strict=True)
     wide = any(reader.specs()[source.name].dtype == "float64" for reader, source in pairs)
     return np.dtype(np.float64 if wide else np.float32)

@@ -55,6 +55,7 @@ class Header:
         assets: Further contents that belong to the model's function (lookup vocabularies …): path inside the model → digest.
         provenance: The record that graftwork left when it made the file.
         notes: What a user should know about how the file was read (a name that had to stay an index, …).
+        unit_axis: The axis of its tensors that counts the outputs of a layer: -1 in Keras's layout, 0 in PyTorch's.
         twins: Tensors that the file holds twice, by the name of the first; both must be given the same values.
     """
 
@@ -68,6 +69,7 @@ class Header:
     assets: Mapping[str, str] = field(default_factory=dict)
     provenance: Any = None
     notes: tuple[str, ...] = ()
+    unit_axis: int = -1
     twins: Mapping[str, str] = field(default_factory=dict)
 
 

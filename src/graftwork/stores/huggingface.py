@@ -23,7 +23,14 @@ from typing import Any
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, register
 from graftwork.stores.files import digest_of, read_json, read_small
-from graftwork.stores.safetensors import SafetensorsReader, SafetensorsWriter, metadata_of, roles_of, with_role
+from graftwork.stores.safetensors import (
+    SafetensorsReader,
+    SafetensorsWriter,
+    metadata_of,
+    roles_of,
+    unit_axis_of,
+    with_role,
+)
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 CONFIG, SINGLE, INDEX, RECORD = "config.json", "model.safetensors", "model.safetensors.index.json", "graftwork.json"
@@ -132,6 +139,7 @@ class HuggingFaceReader:
             },
             provenance=self._json(RECORD),
             notes=_notes(path, [file for file in left if file not in read]),
+            unit_axis=unit_axis_of(self._table.specs, self.metadata),
         )
 
     def _json(self, name: str) -> Any:

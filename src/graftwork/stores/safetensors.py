@@ -14,7 +14,7 @@ Canonical names are the names in the file, whatever separates their parts.
 import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,7 @@ class SafetensorsReader:
             files=(self.path,),
             size_bytes=size,
             provenance=read_json(record.encode(), f"the record of graftwork in {self.path.name}") if record else None,
+            unit_axis=unit_axis_of(self._table.specs, texts),
         )
 
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -378,6 +379,16 @@ class SafetensorsWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def unit_axis_of(names: Iterable[str], metadata: Mapping[str, str]) -> int:
+    """Return the axis that counts the outputs of a layer: PyTorch's first, unless the file says or shows that Keras laid it out.
+
+    Args:
+        names: The tensors' names; graftwork writes those of Keras models with slashes.
+        metadata: The free texts of the file; transformers notes there whose tensors they are.
+    """
+    return -1 if metadata.get("format") == "tf" or any("/" in name for name in names) else 0
 
 
 def metadata_of(like: Reader) -> Mapping[str, str]:
