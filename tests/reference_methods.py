@@ -5,6 +5,7 @@ Slow and plain on purpose. Masks are drawn with Python's integers, the k largest
 
 import hashlib
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -148,12 +149,78 @@ def dare_ties(
     return elect(left, vector(weight, len(models)), base, normalize=normalize, lambda_=lambda_, election=election)
 
 
+def median(models, base, **_):
+    return np.median([x.astype(np.float64) for x in models], axis=0)
+
+
+def trimmed_mean(models, base, *, trim=0.25, **_):
+    cut = math.floor(Fraction(str(trim)) * len(models))
+    ordered = np.sort([x.astype(np.float64) for x in models], axis=0)
+    return ordered[cut : len(models) - cut].mean(axis=0)
+
+
+def ema(models, base, *, decay=0.9, debias=False, **_):
+    first, *rest = (x.astype(np.float64) for x in models)
+    average = (1 - decay) * first if debias else first
+    for x in rest:
+        average = decay * average + (1 - decay) * x
+    return average / (1 - decay ** len(models)) if debias else average
+
+
+def swa(models, base, *, start=0, every=1, **_):
+    return np.mean(
+        [x.astype(np.float64) for i, x in enumerate(models) if i >= start and (i - start) % every == 0], axis=0
+    )
+
+
+def consensus(models, base, *, weight=1.0, tall_lambda=0.4, k=2, lambda_=1.0, **_):
+    n = len(models)
+    vectors = [wi * d for wi, d in zip(vector(weight, n), differences(models, base), strict=True)]
+    together = sum(vectors)
+    masks = [np.abs(v) >= c * np.abs(together - v) for v, c in zip(vectors, vector(tall_lambda, n), strict=True)]
+    return base + lambda_ * np.where(sum(mask.astype(int) for mask in masks) >= k, together, 0)
+
+
+def ram(models, base, *, epsilon=1e-5, factors=None, **_):
+    deltas = differences(models, base)
+    moved = [np.abs(x - base) > x.dtype.type(epsilon) for x in models]  # in the dtype of the models, as documented
+    count = sum(m.astype(int) for m in moved)
+    alone = sum(
+        np.where(m & (count == 1), f * d, 0)
+        for m, d, f in zip(moved, deltas, factors or [1] * len(models), strict=True)
+    )
+    shared = sum(np.where(m & (count > 1), d, 0) for m, d in zip(moved, deltas, strict=True))
+    return base + alone + shared / np.maximum(count, 1)
+
+
+def ramplus_tl(models, base, *, epsilon=1e-5, r=0.1, alpha=0.2, **_):
+    moved = np.array([np.abs(x - base) > x.dtype.type(epsilon) for x in models])
+    count = moved.sum(axis=0)
+    shared, alone = [[int((m & which).sum()) for m in moved] for which in (count > 1, count == 1)]
+    rho = [s / a if a else np.inf for s, a in zip(shared, alone, strict=True)]
+    return ram(models, base, epsilon=epsilon, factors=[1 + r * min(alpha, p) for p in rho])
+
+
+def nearswap(models, base, *, t=1e-4, **_):
+    a, b = base.astype(np.float64), models[0].astype(np.float64)
+    w = np.minimum(1, t / np.maximum(np.abs(a - b), 1e-6))
+    return w * b + (1 - w) * a
+
+
 REFERENCES = {
+    "consensus": consensus,
     "dare_linear": dare_linear,
     "dare_ties": dare_ties,
+    "ema": ema,
     "linear": linear,
+    "nearswap": nearswap,
+    "median": median,
     "passthrough": passthrough,
+    "ram": ram,
+    "ramplus_tl": ramplus_tl,
     "slerp": slerp,
+    "swa": swa,
     "task_arithmetic": task_arithmetic,
     "ties": ties,
+    "trimmed_mean": trimmed_mean,
 }

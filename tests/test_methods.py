@@ -101,6 +101,25 @@ CASES = [
         keeps_equal=False,
         averages=True,
     ),
+    Case("median"),
+    # fewer than 4 models, of which a quarter is none, are refused
+    Case("trimmed_mean", variants=({"trim": 0.4}, {"trim": 0.0}), counts=(5, 7)),
+    Case(
+        "ema",
+        variants=({"decay": 0.0}, {"decay": 0.5}, {"decay": 0.99, "debias": True}),
+        symmetric=False,
+    ),
+    Case("swa", variants=({"start": 1}, {"every": 3}, {"start": 1, "every": 2}), counts=(2, 7)),
+    # a sum of task vectors, which k = 2 models at least have to agree on
+    Case(
+        "consensus",
+        variants=({}, {"tall_lambda": "ramp", "k": 1}, {"weight": "ramp", "lambda_": 0.7}, {"weight": -0.5, "k": 0}),
+        counts=(2, 7),
+        keeps_equal=False,
+    ),
+    Case("ram", variants=({"epsilon": 0.5}, {"epsilon": 0.0})),
+    Case("ramplus_tl", variants=({"epsilon": 1.0}, {"epsilon": 1.0, "r": 0.5, "alpha": 3.0})),
+    Case("nearswap", {"t": 0.25}, variants=({}, {"t": 0.0}, {"t": 1e-7}, {"t": 99.0}), counts=(1,), keeps_equal=False),
 ]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
@@ -431,6 +450,123 @@ def test_dare_by_hand():
 
     np.testing.assert_array_equal(merge_arrays("dare_linear", models, base=base, density=1.0), [7, -2, 1])
     np.testing.assert_array_equal(merge_arrays("dare_ties", models, base=base, density=1.0), [4, -2, 1])
+
+
+def test_median_by_hand():
+    """1, 9, 2 in order are 1, 2, 9; with 4 they are 1, 2, 4, 9, between whose middle two is 3."""
+    models = [f32(1), f32(9), f32(2), f32(4)]
+
+    assert merge_arrays("median", models[:3]) == 2
+    assert merge_arrays("median", models) == 3
+    assert merge_arrays("median", models[:2]) == 5
+    assert merge_arrays("median", models[:1]) == 1
+
+
+def test_trimmed_mean_by_hand():
+    """Of 1, 2, 4, 9, 100 one goes at each end: (2 + 4 + 9) / 3 = 5. With 0.4 two go, and 4 is left."""
+    models = [f32(100), f32(2), f32(9), f32(1), f32(4)]
+
+    assert merge_arrays("trimmed_mean", models) == 5
+    assert merge_arrays("trimmed_mean", models, trim=0.4) == 4
+    assert merge_arrays("trimmed_mean", models, trim=0) == np.float32(116 / 5)
+
+
+def test_trimmed_mean_counts_in_decimals():
+    """0.29 of 100 models is 29, though 0.29 · 100 is 28.999999999999996: 29 … 70 are left, whatever the 29 at either end are."""
+    models = [f32(i) for i in range(100)]
+    models[99] = f32(1e6)
+
+    assert merge_arrays("trimmed_mean", models, trim=0.29) == 49.5
+    assert merge_arrays("trimmed_mean", [*models[:28], f32(-1e6), *models[29:]], trim=0.29) == 49.5
+
+
+@pytest.mark.parametrize("method", ["median", "trimmed_mean"])
+def test_what_is_not_finite_is_ordered_or_said(method):
+    """Infinity is one more great number, and NaN in one model is NaN in the result, wherever in the order it would have gone."""
+    models = [f32(1, 1, 1), f32(2, 2, 2), f32(3, 3, 3), f32(4, 4, np.nan), f32(np.inf, -np.inf, 5)]
+
+    np.testing.assert_array_equal(merge_arrays(method, models), [3, 2, np.nan])
+
+
+def test_ema_by_hand():
+    """8 → (8 + 4) / 2 = 6 → (6 + 1) / 2 = 3.5; without bias (¼ · 8 + ½ · 4 + 1 · 1) / (¼ + ½ + 1) = 20 / 7."""
+    models = [f32(8), f32(4), f32(1)]
+
+    assert merge_arrays("ema", models, decay=0.5) == 3.5
+    assert merge_arrays("ema", models, decay=0.5, debias=True) == np.float32(20 / 7)
+    assert merge_arrays("ema", models, decay=0) == 1
+
+
+def test_swa_by_hand():
+    """Without the first one (2 + 3 + 7) / 3 = 4, of the others every second one (2 + 7) / 2 = 4.5."""
+    models = [f32(np.nan), f32(2), f32(3), f32(7)]
+
+    assert merge_arrays("swa", models, start=1) == 4
+    assert merge_arrays("swa", models, start=1, every=2) == 4.5
+    assert merge_arrays("swa", models, start=3) == 7
+
+
+def test_statistics_count_as_their_checkpoints_do():
+    """Weights of BatchNorm's averages in a moving average and in a mean of some checkpoints."""
+    assert methods.get("ema")(decay=0.5).statistic_weights(3) == (0.25, 0.25, 0.5)
+    assert methods.get("ema")(decay=0.5, debias=True).statistic_weights(3) == (0.25, 0.5, 1)
+    assert methods.get("swa")(start=1, every=2).statistic_weights(5) == (0, 1, 0, 1, 0)
+
+
+def test_consensus_by_hand():
+    """Task vectors 4, 3, -1, one column each; the sum, who outweighs half of the others' sum, and what is left with k = 2.
+
+    ========  ==========  =========  =========  ============
+    τ         5, 0, 0     4, 4, 0    4, -4, 1   2, 0.5, 0.5
+    sum       5           8          1          3
+    others    0, 5, 5     4, 4, 8    -3, 5, 0   1, 2.5, 2.5
+    needs it  first       two        all        first
+    k = 2     0           8          1          0
+    ========  ==========  =========  =========  ============
+    """
+    base = f32(1, 1, 1, 1)
+    models = [base + f32(5, 4, 4, 2), base + f32(0, 4, -4, 0.5), base + f32(0, 0, 1, 0.5)]
+
+    def merged(**options):
+        return list(merge_arrays("consensus", models, base=base, tall_lambda=0.5, **options))
+
+    assert merged() == [1, 9, 2, 1]
+    assert merged(lambda_=2) == [1, 17, 3, 1]
+    assert merged(k=3) == [1, 1, 2, 1]
+    assert merged(k=1) == merged(k=0) == [6, 9, 2, 4]
+    # 0.5 is 0.2 of 2.5, just enough
+    assert list(merge_arrays("consensus", models, base=base, tall_lambda=[0.5, 0.2, 0.5])) == [1, 9, 2, 4]
+    assert list(merge_arrays("consensus", models, base=base, tall_lambda=1, weight=[1, 0, 0])) == [1, 1, 1, 1]
+
+
+def test_ram_by_hand():
+    """Entry 1 was moved by a alone, 2 by both (mean of 2 and -4), 3 by b but not beyond ε, 4 by none."""
+    a, b = f32(5, 3, 1, 1), f32(1, -3, 1.25, 1)
+
+    np.testing.assert_array_equal(merge_arrays("ram", [a, b], base=f32(1, 1, 1, 1), epsilon=0.25), [5, 0, 1, 1])
+
+
+def test_ramplus_by_hand():
+    """a: 1 entry shared, 2 alone, ρ = 0.5, λ = 1 + 0.5 · 0.5; b: 1 shared, none alone, so its λ multiplies nothing."""
+    a, b, base = f32(2, 5, -3), f32(4, 1, 1), f32(0, 1, 1)
+
+    merged = merge_arrays("ramplus_tl", [a, b], base=base, r=0.5, alpha=1.0)
+
+    np.testing.assert_array_equal(merged, [3, 6, -4])
+    np.testing.assert_array_equal(merge_arrays("ramplus_tl", [a, b], base=base, r=0.5, alpha=0.0), [3, 5, -3])
+
+
+def test_nearswap_by_hand():
+    """Nearer than ½: the model's; farther: half a step towards it."""
+    merged = merge_arrays("nearswap", [f32(1.25, 3, -7)], base=f32(1, 1, 1), t=0.5)
+
+    np.testing.assert_array_equal(merged, [1.25, 1.5, 0.5])
+
+
+@pytest.mark.parametrize("method", ["ram", "ramplus_tl", "nearswap"])
+def test_what_is_not_a_number_is_not_taken_for_unmoved(method):
+    """A NaN that was allowed shows in the result."""
+    assert np.isnan(merge_arrays(method, [f32(np.nan)], base=f32(1))).all()
 
 
 def test_passthrough_by_hand():

@@ -69,6 +69,28 @@ def elect_and_add(
     _elect_and_add(*flatten(models), base, coefficients, float(lambda_), normalize, count, out)
 
 
+def step_towards(row: NDArray[Any], base: NDArray[Any], step: float, out: NDArray[Any]) -> None:
+    """Write ``base + w (x - base)`` with ``w = min(1, step / max(|x - base|, 10⁻⁶))``; the model's element itself where w is 1.
+
+    Args:
+        row: Shape (b,), the model.
+        base: Shape (b,), same dtype.
+        step: The greatest distance, not negative.
+        out: Shape (b,).
+    """
+    _step_towards(row, base, float(step), out)
+
+
+@block_loop
+def _step_towards(row: Any, base: Any, step: Any, out: Any) -> None:
+    for j in range(out.size):
+        mine, origin = np.float64(row[j]), np.float64(base[j])
+        delta = mine - origin
+        distance = abs(delta)
+        weight = step / (1e-6 if distance < 1e-6 else distance)
+        out[j] = mine if weight >= 1.0 else origin + weight * delta
+
+
 @block_loop
 def _add_differences(x: Any, distance: Any, n: Any, base: Any, factors: Any, out: Any) -> None:
     sums = np.empty(TILE, np.float64)
