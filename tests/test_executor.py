@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 from reference_methods import REFERENCES
 from safetensors.numpy import load_file, save_file
+from test_methods import CASES as METHOD_ROWS
+from test_methods import resolved
 
 import graftwork as gw
 from graftwork import methods
 from graftwork.executor import local
+from graftwork.methods.arrays import merge_arrays
 from graftwork.methods.base import CHUNK
 from graftwork.stores import FORMATS
 from graftwork.testing import contents, numpy_dtype
 
-CASES = [
+EXAMPLES = [
     ("linear", 3, {"weights": [1, 2, 0.5]}),
     ("linear", 2, {"normalize": False, "weights": [0.3, 0.9]}),
     ("slerp", 2, {"t": 0.3}),
@@ -35,7 +38,24 @@ CASES = [
     ("dare_linear", 2, {"density": 0.4, "rescale_norm": "l1"}),
     ("dare_ties", 3, {"density": 0.4}),
 ]
-IDS = [f"{method}-{'-'.join(str(v) for v in options.values())}" for method, _, options in CASES]
+"""Compared with plain NumPy below; the other methods are in tests/test_methods.py, and here with what `merge_arrays` gives."""
+
+
+def usual(row):
+    """Return a number of models that a method is tried with, near three."""
+    return min(row.counts, key=lambda count: abs(count - 3))
+
+
+ROWS = [row for row in METHOD_ROWS if not methods.get(row.method).companion]
+EVERY = [
+    *EXAMPLES,
+    *((row.method, n, resolved(row.options, n)) for row in ROWS for n in [usual(row)]),
+]
+
+
+def ids(cases):
+    """Return a name for each case."""
+    return [f"{method}-{'-'.join(str(v) for v in options.values())}" for method, _, options in cases]
 
 
 def has_base(method):
@@ -52,11 +72,6 @@ def state(folder):
     return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_every_method_has_a_case():
-    """No method escapes the tests below."""
-    assert {method for method, *_ in CASES} == set(methods.METHODS)
-
-
 # The same bytes -----------------------------------------------------------------------------------------------------
 
 BIG = 1_200_000
@@ -64,9 +79,9 @@ BIG = 1_200_000
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Four files of one model: a tensor of many blocks, small ones, a scalar, nothing, statistics, half precision."""
+    """Eight files of one model: a tensor of many blocks, small ones, a scalar, nothing, statistics, half precision."""
     folder = tmp_path_factory.mktemp("models")
-    for k in range(4):
+    for k in range(8):
         rng = np.random.default_rng(k)
         # multiples of 1/64 make equal magnitudes common, so that ties between them are broken everywhere
         coarse = (rng.integers(-64, 65, 70_000) / 64).astype(np.float32)
@@ -74,6 +89,8 @@ def models(tmp_path_factory):
             {
                 "big": rng.standard_normal(BIG, dtype=np.float32),
                 "coarse": coarse,
+                "matrix": rng.standard_normal((320, 250), dtype=np.float32),
+                "filters": rng.standard_normal((7, 5, 3, 3), dtype=np.float32),
                 "half": rng.standard_normal((300, 250)).astype(numpy_dtype("bfloat16")),
                 "double": rng.standard_normal((33, 5)),
                 "one": rng.standard_normal(()).astype(np.float32),
@@ -83,21 +100,54 @@ def models(tmp_path_factory):
             },
             folder / f"m{k}.safetensors",
         )
-    return [folder / f"m{k}.safetensors" for k in range(4)]
+    return [folder / f"m{k}.safetensors" for k in range(8)]
 
 
-@pytest.mark.parametrize(("method", "count", "options"), CASES, ids=IDS)
+@pytest.mark.parametrize(("method", "count", "options"), EVERY, ids=ids(EVERY))
 def test_threads_and_blocks_do_not_change_a_bit(models, tmp_path, monkeypatch, method, count, options):
     """1, 2 and 5 threads, blocks of 4096, 65536 and everything at once: one file."""
-    base = models[3] if has_base(method) else None
+    base = models[7] if has_base(method) else None
     found = set()
-    for block in (4096, 65536, 1 << 21):
+    for block, threads in ((4096, 1), (4096, 5), (65536, 2), (1 << 21, 1), (1 << 21, 2)):
         monkeypatch.setattr(local, "block_elements", lambda *_, block=block: max(CHUNK, block))
-        for threads in (1, 2, 5):
-            out = tmp_path / "out.safetensors"
-            gw.merge(models[:count], method=method, base=base, output=out, threads=threads, overwrite=True, **options)
-            found.add(out.read_bytes())
+        out = tmp_path / "out.safetensors"
+        gw.merge(models[:count], method=method, base=base, output=out, threads=threads, overwrite=True, **options)
+        found.add(out.read_bytes())
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("layout", ["keras", "torch"])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method)
+def test_files_give_what_arrays_give(tmp_path, monkeypatch, row, layout):
+    """Units are found in the layout of the file, whatever the blocks: names with slashes are Keras's."""
+    monkeypatch.setattr(local, "block_elements", lambda *_: CHUNK)
+    shapes = {"a/kernel": (70, 90), "b/kernel": (3, 3, 5, 8), "c/bias": (90,), "d/kernel": (1, 5), "e/scale": ()}
+    names = {name: name if layout == "keras" else name.replace("/", ".") for name in shapes}
+    count = usual(row)
+    rng = np.random.default_rng(0)
+    arrays = [
+        {names[n]: rng.standard_normal(shape).astype(np.float32) for n, shape in shapes.items()}
+        for _ in range(count + 1)
+    ]
+    for k, tensors in enumerate(arrays):
+        save_file(tensors, tmp_path / f"{k}.safetensors")
+    files = [tmp_path / f"{k}.safetensors" for k in range(count)]
+    base = tmp_path / f"{count}.safetensors" if row.has_base else None
+
+    options = resolved(row.options, count)
+    out = gw.merge(files, method=row.method, base=base, output=tmp_path / "out.safetensors", seed=3, **options)
+
+    for name, found in load_file(out).items():
+        wanted = merge_arrays(
+            row.method,
+            [tensors[name] for tensors in arrays[:count]],
+            base=arrays[count][name] if row.has_base else None,
+            name=name,
+            seed=3,
+            unit_axis=-1 if layout == "keras" else 0,
+            **options,
+        )
+        np.testing.assert_array_equal(found, wanted, err_msg=name)
 
 
 def test_the_seed_and_nothing_else_draws_the_masks(models, tmp_path):
@@ -130,7 +180,7 @@ ULPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2e-6, "float64": 1e
 
 
 @pytest.mark.parametrize("mixture", MIXTURES, ids=lambda m: "-".join(dict.fromkeys(m)))
-@pytest.mark.parametrize(("method", "count", "options"), CASES, ids=IDS)
+@pytest.mark.parametrize(("method", "count", "options"), EXAMPLES, ids=ids(EXAMPLES))
 def test_values_are_those_of_plain_numpy(tmp_path, method, count, options, mixture):
     """Against the formula on whole arrays in float64; the result may be off by one rounding to its dtype."""
     if options.get("trim") == "model" or options.get("rescale_norm") == "l1":
