@@ -30,7 +30,7 @@ class Consensus(MergeMethod):
 
     Attributes:
         weight: Factor of each task vector; may be negative.
-        tall_lambda: How much larger than the others' sum, at least, a model's entry has to be for the model to need it; not negative.
+        tall_lambda: c: what fraction of the sum of the others a model's entry has to reach for the model to need it; not negative.
         k: How many models have to need an entry.
         lambda_: λ, spelled `lambda` in recipes: how much of the merged task vector is added.
     """
