@@ -16,7 +16,7 @@ from graftwork import methods
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.methods.arrays import merge_arrays
 from graftwork.methods.base import CHUNK, Base, Block
-from graftwork.methods.options import Options, json_schema, option_rows
+from graftwork.methods.options import Options, Place, json_schema, option_rows
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 
@@ -471,6 +471,17 @@ def test_trimmed_mean_by_hand():
     assert merge_arrays("trimmed_mean", models, trim=0) == np.float32(116 / 5)
 
 
+@pytest.mark.parametrize("n", [3, 4, 6, 7, 9, 100])
+def test_trimmed_mean_says_how_much_to_trim(n):
+    """And takes what it says; a little less is refused with the same words."""
+    models = [f32(i * i) for i in range(n)]
+    with pytest.raises(OptionError, match="leaves out none of") as error:
+        merge_arrays("trimmed_mean", models, trim=0.99 / n)
+    advised = float(str(error.value).split("set it to ")[1].split()[0])
+
+    assert merge_arrays("trimmed_mean", models, trim=advised) < np.float32((n - 1) * (2 * n - 1) / 6)
+
+
 def test_trimmed_mean_counts_in_decimals():
     """0.29 of 100 models is 29, though 0.29 · 100 is 28.999999999999996: 29 … 70 are left, whatever the 29 at either end are."""
     models = [f32(i) for i in range(100)]
@@ -632,12 +643,12 @@ def test_options_by_model_and_tensor():
         AB,
     )
 
-    assert options.for_tensor("enc/x/kernel").density == (1.0, 0.5)
-    assert options.for_tensor("enc/x/bias").density == (0.1, 0.2)
-    assert options.for_tensor("dec/bias").density == 0.2
-    assert options.for_tensor("dec/bias").lambda_ == 2.0
-    assert options.for_tensor("enc/x/kernel") is options.for_tensor("dec/y/kernel")
-    assert options.unused_filters(["dec/kernel"]) == ["density: enc/*"]
+    assert options.for_tensor(Place("enc/x/kernel")).density == (1.0, 0.5)
+    assert options.for_tensor(Place("enc/x/bias")).density == (0.1, 0.2)
+    assert options.for_tensor(Place("dec/bias")).density == 0.2
+    assert options.for_tensor(Place("dec/bias")).lambda_ == 2.0
+    assert options.for_tensor(Place("enc/x/kernel")) is options.for_tensor(Place("dec/y/kernel"))
+    assert options.unused_filters([Place("dec/kernel")]) == ["density: enc/*"]
 
 
 def test_globs_are_over_the_whole_name_and_know_upper_case():
@@ -646,7 +657,7 @@ def test_globs_are_over_the_whole_name_and_know_upper_case():
         "slerp", {"t": [{"filter": "a*/k", "value": 0.1}, {"filter": "re:K$", "value": 0.2}, {"value": 0.3}]}, AB
     )
 
-    assert [options.for_tensor(name).t for name in ("a/b/k", "xa/b/k", "a/K", "a")] == [0.1, 0.3, 0.2, 0.3]
+    assert [options.for_tensor(Place(name)).t for name in ("a/b/k", "xa/b/k", "a/K", "a")] == [0.1, 0.3, 0.2, 0.3]
 
 
 REFUSALS = [
@@ -693,7 +704,7 @@ REFUSALS = [
     (
         "ties",
         {"weight": [{"filtr": "x", "value": 1}]},
-        "entry 1 of option 'weight' of ties has the keys filtr, value; expected filter and value",
+        "entry 1 of option 'weight' of ties has the keys filtr, value; expected value, and filter, role or layer",
     ),
     (
         "linear",
@@ -701,6 +712,16 @@ REFUSALS = [
         "option 'weight' of linear is 1, -1, which sums to 0 and cannot be normalized; "
         "change a weight or set normalize: false",
     ),
+    (
+        "trimmed_mean",
+        {},
+        "option 'trim' of trimmed_mean is 0.25, which leaves out none of 2 models; set it to 0 for the mean of all",
+    ),
+    ("trimmed_mean", {"trim": 0.5}, "option 'trim' of trimmed_mean is 0.5; expected a number in [0, 0.5)"),
+    ("ema", {"decay": 1}, "option 'decay' of ema is 1; expected a number in [0, 1)"),
+    ("swa", {"every": 0}, "option 'every' of swa is 0; expected a whole number in [1, inf)"),
+    ("swa", {"start": 2}, "option 'start' of swa is 2, but the number of models is 2, so none would count"),
+    ("consensus", {"k": 3}, "option 'k' of consensus is 3, but the number of models is 2, so no entry would be kept"),
     ("passthrough", {}, "passthrough merges exactly 1 model, but there are 2"),
 ]
 
@@ -732,9 +753,9 @@ def test_weights_that_cancel_in_one_tensor_are_refused_for_that_tensor():
     """The plan asks for every tensor's options, so it is still before a weight is read."""
     options = Options("linear", {"weight": [{"filter": "a", "value": [1, -1]}, {"value": 1}]}, AB)
 
-    assert options.for_tensor("b").weight == 1
+    assert options.for_tensor(Place("b")).weight == 1
     with pytest.raises(OptionError, match="sums to 0"):
-        options.for_tensor("a")
+        options.for_tensor(Place("a"))
 
 
 @every_case

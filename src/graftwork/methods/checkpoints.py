@@ -75,7 +75,7 @@ class StochasticWeightAveraging(MergeMethod):
         super().check(n_models, has_base)
         if self.start >= n_models:
             raise OptionError(
-                f"option 'start' of {self.name} is {self.start}, but there are {n_models} models; it is less than their number"
+                f"option 'start' of {self.name} is {self.start}, but the number of models is {n_models}, so none would count"
             )
 
     def statistic_weights(self, n_models: int) -> tuple[float, ...]:

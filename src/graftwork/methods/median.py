@@ -53,7 +53,7 @@ class TrimmedMean(MergeMethod):
         """Refuse a fraction that leaves out no model."""
         super().check(n_models, has_base)
         if self.trim > 0 and self._cut(n_models) == 0:
-            advice = f"set it to {1 / n_models:.2g} or more, or to 0" if n_models > 2 else "set it to 0"
+            advice = f"set it to {math.ceil(100 / n_models) / 100} or more, or to 0" if n_models > 2 else "set it to 0"
             raise OptionError(
                 f"option 'trim' of {self.name} is {self.trim:g}, which leaves out none of {n_models} models; {advice} for the mean of all"
             )
