@@ -371,10 +371,14 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def settings_of(step: MergeStep) -> dict[str, Any]:
-    """Return a step as its result's record spells it."""
-    own = step.model_dump(exclude={"options"}, exclude_defaults=True)
-    return {**own, **step.options}
+def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reader]) -> MergePlan:
+    """Return the plan of one merge of a recipe."""
+    models, base = [readers[name] for name in step.models], readers[step.base] if step.base is not None else None
+    return plan_merge(request_of(step, recipe), models, base)
+
+
+PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan]] = {"merge": plan_merge_step}
+"""How each kind of step is planned: from the step, its recipe, and the open (or planned) input of each name."""
 
 
 @contextlib.contextmanager
@@ -388,9 +392,7 @@ def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan]]:
             for wanted in step.inputs():
                 if wanted not in readers:
                     readers[wanted] = stack.enter_context(open_store(_path(recipe, wanted, root)))
-            plan = plan_merge(
-                request_of(step, recipe), [readers[m] for m in step.models], readers[step.base] if step.base else None
-            )
+            plan = PLANNERS[step.kind](step, recipe, readers)
             plans[name] = plan
             readers[name] = PlannedReader(name, plan)
         yield plans
@@ -428,16 +430,15 @@ def run(
             if name not in needed:
                 continue
             step = recipe.steps[name]
-            paths = [made.get(m) or _path(recipe, m, root) for m in step.inputs()]
-            with opened(paths) as readers:
-                base = readers.pop() if step.base is not None else None
-                plan = plan_merge(request_of(step, recipe), readers, base)
+            names = list(dict.fromkeys(step.inputs()))
+            with opened([made.get(m) or _path(recipe, m, root) for m in names]) as readers:
+                plan = PLANNERS[step.kind](step, recipe, dict(zip(names, readers, strict=True)))
                 target = outputs.get(name)
                 if target is None:
-                    row = FORMATS[readers[0].header.format]
+                    row = FORMATS[plan.models[0].header.format]
                     suffix = row.suffixes[0] if row.suffixes else ""
                     target = replace(first, path=Path(between) / f"{name}{suffix}", format=row.name, overwrite=False)
-                result = write_merge(plan, target, settings_of(step), _named(progress, name))
+                result = write_merge(plan, target, step.settings(), _named(progress, name), verb=step.kind)
             made[name] = target.path
             if name in outputs:
                 results[name] = result

@@ -1,17 +1,19 @@
 """What a recipe is: named models, named steps whose outputs other steps may use, and where results go.
 
-Every kind of step is one class here and one row of `STEP_KINDS`; a step's fields are its declaration, from which the reader's
-checks and the JSON Schema are made. Paths are as the user wrote them, relative to the recipe's own directory.
+Every kind of step is one class, a `Step` and one row of `STEP_KINDS`; its fields are its declaration, from which the reader's
+checks and the JSON Schema are made. How it is planned is one row of `graftwork.pipeline.PLANNERS`. Paths are as the user wrote them,
+relative to the recipe's own directory.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from graftwork.errors import GraftworkError, OptionError, RecipeError, UnknownNameError, suggest
-from graftwork.methods import Base, get
-from graftwork.methods.options import Options
+from graftwork.methods import METHODS, Base, MergeMethod, get
+from graftwork.methods.options import Options, json_schema
+from graftwork.recipe.slips import sentence
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\s]+$")]
 """What a model or step is called: any word without a slash."""
@@ -39,7 +41,30 @@ class ModelSource(Frozen):
     classes: tuple[str, ...] | None = None
 
 
-class MergeStep(Frozen):
+class Step(Frozen):
+    """What is made of models and earlier steps; a kind of step is a class below this one.
+
+    Attributes:
+        kind: The word that recipes and records use for it.
+    """
+
+    kind: ClassVar[str]
+
+    def inputs(self) -> Iterator[str]:
+        """Yield the names of the models and steps that it needs, in order."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Return the step as its result's record spells it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def schema_of_settings(cls) -> dict[str, Any]:
+        """Return the JSON Schema of what recipes say of such a step."""
+        return cls.model_json_schema()
+
+
+class MergeStep(Step):
     """One merge in weight space.
 
     Attributes:
@@ -104,13 +129,52 @@ class MergeStep(Frozen):
         return self
 
     def inputs(self) -> Iterator[str]:
-        """Yield the names that this step needs."""
+        """Yield the names of the models, then of the base."""
         yield from self.models
         if self.base is not None:
             yield self.base
 
+    def settings(self) -> dict[str, Any]:
+        """Return the step as its result's record spells it, options beside the other fields."""
+        return {**self.model_dump(exclude={"options"}, exclude_defaults=True), **self.options}
 
-STEP_KINDS: dict[str, type[MergeStep]] = {"merge": MergeStep}
+    @classmethod
+    def schema_of_settings(cls) -> dict[str, Any]:
+        """Return the JSON Schema, every method with its own options."""
+        own = cls.model_json_schema()["properties"]
+        fields = {k: _or_one_word(v) for k, v in own.items() if k not in ("options", "method")}
+        return {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "method": {"const": name, "description": (method.__doc__ or "").strip().partition("\n")[0]},
+                        **fields,
+                        **_options(method),
+                    },
+                    "required": ["method", "models", *(["base"] if method.base.value == "required" else [])],
+                    "additionalProperties": False,
+                }
+                for name, method in METHODS.items()
+            ]
+        }
+
+
+def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field; a list of words may be a single one."""
+    if field.get("type") != "array":
+        return field
+    about = {k: v for k, v in field.items() if k in ("title", "default", "description")}
+    return {**about, "anyOf": [{k: v for k, v in field.items() if k not in about}, field["items"]]}
+
+
+def _options(method: type[MergeMethod]) -> dict[str, Any]:
+    """Return the schema of a method's options as recipes spell them."""
+    found: dict[str, Any] = json_schema(method)["properties"]
+    return {**found, "weights": found["weight"]} if "weight" in found else found
+
+
+STEP_KINDS: dict[str, type[Step]] = {cls.kind: cls for cls in (MergeStep,)}
 """Every kind of step by the word that recipes use for it."""
 
 
@@ -124,7 +188,7 @@ class Recipe(Frozen):
     """
 
     models: Mapping[Name, ModelSource]
-    steps: Mapping[Name, MergeStep]
+    steps: Mapping[Name, SerializeAsAny[Step]]
     outputs: Mapping[Name, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -184,8 +248,8 @@ class Recipe(Frozen):
         return done
 
 
-def _step(name: str, step: Any) -> Any:
-    if isinstance(step, MergeStep):
+def _step(name: str, step: Any) -> Step:
+    if isinstance(step, Step):
         return step
     if not isinstance(step, Mapping) or len(step) != 1:
         raise RecipeError(
@@ -201,5 +265,5 @@ def _step(name: str, step: Any) -> Any:
         return STEP_KINDS[kind].model_validate(settings)
     except GraftworkError as error:
         raise RecipeError(f"step {name!r}: {error}") from error
-    except ValidationError:
-        return settings  # to be validated in its place, which the message then names
+    except ValidationError as error:
+        raise RecipeError(sentence(error, STEP_KINDS[kind], f"steps.{name}.")) from error

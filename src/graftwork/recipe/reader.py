@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from graftwork.errors import GraftworkError, RecipeError, suggest
-from graftwork.methods import METHODS, MergeMethod
-from graftwork.methods.options import json_schema
-from graftwork.recipe.model import STEP_KINDS, MergeStep, ModelSource, Recipe
+from graftwork.errors import GraftworkError, RecipeError
+from graftwork.recipe.model import STEP_KINDS, ModelSource, Recipe
+from graftwork.recipe.slips import sentence
 from graftwork.stores.files import read_small
 
 MAX_BYTES = 1 << 22
@@ -81,68 +80,18 @@ def _validated(data: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_sentence(error)}") from error
+        raise RecipeError(f"{where}: {sentence(error, Recipe)}") from error
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from error
     except GraftworkError as error:
         raise RecipeError(f"{where}: {error}") from error
 
 
-_EXPECTED = {
-    "string_type": "a text",
-    "tuple_type": "a list of names",
-    "dict_type": "a mapping",
-    "model_type": "a path, or a mapping with `path`",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "too_short": "one or more",
-    "string_too_short": "a name",
-    "string_pattern_mismatch": "a name without slashes and blanks",
-}
-"""What a field should be, by pydantic's word for what is wrong."""
-
-
-def _sentence(error: ValidationError) -> str:
-    """Return the first thing that is wrong; a word that is not known may be why another is missing."""
-    first = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")[0]
-    place = ".".join(str(p) for p in first["loc"] if p != "[key]")
-    more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        homes: dict[int, type[BaseModel]] = {1: Recipe, 3: ModelSource}
-        known = homes.get(len(first["loc"]), MergeStep)
-        return f"{place!r} is not known; {suggest(str(first['loc'][-1]), known.model_fields)}{more}"
-    if first["type"] == "missing":
-        return f"{place!r} is missing{more}"
-    expected = _EXPECTED.get(first["type"]) or first.get("ctx", {}).get("expected")
-    told = f"expected {expected}" if expected else first["msg"][0].lower() + first["msg"][1:]
-    return f"{place!r} is {repr(first['input'])[:60]}; {told}{more}"
-
-
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a recipe, every method with its own options."""
+    """Return the JSON Schema of a recipe, every kind of step and every method with its own options."""
     model = ModelSource.model_json_schema()
-    kinds = {}
-    for kind, cls in STEP_KINDS.items():
-        fields = cls.model_json_schema()["properties"]
-        fields = {k: _or_one_word(v) for k, v in fields.items() if k not in ("options", "method")}
-        kinds[kind] = {
-            "oneOf": [
-                {
-                    "type": "object",
-                    "properties": {
-                        "method": {"const": name, "description": (method.__doc__ or "").strip().partition("\n")[0]},
-                        **fields,
-                        **_options(method),
-                    },
-                    "required": ["method", "models", *(["base"] if method.base.value == "required" else [])],
-                    "additionalProperties": False,
-                }
-                for name, method in METHODS.items()
-            ]
-        }
+    kinds = {kind: cls.schema_of_settings() for kind, cls in STEP_KINDS.items()}
+    definitions = {name: body for settings in kinds.values() for name, body in settings.pop("$defs", {}).items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "graftwork recipe",
@@ -168,18 +117,5 @@ def schema() -> dict[str, Any]:
         },
         "required": ["models", "steps"],
         "additionalProperties": False,
+        **({"$defs": definitions} if definitions else {}),
     }
-
-
-def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field; a list of words may be a single one."""
-    if field.get("type") != "array":
-        return field
-    about = {k: v for k, v in field.items() if k in ("title", "default", "description")}
-    return {**about, "anyOf": [{k: v for k, v in field.items() if k not in about}, field["items"]]}
-
-
-def _options(method: type[MergeMethod]) -> dict[str, Any]:
-    """Return the schema of a method's options as recipes spell them."""
-    found: dict[str, Any] = json_schema(method)["properties"]
-    return {**found, "weights": found["weight"]} if "weight" in found else found
