@@ -19,7 +19,7 @@ from graftwork.methods.options import Place
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output, plan_merge
 from graftwork.recipe import MergeStep, Recipe
-from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, open_store
+from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of, open_store, spelling
 from graftwork.stores.staged import Staged
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
@@ -100,13 +100,7 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Reader]]:
 
 def labels_of(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return a short name for each source: its file name without endings, with a number where two are the same."""
-    found = []
-    for path in paths:
-        stem = path.name
-        for suffix in sorted((s for row in FORMATS.values() for s in row.suffixes), key=len, reverse=True):
-            stem = stem.removesuffix(suffix)
-        found.append(stem or path.name)
-    return distinct(found)
+    return distinct([label_of(path) for path in paths])
 
 
 def write_merge(
@@ -296,7 +290,7 @@ def convert(
         lender = stack.enter_context(open_store(like)) if like is not None else None
         row = format_for_target(target.path, lender or reader, target.format)
         plan, losses = plan_convert(reader, row, like=lender, dtype=dtype)
-        settings = {"source": source.name, "format": row.name, "dtype": dtype, "like": like.name if like else None}
+        settings = {"source": reader.path.name, "format": row.name, "dtype": dtype, "like": lender.path.name if lender else None}
         result = write_merge(plan, target, settings, progress, verb="convert", like=lender)
     return replace(result, notes=(*result.notes, *(f"{row.name} cannot carry {loss}: left out" for loss in losses)))
 
@@ -399,7 +393,7 @@ def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan]]:
 
 
 def _path(recipe: Recipe, name: str, root: Path) -> Path:
-    return root / Path(recipe.models[name].path).expanduser()
+    return spelling.below(root, recipe.models[name].path)
 
 
 def run(

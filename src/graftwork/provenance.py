@@ -42,6 +42,8 @@ def describe(label: str, reader: Reader) -> dict[str, Any]:
         "size_bytes": header.size_bytes,
         "header_digest": digest.hexdigest(),
     }
+    if header.cards:
+        found["cards"] = [card.to_dict() for card in header.cards]
     if header.library:
         found["library"] = header.library
     return found

@@ -87,11 +87,11 @@ def verify(path: Path, *, load: bool, progress: Callable[[str, int, int], None] 
         if check is not None:
             check()
         nonfinite = count_nonfinite(reader, count)
-        header, tensors = reader.header, len(reader.specs())
+        header, tensors, place = reader.header, len(reader.specs()), reader.path
     notes = list(header.notes)
     loaded, error = None, ""
     if load and _loads_in_keras(header):
-        loaded, error = load_in_fresh_process(path)
+        loaded, error = load_in_fresh_process(place)
     elif load:
         notes.append(f"format {header.format!r} is not one that Keras loads as a model, so it was not loaded")
     return Verification(

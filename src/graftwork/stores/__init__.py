@@ -1,6 +1,7 @@
 """Tensor stores: one file per format, each reading headers first and blocks after.
 
-`open_store` finds the format of a path, `format_for_target` the one that a new path asks for, and `FORMATS` lists them all.
+`open_store` finds what a path or another spelling of a source stands for, `format_for_target` the one that a new path asks
+for, and `FORMATS` lists them all.
 """
 
 import importlib
@@ -8,9 +9,22 @@ import pkgutil
 from pathlib import Path
 
 from graftwork.errors import OutputError, StoreError, UnknownNameError
+from graftwork.stores import spelling
 from graftwork.stores.base import FORMATS, Extent, Format, Header, Reader, Writer
+from graftwork.stores.lora import LoraReader
 
-__all__ = ["FORMATS", "Extent", "Format", "Header", "Reader", "Writer", "format_for_target", "open_store", "recognise"]
+__all__ = [
+    "FORMATS",
+    "Extent",
+    "Format",
+    "Header",
+    "Reader",
+    "Writer",
+    "format_for_target",
+    "label_of",
+    "open_store",
+    "recognise",
+]
 
 for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
     importlib.import_module(f"{__name__}.{_module}")  # each registers its format, so that adding one is adding a file
@@ -39,14 +53,39 @@ def recognise(path: Path) -> Format:
     )
 
 
-def open_store(path: Path | str) -> Reader:
-    """Open a source, whatever its format.
+def open_store(source: Path | str) -> Reader:
+    """Open a source, whatever its format: a path, a model on the Hub, or either with adapters (see `graftwork.stores.spelling`).
 
     Raises:
         StoreError: If it does not exist, is in no known format, or is damaged.
+        MismatchError: If an adapter does not fit its base.
     """
-    path = Path(path)
-    return recognise(path).open(path)
+    base, *adapters = spelling.split(source)
+    path = spelling.place(base)
+    if adapters and not path.exists():
+        raise StoreError(
+            f"there is no file or directory {source}, nor a model {base} that adapters could be applied to"
+        )
+    reader = recognise(path).open(path)
+    try:
+        for adapter in adapters:
+            reader = LoraReader(reader, spelling.place(adapter))
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def label_of(source: Path | str) -> str:
+    """Return a short name for a source: its file's or directory's name without an ending, likewise of each adapter."""
+    return "+".join(_stem(spelling.name(part)) for part in spelling.split(source))
+
+
+def _stem(name: str) -> str:
+    stem = name
+    for suffix in sorted((s for row in FORMATS.values() for s in row.suffixes), key=len, reverse=True):
+        stem = stem.removesuffix(suffix)
+    return stem or name
 
 
 def format_for_target(path: Path | str, like: Reader | None = None, name: str | None = None) -> Format:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from graftwork.architecture.layer import Layer
 from graftwork.errors import StoreError, UnknownNameError
+from graftwork.stores.model_card import Card
+from graftwork.stores.writeback import begin_writeback
 from graftwork.tensor import ITEMSIZE, TensorSpec
 
 Raw = NDArray[Any]
@@ -57,6 +59,7 @@ class Header:
         notes: What a user should know about how the file was read (a name that had to stay an index, …).
         unit_axis: The axis of its tensors that counts the outputs of a layer: -1 in Keras's layout, 0 in PyTorch's.
         twins: Tensors that the file holds twice, by the name of the first; both must be given the same values.
+        cards: What is known of the models that it consists of: one, and one for each adapter.
     """
 
     format: str
@@ -71,6 +74,7 @@ class Header:
     notes: tuple[str, ...] = ()
     unit_axis: int = -1
     twins: Mapping[str, str] = field(default_factory=dict)
+    cards: tuple[Card, ...] = ()
 
 
 @runtime_checkable
@@ -227,9 +231,15 @@ def pread_full(fd: int, out: Raw, offset: int, path: Path) -> None:
         done += count
 
 
+WRITEBACK_BYTES = 1 << 16
+"""Blocks from which on it is worth asking the system to begin writing them to the disk."""
+
+
 def pwrite_full(fd: int, block: Raw, offset: int) -> None:
     """Write all of `block` at a byte offset."""
     view = block.data.cast("B")
     done = 0
     while done < len(view):
         done += os.pwritev(fd, [view[done:]], offset + done)
+    if done >= WRITEBACK_BYTES:
+        begin_writeback(fd, offset, done)

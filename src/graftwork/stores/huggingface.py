@@ -6,6 +6,7 @@
     model.safetensors                   or model-00001-of-00003.safetensors … and model.safetensors.index.json:
                                         {"metadata": {"total_size": …}, "weight_map": {"TENSOR": "model-00001-of-00003.safetensors"}}
     tokenizer.json, merges.txt …        the tokenizer and other small files, carried over as they are
+    README.md                           the model card; merges get one of their own, see `graftwork.stores.model_card`
     graftwork.json                      our record, in directories that graftwork made
 
 Weights in any other format (PyTorch's pickles, ``tf_model.h5``, …) are neither read nor carried over: beside a merged model they
@@ -23,6 +24,7 @@ from typing import Any
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, register
 from graftwork.stores.files import digest_of, read_json, read_small
+from graftwork.stores.model_card import CARD, card_of, render
 from graftwork.stores.safetensors import (
     SafetensorsReader,
     SafetensorsWriter,
@@ -81,7 +83,7 @@ class HuggingFaceReader:
 
     Attributes:
         metadata: The free texts that all its safetensors files have in common.
-        other_files: What a model made like this one gets too: configuration, tokenizer, …
+        carried: What a model made like this one gets too, by its path in the directory: configuration, tokenizer, …
 
     Raises:
         StoreError: If it holds no safetensors, or index and shards disagree, or something links to elsewhere.
@@ -108,7 +110,7 @@ class HuggingFaceReader:
         for name in names:
             if len(name) > 255 or not os.path.lexists(path / name):
                 raise StoreError(f"{INDEX} of {path.name} refers to the shard {name[:80]!r}, which is not there")
-            file = _inside(path / name, path)
+            file = inside(path / name, path)
             try:
                 self._shards.append(SafetensorsReader(file))
             except StoreError as error:
@@ -121,9 +123,10 @@ class HuggingFaceReader:
         said = config or {}
         self._name(quantized=isinstance(said.get("quantization_config"), dict))
         self.metadata: Mapping[str, str] = _common([shard.metadata for shard in self._shards])
-        self.other_files, left = _files(path)
+        others, left = _files(path)
+        self.carried: Mapping[str, Path] = {str(file.relative_to(path)): file for file in others}
         read = [path / name for name in ([] if promised is None else [INDEX]) + names]
-        files = [*read, *self.other_files]
+        files = [*read, *others]
         version = said.get("transformers_version")
         self.header = Header(
             format="huggingface",
@@ -132,13 +135,10 @@ class HuggingFaceReader:
             library=f"transformers {version}"[:40] if isinstance(version, str) else "",
             files=tuple(files),
             size_bytes=sum(file.stat().st_size for file in files),
-            assets={
-                file.name: digest_of(file)
-                for file in self.other_files
-                if file.parent == path and file.name in VOCABULARIES
-            },
+            assets={file.name: digest_of(file) for file in others if file.parent == path and file.name in VOCABULARIES},
             provenance=self._json(RECORD),
             notes=_notes(path, [file for file in left if file not in read]),
+            cards=(card_of(path, config),),
             unit_axis=unit_axis_of(self._table.specs, self.metadata),
         )
 
@@ -147,7 +147,7 @@ class HuggingFaceReader:
         file = self.path / name
         if not os.path.lexists(file):
             return None
-        return read_json(read_small(_inside(file, self.path)), f"{name} of {self.path.name}")
+        return read_json(read_small(inside(file, self.path)), f"{name} of {self.path.name}")
 
     def _promised(self) -> dict[str, str] | None:
         """Return which shard holds which tensor by the index, or None where one file holds them all."""
@@ -214,7 +214,7 @@ class HuggingFaceReader:
 
     def asset(self, name: str) -> bytes:
         """Return the contents of a file that belongs to the model's function."""
-        return read_small(_inside(self.path / name, self.path))
+        return read_small(inside(self.path / name, self.path))
 
     def close(self) -> None:
         """Close every shard; closing twice does nothing."""
@@ -228,7 +228,7 @@ class HuggingFaceReader:
         self.close()
 
 
-def _inside(file: Path, root: Path) -> Path:
+def inside(file: Path, root: Path) -> Path:
     """Return `file` if what it links to, if anything, belongs to the directory `root`.
 
     A folder called ``blobs`` beside `root` or one floor above counts as part of it: in the cache of huggingface_hub,
@@ -267,7 +267,7 @@ def _files(path: Path) -> tuple[list[Path], list[Path]]:
         elif not file.is_file() or any(fnmatchcase(file.name, pattern) for pattern in OTHER_WEIGHTS):
             left.append(file)
         elif file.name != RECORD and file.name.lower() not in MODEL_CARDS:
-            kept.append(_inside(file, path))
+            kept.append(inside(file, path))
     return kept, left
 
 
@@ -291,7 +291,7 @@ def _why_no_weights(path: Path) -> str:
             "does. Save the model as safetensors with transformers: save_pretrained(DIRECTORY, safe_serialization=True)"
         )
     if (path / "adapter_model.safetensors").exists():
-        return f"{path} holds an adapter, not a model; merge it into its base model first (peft: merge_and_unload)"
+        return f"{path} holds an adapter, not a model; write BASE+{path}, with the model that it was trained on"
     return f"{path} has neither {SINGLE} nor {INDEX}, so it holds no weights that graftwork reads"
 
 
@@ -384,18 +384,23 @@ def _cut(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]
 def _carry(path: Path, specs: Sequence[TensorSpec], like: Reader, provenance: str) -> list[Path]:
     """Write everything but weights and return those files."""
     made: list[Path] = []
-    if isinstance(like, HuggingFaceReader):
-        for file in like.other_files:
-            target = path / file.relative_to(like.path)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
-            made.append(target)
+    carried: Mapping[str, Path] = getattr(like, "carried", {})
+    for name, file in carried.items():
+        target = path / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
+        made.append(target)
+    if CONFIG in carried:
         config = with_dtype(like.header.config, written_dtype(specs))
         if config != like.header.config:
             (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if provenance:
         (path / RECORD).write_text(provenance, encoding="utf-8")
         made.append(path / RECORD)
+        record = json.loads(provenance)
+        if "merge" in record:
+            (path / CARD).write_text(render(record), encoding="utf-8")
+            made.append(path / CARD)
     return made
 
 
