@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import models
-from benchmarks.measure import Run, alternating, floor, machine, middle, process, ratio
+from benchmarks.measure import alternating, floor, graftwork, machine, middle, process, ratio
+from benchmarks.options import Options
+from benchmarks.peers import peers
+from benchmarks.scaling import crowd, dtypes, first, scaling
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 ROUNDS = 5
@@ -28,13 +31,9 @@ found[0].save(sys.argv[1])
 """The way of the tutorials: load all with Keras, average, set, save."""
 
 
-def graftwork(*arguments: str | Path) -> Callable[[], Run]:
-    """Return a case that runs the command."""
-    return lambda: process([sys.executable, "-m", "graftwork", *map(str, arguments), "--overwrite", "--quiet"])
-
-
-def merges(folder: Path, rounds: int) -> str:
+def merges(given: Options) -> str:
     """Three 1.3 GB float32 models and a base: many tensors, one tensor, and .keras files."""
+    folder, rounds = given.folder, given.rounds
     kinds = {
         "181 tensors, safetensors": lambda: [
             models.safetensors(folder, "many", seed, models.many()) for seed in range(4)
@@ -81,8 +80,9 @@ def merges(folder: Path, rounds: int) -> str:
     )
 
 
-def tutorial(folder: Path, rounds: int) -> str:
+def tutorial(given: Options) -> str:
     """Three ResNet50 files averaged by graftwork and in the tutorials' way."""
+    folder, rounds = given.folder, given.rounds
     files = models.keras(folder, "resnet", 3)
     out = folder / "resnet-out.keras"
     cases = {
@@ -109,8 +109,9 @@ def tutorial(folder: Path, rounds: int) -> str:
     )
 
 
-def startup(folder: Path, rounds: int) -> str:
+def startup(given: Options) -> str:
     """Importing, asking for help, and inspecting a 1.3 GB .keras file."""
+    folder, rounds = given.folder, given.rounds
     (dense,) = models.keras(folder, "dense", 1)[:1]
     python = sys.executable
     cases = {
@@ -124,37 +125,64 @@ def startup(folder: Path, rounds: int) -> str:
     return "\n".join(["| command | wall s | peak MB |", "|---|---:|---:|", *rows])
 
 
-BENCHMARKS = {"merges": merges, "tutorial": tutorial, "startup": startup}
+BENCHMARKS: dict[str, Callable[[Options], str]] = {
+    each.__name__: each for each in (merges, tutorial, startup, dtypes, first, scaling, crowd, peers)
+}
+BY_DEFAULT = tuple(name for name in BENCHMARKS if name != "peers")
+"""All that need nothing but graftwork."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmarks that are named, or all."""
+    """Run the benchmarks that are named, or all that need nothing else."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all but peers by default")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--methods", type=_list, default=(), help="merge methods: linear,ties; where it concerns them")
+    parser.add_argument("--dtype", type=_list, default=(), help="dtypes: float32,bfloat16; of peers and dtypes")
+    parser.add_argument("--size", type=int, default=1300, help="megabytes of a float32 model; of peers and dtypes")
     parser.add_argument(
-        "--folder", type=Path, help="where models are made and kept; by default a temporary one (12 GB)"
+        "--largest", type=int, default=4000, help="megabytes of the largest model of scaling, crowd and first"
     )
-    given = parser.parse_args(arguments)
-    unknown = [name for name in given.names if name not in BENCHMARKS]
+    parser.add_argument("--through", choices=("merge", "run"), default="merge", help="our command in peers")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where tables and plots go")
+    parser.add_argument(
+        "--folder", type=Path, help="where models are made and kept; by default a temporary one (16 GB)"
+    )
+    said = parser.parse_args(arguments)
+    unknown = [name for name in said.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark is called {unknown[0]!r}")
-    folder = given.folder or Path(tempfile.mkdtemp(prefix="graftwork-bench-"))
+    folder = said.folder or Path(tempfile.mkdtemp(prefix="graftwork-bench-"))
     folder.mkdir(exist_ok=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    said.results.mkdir(parents=True, exist_ok=True)
+    given = Options(
+        folder=folder,
+        results=said.results,
+        rounds=said.rounds,
+        methods=said.methods,
+        dtypes=said.dtype,
+        size_mb=said.size,
+        largest_mb=said.largest,
+        through=said.through,
+    )
     try:
-        for name in given.names or BENCHMARKS:
+        for name in said.names or BY_DEFAULT:
             print(f"{name}:", flush=True)
-            body = BENCHMARKS[name](folder, given.rounds)
+            body = BENCHMARKS[name](given)
             print(body)
+            make = "`make bench-peers`" if name == "peers" else "`make bench`"
             text = (
-                f"# {name}\n\n{BENCHMARKS[name].__doc__}\n\nMachine: {machine()}. Command: `make bench`, or "
+                f"# {name}\n\n{BENCHMARKS[name].__doc__}\n\nMachine: {machine()}. Command: {make}, or "
                 f"`python -m benchmarks {name}`; median of {given.rounds} rounds, cases in turn, page cache warm.\n\n{body}\n"
             )
-            (RESULTS / f"{name}.md").write_text(text)
+            (said.results / f"{name}.md").write_text(text)
     finally:
-        if given.folder is None:
+        if said.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 if __name__ == "__main__":

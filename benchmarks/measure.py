@@ -1,6 +1,8 @@
 """Timing whole processes: wall and processor seconds and peak resident memory, as the operating system accounts for them."""
 
+import contextlib
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -9,33 +11,84 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process."""
+    """One finished process: its seconds, its memory, and how many files it had open at once if that was watched."""
 
     wall: float
     cpu: float
     peak_mb: float
+    files: int = 0
 
 
-def process(command: Sequence[str], *, env: dict[str, str] | None = None) -> Run:
-    """Run a command to its end and return what it took; a failing one ends the benchmark."""
+def process(
+    command: Sequence[str], *, env: dict[str, str] | None = None, watch: bool = False, most_files: int | None = None
+) -> Run:
+    """Run a command to its end and return what it took; a failing one ends the benchmark.
+
+    Args:
+        command: The program and its arguments.
+        env: What to change in the environment.
+        watch: Whether to count the files that it has open, every millisecond.
+        most_files: How many the operating system lets it have open.
+    """
+
+    def limit() -> None:
+        if most_files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+
     begin = time.perf_counter()
     child = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+        preexec_fn=limit if most_files is not None else None,
     )
     assert child.stderr is not None
+    most, done = [0], threading.Event()
+    watcher = threading.Thread(target=_count_files, args=(child.pid, most, done))
+    if watch:
+        watcher.start()
     said = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - begin
+    done.set()
+    if watch:
+        watcher.join()
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{' '.join(command)} ended with status {child.returncode}: {said.decode()[-2000:]}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, most[0])
+
+
+def _count_files(pid: int, most: list[int], done: threading.Event) -> None:
+    """Keep the greatest number of open files of a process in `most` until it ends."""
+    folder = Path(f"/proc/{pid}/fd")
+    while not done.wait(0.001):
+        with contextlib.suppress(OSError):
+            most[0] = max(most[0], sum(1 for _ in folder.iterdir()))
+
+
+def graftwork(*arguments: str | Path, env: dict[str, str] | None = None, **how: Any) -> Callable[[], Run]:
+    """Return a case that runs the command; `how` as for `process`."""
+    command = [sys.executable, "-m", "graftwork", *map(str, arguments), "--overwrite", "--quiet"]
+    return lambda: process(command, env=env, **how)
+
+
+def read(*paths: Path) -> None:
+    """Read files, and those of directories, so that they are in the page cache."""
+    buffer = memoryview(bytearray(BLOCK))
+    for path in paths:
+        for file in [path] if path.is_file() else sorted(path.iterdir()):
+            with file.open("rb", buffering=0) as opened:
+                while opened.readinto(buffer):
+                    pass
 
 
 def floor(sources: Sequence[Path], target: Path, threads: int = 2) -> Run:
@@ -66,11 +119,19 @@ def floor(sources: Sequence[Path], target: Path, threads: int = 2) -> Run:
     return Run(time.perf_counter() - begin, time.process_time() - cpu, 0.0)
 
 
-def alternating(cases: dict[str, Callable[[], Run]], rounds: int) -> dict[str, list[Run]]:
-    """Run all cases in turn, round by round, so that a machine that drifts does so for all of them; the first round warms up."""
+def alternating(cases: dict[str, Callable[[], Run]], rounds: int, *, cold: Sequence[str] = ()) -> dict[str, list[Run]]:
+    """Run all cases in turn, round by round, so that a machine that drifts does so for all of them.
+
+    Args:
+        cases: What to run, by name.
+        rounds: How often each is timed.
+        cold: Cases that are not run once before, to warm up, as the others are.
+    """
     found: dict[str, list[Run]] = {name: [] for name in cases}
     for number in range(rounds + 1):
         for name, case in cases.items():
+            if not number and name in cold:
+                continue
             run = case()
             print(
                 f"  round {number} {name}: {run.wall:.2f} s, {run.cpu:.2f} s of processor, {run.peak_mb:.0f} MB",
@@ -84,7 +145,10 @@ def alternating(cases: dict[str, Callable[[], Run]], rounds: int) -> dict[str, l
 def middle(runs: Sequence[Run]) -> Run:
     """Return the median of each figure."""
     return Run(
-        statistics.median(r.wall for r in runs), statistics.median(r.cpu for r in runs), max(r.peak_mb for r in runs)
+        statistics.median(r.wall for r in runs),
+        statistics.median(r.cpu for r in runs),
+        max(r.peak_mb for r in runs),
+        max(r.files for r in runs),
     )
 
 

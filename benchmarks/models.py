@@ -1,15 +1,20 @@
 """Models to measure on, made once in a folder and kept there while a benchmark runs."""
 
 import json
+import math
 import os
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
-LAYERS, WIDTH = 19, 4096
+SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+BLOCK = 1 << 20
+"""Random numbers drawn at a time: this process stays small, for the peak memory of those it starts is counted from its own."""
 
 KERAS = """
 import os, sys
@@ -31,24 +36,83 @@ for seed in range(count):
 """
 
 
-def safetensors(folder: Path, name: str, seed: int, shapes: dict[str, tuple[int, ...]]) -> Path:
-    """Write float32 tensors of random numbers, a block at a time, without any library for the format."""
+def safetensors(
+    folder: Path,
+    name: str,
+    seed: int,
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    dtype: str = "float32",
+    ancestor: int | None = None,
+) -> Path:
+    """Write tensors of random numbers, a block at a time, without any library for the format.
+
+    Args:
+        folder: Where; a file that is there is kept.
+        name: Of the file, before its seed.
+        seed: Fixes the numbers.
+        shapes: Of the tensors.
+        dtype: float32, bfloat16 or float16.
+        ancestor: Seed of a model from which this one differs by 1%, as fine-tunes do; None for numbers of its own.
+    """
     path = folder / f"{name}{seed}.safetensors"
     if path.exists():
         return path
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     header, at = {}, 0
     for key, shape in shapes.items():
-        size = int(np.prod(shape)) * 4
-        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
+        size = math.prod(shape) * kind.itemsize
+        header[key] = {"dtype": SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    rng = np.random.default_rng(seed)
+    streams = [(np.random.default_rng(seed), 0.02)]
+    if ancestor is not None:
+        streams = [(np.random.default_rng(ancestor), 0.02), (np.random.default_rng(seed), 0.0002)]
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for left in range(at // 4, 0, -(1 << 22)):
-            file.write((rng.standard_normal(min(left, 1 << 22), dtype=np.float32) * 0.02).tobytes())
+        for left in range(at // kind.itemsize, 0, -BLOCK):
+            count = min(left, BLOCK)
+            numbers = sum(rng.standard_normal(count, dtype=np.float32) * np.float32(scale) for rng, scale in streams)
+            file.write(numbers.astype(kind).tobytes())
     return path
+
+
+def llama(folder: Path, name: str, seed: int, megabytes: int, dtype: str, *, ancestor: int | None = None) -> Path:
+    """Make a Hugging Face directory of a llama with a tiny vocabulary, of so many megabytes in float32; see `safetensors`."""
+    directory = folder / f"{name}{seed}"
+    directory.mkdir(exist_ok=True)
+    width = 1024 if megabytes >= 200 else 256
+    inner, words = 4 * width, 2 * width
+    block = {
+        **{f"self_attn.{key}_proj": (width, width) for key in "qkvo"},
+        "mlp.gate_proj": (inner, width),
+        "mlp.up_proj": (inner, width),
+        "mlp.down_proj": (width, inner),
+        "input_layernorm": (width,),
+        "post_attention_layernorm": (width,),
+    }
+    each = sum(math.prod(shape) for shape in block.values()) * 4 / 1e6
+    layers = max(1, round((megabytes - 2 * words * width * 4 / 1e6) / each))
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (words, width)}
+    for n in range(layers):
+        shapes |= {f"model.layers.{n}.{key}.weight": shape for key, shape in block.items()}
+    shapes |= {"model.norm.weight": (width,), "lm_head.weight": (words, width)}
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": dtype,
+        "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "vocab_size": words,
+        "num_attention_heads": width // 64, "num_key_value_heads": width // 64, "tie_word_embeddings": False,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config, indent=1))
+    if not (directory / "model.safetensors").exists():
+        written = safetensors(directory, "model", seed, shapes, dtype=dtype, ancestor=ancestor)
+        written.rename(directory / "model.safetensors")
+    return directory
+
+
+def even(megabytes: int, piece_mb: int = 4) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model of so many float32 megabytes that is made alike at every size: of tensors of about `piece_mb`."""
+    return {f"piece_{n}": (piece_mb * 250, 1000) for n in range(max(1, round(megabytes / piece_mb)))}
 
 
 def many(megabytes: int = 1300) -> dict[str, tuple[int, ...]]:

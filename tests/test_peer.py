@@ -20,10 +20,14 @@ from graftwork.methods.arrays import merge_arrays
 
 HERE = Path(__file__).parent
 NAMED = os.environ.get("GRAFTWORK_PEER_PYTHON")
-PEER = Path(NAMED or HERE.parent / ".venv-peers" / "bin" / "python")
+ENVIRONMENT = HERE.parent / ".venv-peers"
+PEER = Path(NAMED or ENVIRONMENT / "bin" / "python")
 
 pytestmark = [
-    pytest.mark.skipif(not NAMED and not PEER.exists(), reason="mergekit is not installed; `make bench-peers` does it"),
+    pytest.mark.skipif(
+        not NAMED and not (ENVIRONMENT / ".installed").exists(),
+        reason="mergekit is not installed; `make bench-peers` does it",
+    ),
     pytest.mark.xdist_group("peer"),
 ]
 
@@ -122,6 +126,9 @@ class Case:
 
 W3 = [0.2, 0.5, 1.1]
 
+BY_LAST_AXIS = ("cube", "kernel")
+"""Of more than two axes: a vector is one run of the last axis there, all weights of a unit here."""
+
 # Among entries of equal magnitude, which are the largest is left to the sorting routine there; here the earlier are.
 untied = functools.partial(Case, without=TIED)
 
@@ -140,7 +147,13 @@ EXACT = [
     untied("ties", {"weight": [-1.0, 0.5], "density": 0.4, "normalize": False}, models=2),
     *[Case("passthrough", {"scale": scale}, models=1, base=False) for scale in (1.0, 0.5, -2.0)],
     *[
-        Case("nuslerp", {"weight": weight, "nuslerp_flatten": flat, "nuslerp_row_wise": row}, models=2, base=base)
+        Case(
+            "nuslerp",
+            {"weight": weight, "nuslerp_flatten": flat, "nuslerp_row_wise": row},
+            models=2,
+            base=base,
+            without=() if flat or row else BY_LAST_AXIS,
+        )
         for base in (False, True)
         for weight in ([1.0, 1.0], [0.3, 0.9])
         for flat, row in ((True, False), (False, False), (False, True))
@@ -167,7 +180,8 @@ EXACT = [
     Case("sce", {"select_topk": 1.0}),
     *[untied("sce", {"select_topk": k}) for k in (0.1, 0.5, 0.9)],
     untied("sce", {"select_topk": 0.3}, models=4),
-    *[Case("model_stock", {"filter_wise": by_row}, models=n) for n in (2, 3, 4) for by_row in (False, True)],
+    *[Case("model_stock", models=n) for n in (2, 3, 4)],
+    *[Case("model_stock", {"filter_wise": True}, models=n, without=BY_LAST_AXIS) for n in (2, 3, 4)],
     *[Case("nearswap", {"t": t}, models=1) for t in (0.0001, 0.3, 1.0)],
     Case("arcee_fusion", models=1),
     *[Case("ram", {"epsilon": epsilon}, models=n) for n in (2, 3) for epsilon in (1e-5, 0.6)],
