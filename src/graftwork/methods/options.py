@@ -198,7 +198,7 @@ class Options:
                     f"entry {i + 1} of {what} never counts, since entry {i} matches every tensor; put that one last"
                 )
             conditions = {key: word for key, word in written.items() if key != "value"}
-            says = ", ".join(word if key == "filter" else f"{key} {word}" for key, word in conditions.items()) or "*"
+            says = ", ".join(str(word) if key == "filter" else f"{key} {word}" for key, word in conditions.items()) or "*"
             where = f"{what} for tensors {says!r}"
             entries.append(Entry(says, _condition(where, conditions), self._value(where, option, written["value"])))
         return entries
