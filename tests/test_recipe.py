@@ -240,6 +240,11 @@ GOOD = [
     step("method: ties, base: base, models: [a, b], density: [{filter: 'w', value: 0.5}], lambda: 2, trim: model"),
     step("method: dare_ties, base: base, models: [a, b], density: {a: 0.5, default: 1.0}, rescale_norm: l1, seed: 3"),
     step("method: slerp, models: [a, b], t: 0.25"),
+    step("method: slerp, models: [a, b], t: {gradient: [0, 1, 0.5]}"),
+    step("method: linear, models: [a, b], weights: [{gradient: [0, 1]}, 1]"),
+    step(
+        "method: linear, models: [a, b], weight: [{filter: 'has:w', role: weight, layer: Dense, value: {a: 1, b: 2}}]"
+    ),
     "models: {a: {path: a.safetensors, classes: [x, y]}}\nsteps: {s: {merge: {method: passthrough, models: [a]}}}\n",
     step("method: linear, models: [a, b]") + "outputs: {s: s.safetensors}\n",
 ]
@@ -251,6 +256,9 @@ BAD = [
     step("method: ties, models: [a, b]"),
     step("method: ties, base: base, models: [a, b], density: 2"),
     step("method: ties, base: base, models: [a, b], trim: layer"),
+    step("method: ties, base: base, models: [a, b], trim: {gradient: [tensor, model]}"),
+    step("method: slerp, models: [a, b], t: {gradient: [0, 2]}"),
+    step("method: linear, models: [a, b], weight: [{role: weigth, value: 1}]"),
     step("method: nothing, models: [a, b]"),
     step("method: linear"),
     step("method: linear, models: []"),
