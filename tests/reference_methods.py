@@ -60,6 +60,122 @@ def slerp(models, base, *, t=0.5, **_):
     return math.sin((1 - t) * angle) / math.sin(angle) * a + math.sin(t * angle) / math.sin(angle) * b
 
 
+def great_circle(a, b, t):
+    product = np.linalg.norm(a) * np.linalg.norm(b)
+    cos = np.sum(a * b) / product if product else 0.0
+    if 1 - cos**2 <= 1e-12:
+        return (1 - t) * a + t * b
+    angle = math.acos(cos)
+    return math.sin((1 - t) * angle) / math.sin(angle) * a + math.sin(t * angle) / math.sin(angle) * b
+
+
+def nuslerp(models, base, *, weight=1.0, nuslerp_flatten=True, nuslerp_row_wise=False, **_):
+    """Arrays of more than one axis in PyTorch's layout."""
+    w = vector(weight, 2)
+    t = 0.5 if sum(w) == 0 else w[1] / sum(w)
+    origin = np.zeros(models[0].shape) if base is None else base.astype(np.float64)
+    a, b = differences(models, origin)
+    if nuslerp_flatten or a.ndim < 2:
+        return origin + great_circle(a, b, t)
+    result = origin.copy()
+    for index in np.ndindex(a.shape[1:] if nuslerp_row_wise else a.shape[:1]):
+        which = (slice(None), *index) if nuslerp_row_wise else index
+        result[which] += great_circle(a[which], b[which], t)
+    return result
+
+
+def multislerp(models, base, *, weight=1.0, normalize_weights=True, eps=1e-8, **_):
+    """With the way through the tangent space, as published."""
+    origin = np.zeros(models[0].shape) if base is None else base.astype(np.float64)
+    vectors = differences(models, origin)
+    w = np.array(vector(weight, len(models)), np.float64)
+    if len(models) == 1:
+        return models[0].astype(np.float64)
+    if normalize_weights:
+        w = w / w.sum()
+    norms = [np.linalg.norm(v) for v in vectors]
+    units = [v / (norm + eps) if norm else v for v, norm in zip(vectors, norms, strict=True)]
+    mean = sum(wi * u for wi, u in zip(w, units, strict=True))
+    if np.linalg.norm(mean) < 1e-7:
+        assert len(models) == 2 or not any(norms)
+        return origin + sum(wi * v for wi, v in zip(w, vectors, strict=True))
+    mean = mean / np.linalg.norm(mean)
+    tangent = sum(wi * (u - np.sum(u * mean) * mean) for wi, u in zip(w, units, strict=True))
+    size = np.linalg.norm(tangent) + 1e-30
+    return origin + (w @ norms) * (mean * math.cos(size) + tangent * math.sin(size) / size)
+
+
+def karcher(models, base, *, weight=1.0, max_iter=10, tol=1e-5, **_):
+    w = np.array(vector(weight, len(models)), np.float64)
+    w /= w.sum()
+    norms = np.array([np.linalg.norm(x.astype(np.float64)) for x in models])
+    if not norms.any():
+        return np.zeros(models[0].shape)
+    units = [(wi, x / norm) for wi, x, norm in zip(w, models, norms, strict=True) if norm]
+    total = sum(wi for wi, _ in units)
+    units = [(wi / total, u.astype(np.float64)) for wi, u in units]
+    mean = sum(wi * u for wi, u in units)
+    mean = mean / np.linalg.norm(mean) if np.linalg.norm(mean) >= max(tol, 1e-7) else units[0][1]
+    for _ in range(max_iter):
+        tangent = np.zeros_like(mean)
+        for wi, u in units:
+            cos = np.clip(np.sum(mean * u), -1, 1)
+            angle = math.acos(cos)
+            if max(tol, 1e-7) < angle < math.pi - max(tol, 1e-7):
+                tangent += wi * angle / math.sin(angle) * (u - cos * mean)
+        size = np.linalg.norm(tangent)
+        if size < tol:
+            break
+        mean = math.cos(size) * mean + math.sin(size) / size * tangent
+        mean /= np.linalg.norm(mean)
+    return (w @ norms) * mean
+
+
+def model_stock(models, base, *, filter_wise=False, **_):
+    """Arrays of more than one axis in PyTorch's layout."""
+    base = base.astype(np.float64)
+    if filter_wise and base.ndim > 1:
+        return np.stack([model_stock([x[u] for x in models], base[u]) for u in range(len(base))])
+    n, deltas = len(models), differences(models, base)
+    cosines = []
+    for i in range(n):
+        for j in range(i):
+            product = np.linalg.norm(deltas[i]) * np.linalg.norm(deltas[j])
+            cosines.append(np.sum(deltas[i] * deltas[j]) / product if product else 0.0)
+    divisor = 1 + (n - 1) * np.mean(cosines)
+    t = n * np.mean(cosines) / divisor if abs(divisor) >= 1e-6 else 0.0
+    return t * np.mean([x.astype(np.float64) for x in models], axis=0) + (1 - t) * base
+
+
+def geometric_median(models, base, *, weight=1.0, max_iter=100, tol=1e-6, smoothing=0.0, **_):
+    """Steps of Weiszfeld, and of Vardi and Zhang where a model is met."""
+    points = [x.astype(np.float64) for x in models]
+    w = np.array(vector(weight, len(models)), np.float64)
+    w /= w.sum()
+
+    def pulls(z):
+        distances = np.array([np.linalg.norm(x - z) for x in points])
+        met = (distances < 1e-9) & (smoothing == 0)
+        return np.where(met, 0, w / np.maximum(np.where(met, 1, distances), smoothing)), w[met].sum()
+
+    for z in points if smoothing == 0 else []:
+        p, mass = pulls(z)
+        if np.linalg.norm(sum(pi * (x - z) for pi, x in zip(p, points, strict=True))) < mass * (1 - 1e-7):
+            return z
+    z = sum(wi * x for wi, x in zip(w, points, strict=True))
+    for _ in range(max_iter):
+        p, mass = pulls(z)
+        if not p.any():
+            break
+        way = sum(pi * x for pi, x in zip(p, points, strict=True)) / p.sum() - z
+        pull = p.sum() * np.linalg.norm(way)
+        step = way * (1 - min(1, mass / pull)) if mass and pull else way
+        z = z + step
+        if np.linalg.norm(step) <= tol / p.sum():
+            break
+    return z
+
+
 def differences(models, base):
     return [x.astype(np.float64) - base.astype(np.float64) for x in models]
 
@@ -181,6 +297,42 @@ def consensus(models, base, *, weight=1.0, tall_lambda=0.4, k=2, lambda_=1.0, **
     return base + lambda_ * np.where(sum(mask.astype(int) for mask in masks) >= k, together, 0)
 
 
+def crumbs(models, base, *, density, gamma, rescale):
+    n = len(models)
+    for x, d, f, g in zip(models, differences(models, base), vector(density, n), vector(gamma, n), strict=True):
+        k = max(1, int(f * d.size))
+        outliers = min(int(g * d.size), d.size - k)
+        order = np.argsort(-np.abs(x - base).reshape(-1), kind="stable")  # in the dtype of the models, as documented
+        kept = np.zeros(d.size)
+        kept[order[outliers : outliers + k]] = 1
+        left = d * kept.reshape(d.shape)
+        yield left * (np.abs(d).sum() / np.abs(left).sum()) if rescale and left.any() else left
+
+
+def breadcrumbs(models, base, *, density=0.9, gamma=0.01, weight=1.0, rescale=False, normalize=False, lambda_=1.0, **_):
+    w = vector(weight, len(models))
+    left = crumbs(models, base, density=density, gamma=gamma, rescale=rescale)
+    total = sum(wi * d for wi, d in zip(w, left, strict=True))
+    return base + lambda_ * total / (sum(w) if normalize else 1)
+
+
+def breadcrumbs_ties(
+    models,
+    base,
+    *,
+    density=0.9,
+    gamma=0.01,
+    weight=1.0,
+    rescale=False,
+    normalize=False,
+    lambda_=1.0,
+    election="sum",
+    **_,
+):
+    left = list(crumbs(models, base, density=density, gamma=gamma, rescale=rescale))
+    return elect(left, vector(weight, len(models)), base, normalize=normalize, lambda_=lambda_, election=election)
+
+
 def ram(models, base, *, epsilon=1e-5, factors=None, **_):
     deltas = differences(models, base)
     moved = [np.abs(x - base) > x.dtype.type(epsilon) for x in models]  # in the dtype of the models, as documented
@@ -208,13 +360,20 @@ def nearswap(models, base, *, t=1e-4, **_):
 
 
 REFERENCES = {
+    "breadcrumbs": breadcrumbs,
+    "breadcrumbs_ties": breadcrumbs_ties,
     "consensus": consensus,
     "dare_linear": dare_linear,
     "dare_ties": dare_ties,
     "ema": ema,
+    "geometric_median": geometric_median,
+    "karcher": karcher,
     "linear": linear,
     "nearswap": nearswap,
     "median": median,
+    "model_stock": model_stock,
+    "multislerp": multislerp,
+    "nuslerp": nuslerp,
     "passthrough": passthrough,
     "ram": ram,
     "ramplus_tl": ramplus_tl,

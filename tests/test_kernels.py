@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from graftwork.kernels import convert, largest, sums
 from graftwork.kernels.convert import count_nonfinite, decode, encode
-from graftwork.kernels.largest import LargestMagnitudes
+from graftwork.kernels.largest import Largest, share
 from graftwork.kernels.loop import block_loop
 from graftwork.kernels.sums import CHUNK, ChunkSums, weighted_sum
 from graftwork.methods import base as methods_base
@@ -237,9 +237,10 @@ def test_rows_need_not_be_contiguous(dtype):
 
 
 def survivors(x, base, keep, *, step, threads=2, size=None, offset=0):
-    """Run `LargestMagnitudes` over blocks dealt out to threads; return what survives and the number of passes."""
+    """Run `Largest` over blocks dealt out to threads; return what survives and the number of passes."""
     total = x.shape[1]
-    reduction = LargestMagnitudes(np.asarray(keep, float), total if size is None else size, x.dtype)
+    searches = [(i, None if k == 1 else share(k)) for i, k in enumerate(keep)]
+    reduction = Largest(searches, total if size is None else size, x.dtype)
     blocks = [
         SimpleNamespace(
             models=x[:, s : s + step], base=None if base is None else base[s : s + step], start=s, offset=offset
@@ -312,6 +313,57 @@ def test_exactly_the_largest_survive(monkeypatch, collected, dtype, kind, with_b
         np.testing.assert_array_equal(kept, expected)
 
 
+@pytest.mark.parametrize("collected", [0, 3, largest.COLLECTED])
+@pytest.mark.parametrize("positions", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_ranks_of_what_is_measured(monkeypatch, collected, positions, kind):
+    """Ranks in one row share the passes, and may be of anything that is not negative: none, all, by entries that are not 0."""
+    monkeypatch.setattr(largest, "COLLECTED", collected)
+    size = 3 * CHUNK + 17
+    x = KINDS[kind](np.random.default_rng(0), (2, size)).astype(np.float32)
+    measured = np.abs(x[0] - x[1])[None]
+    nonzero = np.count_nonzero(measured)
+    ranks = [0, 1, size // 100, size // 100 + 1, nonzero // 2, nonzero, size]
+    order = np.argsort(-measured[0], kind="stable")
+    for step in (CHUNK, size):
+        reduction = Largest(
+            [(0, (lambda size, nonzero, rank=rank: rank)) for rank in ranks[:4]]
+            + [(0, lambda size, nonzero: nonzero // 2), (0, lambda size, nonzero: nonzero), (0, None)],
+            size,
+            x.dtype,
+            measure=lambda block: (block.measured, None),
+            positions=positions,
+        )
+        blocks = [
+            SimpleNamespace(models=x[:, s : s + step], measured=measured[:, s : s + step], start=s, offset=0)
+            for s in range(0, size, step)
+        ]
+        again = True
+        while again:
+            seen = reduction.local()
+            for block in blocks:
+                reduction.observe(block, seen)
+            again = reduction.end_pass([seen])
+        thresholds = reduction.result()
+        for i, rank in enumerate(ranks):
+            magnitude = thresholds.magnitudes[i]
+            if not positions:
+                exact = 0 if i == len(ranks) - 1 else np.inf if rank == 0 else measured[0, order[rank - 1]]
+                assert magnitude == exact
+                continue
+            kept = np.concatenate(
+                [
+                    (b.measured[0] > magnitude)
+                    | ((b.measured[0] == magnitude) & (np.arange(b.measured.shape[1]) < cuts[i]))
+                    for b in blocks
+                    for cuts in [thresholds.cuts(b.measured, None, b.start)]
+                ]
+            )
+            expected = np.zeros(size, bool)
+            expected[order[:rank]] = True
+            np.testing.assert_array_equal(kept & (measured[0] > 0), expected & (measured[0] > 0))
+
+
 def test_two_passes_are_enough_as_a_rule():
     """Random numbers in many blocks: a histogram, then the candidates."""
     x = np.random.default_rng(0).standard_normal((3, 10 * CHUNK)).astype(np.float32)
@@ -328,7 +380,7 @@ def test_blocks_of_float32_among_those_of_a_float64_reduction():
         rng.integers(-99, 99, (1, CHUNK)).astype(np.float32),
         rng.integers(-99, 99, (1, CHUNK)).astype(np.float64),
     )
-    reduction = LargestMagnitudes(np.array([0.25]), 2 * CHUNK, np.dtype(np.float64))
+    reduction = Largest([(0, share(0.25))], 2 * CHUNK, np.dtype(np.float64))
     blocks = [
         SimpleNamespace(models=x32, base=None, start=0, offset=0),
         SimpleNamespace(models=x64, base=None, start=0, offset=CHUNK),
@@ -355,7 +407,7 @@ def test_nan_counts_as_largest():
     x = np.random.default_rng(0).standard_normal((1, 3 * CHUNK)).astype(np.float32)
     x[0, ::100] = np.nan
     x[0, 1::1000] = np.inf
-    reduction = LargestMagnitudes(np.array([0.1]), -1, x.dtype)
+    reduction = Largest([(0, share(0.1))], -1, x.dtype)
     again = True
     while again:
         seen = reduction.local()

@@ -33,6 +33,8 @@ class Case:
         symmetric: Whether the order of the models is immaterial.
         keeps_equal: Whether a model merged with itself (and differing from the base) comes out bit for bit.
         averages: Whether scaling all weights changes nothing.
+        whole: Whether an element depends on the whole tensor: factors follow from lengths and angles.
+        with_base: Whether it is tried with a base, for methods that may have one.
     """
 
     method: str
@@ -42,10 +44,17 @@ class Case:
     symmetric: bool = True
     keeps_equal: bool = True
     averages: bool = False
+    whole: bool = False
+    with_base: bool = False
 
     @property
     def has_base(self):
-        return methods.get(self.method).base is Base.REQUIRED
+        return self.with_base or methods.get(self.method).base is Base.REQUIRED
+
+    @property
+    def rounding(self):
+        """What is left of a result of 0: the rounding of factors, times the size of elements."""
+        return 1e-13 if self.whole else 0.0
 
 
 CASES = [
@@ -54,7 +63,45 @@ CASES = [
         variants=({"weight": 0.3}, {"weight": "ramp"}, {"weight": 0.3, "normalize": False}),
         averages=True,
     ),
-    Case("slerp", {"t": 0.3}, variants=({"t": 0.0}, {"t": 1.0}), counts=(2,), symmetric=False),
+    Case("slerp", {"t": 0.3}, variants=({"t": 0.0}, {"t": 1.0}), counts=(2,), symmetric=False, whole=True),
+    *[
+        Case(
+            "nuslerp",
+            variants=({"weight": "ramp"}, {"weight": [1.0, -1.0]}, {"weight": [2.0, 1.0], "nuslerp_flatten": False}),
+            counts=(2,),
+            averages=True,
+            whole=True,
+            with_base=with_base,
+        )
+        for with_base in (False, True)
+    ],
+    # the directions of more models may balance out, which is refused
+    *[
+        Case(
+            "multislerp",
+            variants=({"weight": "ramp"}, {"weight": 0.3, "normalize_weights": False}, {"eps": 0.0}),
+            counts=(1, 2),
+            averages=True,
+            whole=True,
+            with_base=with_base,
+        )
+        for with_base in (False, True)
+    ],
+    # between opposite models there is no one mean: the first is taken
+    Case(
+        "karcher",
+        variants=({"weight": "ramp"}, {"max_iter": 50, "tol": 1e-9}, {"max_iter": 0}),
+        symmetric=False,
+        averages=True,
+        whole=True,
+    ),
+    Case("model_stock", variants=({}, {"filter_wise": True}), counts=(2, 7), whole=True),
+    Case(
+        "geometric_median",
+        variants=({"weight": "ramp"}, {"smoothing": 0.5}, {"max_iter": 3}),
+        averages=True,
+        whole=True,
+    ),
     Case("passthrough", variants=({"scale": -0.3},), counts=(1,)),
     Case(
         "task_arithmetic",
@@ -116,6 +163,28 @@ CASES = [
         variants=({}, {"tall_lambda": "ramp", "k": 1}, {"weight": "ramp", "lambda_": 0.7}, {"weight": -0.5, "k": 0}),
         counts=(2, 7),
         keeps_equal=False,
+    ),
+    Case(
+        "breadcrumbs",
+        {"density": 1.0, "normalize": True},
+        variants=(
+            {},
+            {"density": 0.3, "gamma": 0.2},
+            {"density": 0.9, "gamma": 0.5, "rescale": True, "lambda_": 0.5},
+            {"density": "ramp", "gamma": "ramp", "weight": "ramp", "rescale": True},
+        ),
+        averages=True,
+    ),
+    Case(
+        "breadcrumbs_ties",
+        {"density": 1.0, "normalize": True},
+        variants=(
+            {},
+            {"density": 0.3, "gamma": 0.2, "weight": "ramp", "normalize": True},
+            {"density": "ramp", "gamma": "ramp", "rescale": True, "election": "count"},
+            {"density": 0.5, "election": "unweighted", "weight": -0.5, "lambda_": 2.0},
+        ),
+        averages=True,
     ),
     Case("ram", variants=({"epsilon": 0.5}, {"epsilon": 0.0})),
     Case("ramplus_tl", variants=({"epsilon": 1.0}, {"epsilon": 1.0, "r": 0.5, "alpha": 3.0})),
@@ -219,7 +288,8 @@ def test_order_of_the_models_does_not_matter(case, data):
     models, base = data.draw(inputs(case))
 
     # sums of multiples of 1/8 are exact in float64 in any order; one division and one rounding follow
-    np.testing.assert_allclose(run(case, models, base), run(case, models[::-1], base), rtol=1e-6, atol=0)
+    result, reversed_ = run(case, models, base), run(case, models[::-1], base)
+    np.testing.assert_allclose(result, reversed_, rtol=1e-6, atol=case.rounding)
 
 
 @those(averages=True)
@@ -550,6 +620,28 @@ def test_consensus_by_hand():
     assert list(merge_arrays("consensus", models, base=base, tall_lambda=1, weight=[1, 0, 0])) == [1, 1, 1, 1]
 
 
+def test_breadcrumbs_by_hand():
+    """Of 5, 4, -3, 2, 1 the largest is left out and the next two stay; with `rescale` their 7 becomes 15. A density of 0.8 fills up."""
+    x, base = f32(2, 5, -3, 4, 1), np.zeros(5, np.float32)
+
+    def merged(**options):
+        return merge_arrays("breadcrumbs", [x], base=base, **options).tolist()
+
+    assert merged(density=0.4, gamma=0.2) == [0, 0, -3, 4, 0]
+    assert merged(density=0.4, gamma=0.2, rescale=True) == f32(0, 0, -45 / 7, 60 / 7, 0).tolist()
+    assert merged(density=0.8, gamma=0.4) == [2, 0, -3, 4, 1]
+    assert merge_arrays("breadcrumbs", [f32(3)], base=f32(1)) == [3]
+
+
+def test_breadcrumbs_ties_by_hand():
+    """Left of a: 3, 2 (after 9); of b: -4, 1 (after 8). 3 - 4 elects minus, 2 stands alone, so does 1."""
+    a, b = f32(3, 2, 9, 0), f32(-4, 0, 8, 1)
+
+    merged = merge_arrays("breadcrumbs_ties", [a, b], base=np.zeros(4, np.float32), density=0.5, gamma=0.25)
+
+    np.testing.assert_array_equal(merged, [-4, 2, 0, 1])
+
+
 def test_ram_by_hand():
     """Entry 1 was moved by a alone, 2 by both (mean of 2 and -4), 3 by b but not beyond ε, 4 by none."""
     a, b = f32(5, 3, 1, 1), f32(1, -3, 1.25, 1)
@@ -614,8 +706,8 @@ def test_one_bad_element_stays_where_it_is(case):
     n = case.counts[-1]
     base, *models = rng.standard_normal((n + 1, 3 * CHUNK)).astype(np.float32)
     base = base if case.has_base else None
-    if case.method == "slerp":
-        pytest.skip("one angle for the whole tensor")
+    if case.whole:
+        pytest.skip("lengths and angles are those of the whole tensor")
     clean = run(case, models, base)
     models[0][7] = np.nan
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graftwork.kernels.loop import block_loop
 from graftwork.kernels.rows import flatten
+from graftwork.kernels.sums import CHUNK, LANES
 
 TILE = 1024
 """Elements whose accumulators stay in the first-level cache while the loop over models runs outside."""
@@ -38,6 +39,29 @@ def trim(row: NDArray[Any], base: NDArray[Any], magnitude: np.floating[Any], cut
         cut: Position in the block up to which elements that differ by `magnitude` exactly are kept.
     """
     _trim(row, base, magnitude, cut)
+
+
+def keep_between(
+    row: NDArray[Any],
+    base: NDArray[Any],
+    least: tuple[np.floating[Any], int],
+    outlying: tuple[np.floating[Any], int],
+) -> None:
+    """Set every element of `row` to the base's that is not among the largest by `least`, or is among the largest by `outlying`.
+
+    Args:
+        row: Shape (b,), changed in place. NaN stays.
+        base: Shape (b,).
+        least: A threshold of |x - base|, of the models' dtype or wider, and the position in the block up to which elements that
+            differ by exactly that much are among the largest; see `graftwork.kernels.largest.Thresholds`.
+        outlying: The same for those that are too large.
+    """
+    _keep_between(row, base, *least, *outlying)
+
+
+def add_distances(x: NDArray[Any], base: NDArray[Any], sums: NDArray[np.float64]) -> None:
+    """Write Σ |x - base| of every chunk to `sums`, shape (⌈b / CHUNK⌉,), the places of a `ChunkSums`."""
+    _distances(x, base, sums)
 
 
 def elect_and_add(
@@ -113,6 +137,32 @@ def _trim(row: Any, base: Any, magnitude: Any, cut: Any) -> None:
     for j in range(cut, row.size):
         mine, origin = row[j], base[j]
         row[j] = origin if abs(mine - origin) <= magnitude else mine
+
+
+@block_loop
+def _keep_between(row: Any, base: Any, least: Any, least_cut: Any, outlying: Any, outlying_cut: Any) -> None:
+    for j in range(row.size):
+        mine, origin = row[j], base[j]
+        magnitude = abs(mine - origin)
+        small = (magnitude < least) | ((magnitude == least) & (j >= least_cut))
+        large = (magnitude > outlying) | ((magnitude == outlying) & (j < outlying_cut))
+        row[j] = origin if small | large else mine
+
+
+@block_loop
+def _distances(x: Any, base: Any, sums: Any) -> None:
+    lanes = np.empty(LANES, np.float64)
+    for c in range(sums.size):
+        a, b = x[c * CHUNK : (c + 1) * CHUNK], base[c * CHUNK : (c + 1) * CHUNK]
+        lanes[:] = 0.0
+        for k in range(0, a.size, LANES):
+            p, q = a[k : k + LANES], b[k : k + LANES]
+            for j in range(p.size):
+                lanes[j] += abs(np.float64(p[j]) - np.float64(q[j]))
+        total = 0.0
+        for j in range(LANES):
+            total += lanes[j]
+        sums[c] = total
 
 
 @block_loop

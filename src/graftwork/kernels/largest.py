@@ -8,15 +8,15 @@ Magnitudes of floats are ordered like their bits, so the k-th largest is found d
 3. If the elements *equal* to the k-th largest are too many to collect (16-bit sources have few distinct values), their number is
    counted per chunk; the one chunk in which the quota runs out is looked through when it is written.
 
-So two passes over the data usually do, three (float64: five) always. A tensor that comes in one block is settled at once, in
-memory. Of elements with equal magnitude, earlier positions win. Zeros are never worth a pass: where the k-th largest is 0,
-everything is kept, since a difference of 0 moves nothing.
+So two passes over the data usually do, three (float64: five) always, for any number of ranks. A tensor that comes in one block is
+settled at once, in memory. Of elements with equal magnitude, earlier positions win. Zeros are never worth a pass: where the k-th
+largest is 0, everything is kept, since a difference of 0 moves nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +25,38 @@ from graftwork.kernels.loop import block_loop
 from graftwork.kernels.sums import CHUNK
 
 COLLECTED = 1 << 18
-"""Greatest number of elements (per model) that are collected with their positions: 3 MiB, of float64 4 MiB."""
+"""Greatest number of elements (per rank) that are collected with their positions: 3 MiB, of float64 4 MiB."""
 
 BINS = 1 << 16
 TILE = 2048
+RUN = 64
+"""Elements that are looked through together for candidates: few runs hold one."""
+
 EVERYWHERE = np.iinfo(np.int64).max
 """A cutoff beyond every position."""
 
+Rank: TypeAlias = Callable[[int, int], int]
+"""Tells how many elements are to survive, of so many in all and so many that are not 0."""
+
+Measured: TypeAlias = tuple[NDArray[Any], NDArray[Any] | None]
+"""What magnitudes are of: rows of shape (m, b), and what is subtracted from each, of shape (b,), or None."""
+
+Bin: TypeAlias = tuple[int, int, int]
+"""A row, and the bits minus 1 with which a bin of it begins and the number of bits that tell its elements apart."""
+
+
+def differences(block: Any) -> Measured:
+    """Return a block's models and base: magnitudes are |x - base|."""
+    return block.models, block.base
+
+
+def share(fraction: float) -> Rank:
+    """Return what asks for ``max(1, int(fraction · size))`` elements."""
+    return lambda size, nonzero: max(1, int(fraction * size))
+
 
 class Look(Enum):
-    """What the next pass has to find out about a model."""
+    """What the next pass has to find out for a search."""
 
     DIGIT = "counts per value of the next digit"
     COLLECT = "the candidates themselves"
@@ -44,12 +66,13 @@ class Look(Enum):
 
 @dataclass(slots=True)
 class Search:
-    """How far the search in one model has come.
+    """How far the search for one rank in one row has come.
 
     The candidates are the elements whose bits minus 1 are in ``[low, low + 2^width)``; `need` of them, the largest and among
     equals the first, survive, and so does everything above.
     """
 
+    row: int
     look: Look
     low: int = 0
     width: int = 0
@@ -59,6 +82,11 @@ class Search:
     rest: int = 0
 
     @property
+    def bin(self) -> Bin:
+        """Return where the candidates are."""
+        return self.row, self.low, self.width
+
+    @property
     def shift(self) -> int:
         """Bits below the next digit."""
         return max(self.width - 16, 0)
@@ -66,162 +94,190 @@ class Search:
 
 @dataclass(slots=True)
 class Seen:
-    """What one thread has seen in one pass, per model."""
+    """What one thread has seen in one pass; searches in the same bin share it."""
 
     magnitudes: NDArray[Any]
     digits: NDArray[np.uint32]
-    histograms: dict[int, NDArray[np.int64]] = field(default_factory=dict)
-    collected: dict[int, tuple[NDArray[Any], NDArray[np.int64]]] = field(default_factory=dict)
-    filled: dict[int, int] = field(default_factory=dict)
+    histograms: dict[Bin, NDArray[np.int64]] = field(default_factory=dict)
+    collected: dict[Bin, tuple[NDArray[Any], NDArray[np.int64]]] = field(default_factory=dict)
+    filled: dict[Bin, int] = field(default_factory=dict)
     elements: int = 0
     reach: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Which elements are among the largest of each model.
+    """Which elements are among the largest, for each rank that was asked for.
 
-    An element survives iff ``|δ|`` is greater than its model's magnitude, or equal and at a position before the cutoff, or equal and among
-    the first `rest` of those from the cutoff on.
+    An element is among them iff its magnitude is greater than the threshold, or equal and at a position before the cutoff, or equal
+    and among the first `rest` of those from the cutoff on.
 
     Attributes:
-        magnitudes: Shape (n,), in the work dtype.
-        cutoffs: Shape (n,), positions in what the reduction is over.
-        rests: Shape (n,); not 0 only where the cutoff begins a chunk and the quota runs out inside it.
+        magnitudes: Shape (s,), in the work dtype; 0 where all elements are, infinity with cutoff 0 where none is.
+        cutoffs: Shape (s,), positions in what the reduction is over.
+        rests: Shape (s,); not 0 only where the cutoff begins a chunk and the quota runs out inside it.
     """
 
     magnitudes: NDArray[Any]
     cutoffs: NDArray[np.int64]
     rests: NDArray[np.int64]
 
-    def cuts(self, models: NDArray[Any], base: NDArray[Any] | None, position: int) -> list[int]:
-        """Return for each model the place in a block up to which elements equal to the magnitude survive.
+    def cuts(self, rows: NDArray[Any], base: NDArray[Any] | None, position: int) -> list[int]:
+        """Return for each rank the place in a block up to which elements equal to the threshold are among the largest.
 
         Args:
-            models: Shape (n, b).
-            base: Shape (b,), or None where magnitudes are of the models themselves.
+            rows: Shape (s, b), what was measured; where s is twice the number of rows, they are taken in turn.
+            base: Shape (b,), or None where magnitudes are of the rows themselves.
             position: Where the block begins in what the reduction is over.
         """
-        size = models.shape[1]
+        size = rows.shape[1]
         cuts = []
-        for i, row in enumerate(models):
+        for i, threshold in enumerate(self.magnitudes):
             cut = min(max(int(self.cutoffs[i]) - position, 0), size)
             if self.rests[i] and cut < size and self.cutoffs[i] >= position:
                 chunk = slice(cut, cut + CHUNK)
-                magnitudes = _magnitudes(row[chunk], None if base is None else base[chunk])
-                equal = np.flatnonzero(magnitudes == self.magnitudes[i])
+                magnitudes = _magnitudes(rows[i % len(rows)][chunk], None if base is None else base[chunk])
+                equal = np.flatnonzero(magnitudes == threshold)
                 cut += int(equal[self.rests[i] - 1]) + 1
             cuts.append(cut)
         return cuts
 
 
-class LargestMagnitudes:
-    """Finds, for each model, the ``max(1, int(keep · size))`` elements of ``x - base`` that are largest in magnitude.
+class Largest:
+    """Finds the elements of a row that are largest in magnitude, for several rows, and ranks in each.
 
-    A reduction: see `graftwork.methods.base.Reduction`. `result` returns `Thresholds`.
+    A reduction: see `graftwork.methods.base.Reduction`. `result` returns `Thresholds`, one for each search.
 
     Args:
-        keep: Shape (n,), fractions in (0, 1].
+        searches: The row and the rank of each search; None for the rank if all elements are among the largest.
         size: Number of elements of the tensor; a block of that size is settled at once.
         dtype: float32 or float64. Blocks of float32 may be among those of a float64 reduction.
+        measure: Tells of a block what magnitudes are of.
+        positions: Whether it matters which of equal elements are among the largest; if not, only the thresholds are right.
     """
 
     passes = 2
     """Passes over the data, as a rule."""
 
-    def __init__(self, keep: NDArray[np.float64], size: int, dtype: np.dtype[Any]) -> None:
-        self._keep = [float(k) for k in keep]
+    def __init__(
+        self,
+        searches: Sequence[tuple[int, Rank | None]],
+        size: int,
+        dtype: np.dtype[Any],
+        *,
+        measure: Callable[[Any], Measured] = differences,
+        positions: bool = True,
+    ) -> None:
+        self._ranks = [rank for _, rank in searches]
+        self._measure = measure
+        self._positions = positions
         self._size = size
         self._dtype = np.dtype(dtype)
         self._bits = np.dtype(np.uint32) if self._dtype == np.float32 else np.dtype(np.uint64)
         width = 31 if self._dtype == np.float32 else 63
-        self._searches = [Search(Look.NOTHING if k >= 1 else Look.DIGIT, width=width) for k in self._keep]
-        self._magnitudes = np.zeros(len(keep), self._dtype)
-        self._first = True
-        self._counts: NDArray[np.int32] = np.zeros((0, 0), np.int32)
+        self._searches = [
+            Search(row, Look.NOTHING if rank is None else Look.DIGIT, width=width) for row, rank in searches
+        ]
+        self._magnitudes = np.zeros(len(searches), self._dtype)
+        self._elements = -1
+        self._counts: dict[Bin, NDArray[np.int32]] = {}
         self._reach = 0
 
     def local(self) -> Seen:
         """Return what one thread counts in during one pass."""
         seen = Seen(np.empty(TILE, self._dtype), np.empty(TILE, np.uint32))
-        for i, search in enumerate(self._searches):
+        for search in self._searches:
             if search.look is Look.COLLECT:
-                seen.collected[i] = np.empty(search.count + 1, self._bits), np.empty(search.count + 1, np.int64)
-                seen.filled[i] = 0
+                room = search.count + 1
+                seen.collected[search.bin] = np.empty(room, self._bits), np.empty(room, np.int64)
+                seen.filled[search.bin] = 0
         return seen
 
     def observe(self, block: Any, local: Seen) -> None:
         """Take one block into account."""
-        position, base = block.offset + block.start, block.base
-        size = block.models.shape[1]
+        position, size = block.offset + block.start, block.models.shape[1]
         local.elements += size
         local.reach = max(local.reach, position + size)
+        rows, base = self._measure(block)
         if size == self._size and position == 0:
-            self._settle(block)
+            self._settle(rows, base)
             return
         bits = local.magnitudes.view(self._bits)
-        for i, (row, search) in enumerate(zip(block.models, self._searches, strict=True)):
-            if search.look is Look.NOTHING:
-                continue
-            low, origin = self._bits.type(search.low + 1), base
+        for place, look in {s.bin: s.look for s in self._searches if s.look is not Look.NOTHING}.items():
+            (i, start, width), origin = place, base
+            row, low = rows[i], self._bits.type(start + 1)
             if row.dtype != self._dtype:
                 row, origin = _magnitudes(row, base).astype(self._dtype), None
-            if search.look is Look.DIGIT:
-                if i not in local.histograms:
-                    local.histograms[i] = np.zeros(BINS + 1, np.int64)
-                shift, bins = self._bits.type(search.shift), self._bits.type(BINS)
-                _digits(row, origin, low, shift, bins, local.magnitudes, bits, local.digits, local.histograms[i])
-            elif search.look is Look.COLLECT:
-                span = self._bits.type((1 << search.width) - 1)
+            if look is Look.DIGIT:
+                if place not in local.histograms:
+                    local.histograms[place] = np.zeros(BINS + 1, np.int64)
+                shift, bins = self._bits.type(max(width - 16, 0)), self._bits.type(BINS)
+                _digits(row, origin, low, shift, bins, local.magnitudes, bits, local.digits, local.histograms[place])
+            elif look is Look.COLLECT:
+                span, into = self._bits.type((1 << width) - 1), local.collected[place]
                 work = local.magnitudes, bits
-                values, positions = local.collected[i]
-                local.filled[i] = _collect(row, origin, low, span, *work, position, values, positions, local.filled[i])
+                local.filled[place] = _collect(row, origin, low, span, *work, position, *into, local.filled[place])
             else:
-                counts = self._counts[i, position // CHUNK : -(-(position + size) // CHUNK)]
+                counts = self._counts[place][position // CHUNK : -(-(position + size) // CHUNK)]
                 _count(row, origin, low, local.magnitudes, bits, counts)
 
     def end_pass(self, locals_: Sequence[Seen]) -> bool:
         """Take in what all threads saw; return whether another pass is needed."""
-        if self._first:
-            self._first = False
-            elements = sum(seen.elements for seen in locals_)
+        first = self._elements < 0
+        if first:
+            self._elements = sum(seen.elements for seen in locals_)
             self._reach = max((seen.reach for seen in locals_), default=0)
-            for search, keep in zip(self._searches, self._keep, strict=True):
-                search.need = min(max(1, int(keep * elements)), elements)
         for i, search in enumerate(self._searches):
             if search.look is Look.DIGIT:
-                histograms = [seen.histograms[i] for seen in locals_ if i in seen.histograms]
-                self._narrow(i, np.sum([np.zeros(BINS + 1, np.int64), *histograms], axis=0))
+                histograms = [seen.histograms[search.bin] for seen in locals_ if search.bin in seen.histograms]
+                histogram = np.sum([np.zeros(BINS + 1, np.int64), *histograms], axis=0)
+                if first:
+                    search.need = self._rank(i, self._elements, int(histogram[:BINS].sum()))
+                self._narrow(i, histogram)
             elif search.look is Look.COLLECT:
-                values = np.concatenate([seen.collected[i][0][: seen.filled[i]] for seen in locals_])
-                positions = np.concatenate([seen.collected[i][1][: seen.filled[i]] for seen in locals_])
-                self._choose(i, values, positions)
+                filled = [(*seen.collected[search.bin], seen.filled[search.bin]) for seen in locals_]
+                values = np.concatenate([values[:count] for values, _, count in filled])
+                self._choose(i, values, np.concatenate([positions[:count] for _, positions, count in filled]))
             elif search.look is Look.COUNT:
-                before = np.cumsum(self._counts[i], dtype=np.int64)
+                counts = self._counts[search.bin]
+                before = np.cumsum(counts, dtype=np.int64)
                 chunk = int(np.searchsorted(before, search.need))
-                search.rest = search.need - int(before[chunk] - self._counts[i, chunk])
+                search.rest = search.need - int(before[chunk] - counts[chunk])
                 search.cutoff = chunk * CHUNK
                 self._found(i, search.low + 1)
-        if any(search.look is Look.COUNT for search in self._searches):
-            self._counts = np.zeros((len(self._searches), -(-self._reach // CHUNK)), np.int32)
+        chunks = -(-self._reach // CHUNK)
+        self._counts = {s.bin: np.zeros(chunks, np.int32) for s in self._searches if s.look is Look.COUNT}
         return any(search.look is not Look.NOTHING for search in self._searches)
 
     def result(self) -> Thresholds:
-        """Return which elements survive."""
+        """Return which elements are among the largest."""
         cutoffs = np.array([search.cutoff for search in self._searches], np.int64)
         return Thresholds(self._magnitudes, cutoffs, np.array([search.rest for search in self._searches], np.int64))
 
+    def _rank(self, i: int, elements: int, nonzero: int) -> int:
+        """Return how many elements search i asks for, of those there are."""
+        rank = self._ranks[i]
+        return elements if rank is None else max(0, min(rank(elements, nonzero), elements))
+
     def _found(self, i: int, bits: int) -> None:
-        """Settle model i: its threshold has these bits."""
+        """Settle search i: its threshold has these bits."""
         self._magnitudes[i] = np.array([bits], self._bits).view(self._dtype)[0]
         self._searches[i].look = Look.NOTHING
+
+    def _found_none(self, i: int) -> None:
+        """Settle search i: no element is among its largest."""
+        self._magnitudes[i] = np.inf
+        self._searches[i].cutoff, self._searches[i].look = 0, Look.NOTHING
 
     def _narrow(self, i: int, histogram: NDArray[np.int64]) -> None:
         """Go down to the bin in which the candidate of rank `need` is."""
         search = self._searches[i]
+        if search.need == 0:
+            self._found_none(i)
+            return
         counts = histogram[: 1 << (search.width - search.shift)]
         from_top = np.cumsum(counts[::-1])
-        if not from_top.size or search.need > from_top[-1] or search.need == 0:  # the k-th largest is a zero
+        if search.need > from_top[-1]:  # the k-th largest is a zero
             self._found(i, 0)
             return
         place = int(np.searchsorted(from_top, search.need))
@@ -230,7 +286,7 @@ class LargestMagnitudes:
         search.need -= int(from_top[place]) - search.count
         search.low += digit << search.shift
         search.width = search.shift
-        if search.count == search.need:
+        if search.count == search.need if self._positions else not search.width:
             self._found(i, search.low + 1)
         elif search.count <= COLLECTED:
             search.look = Look.COLLECT
@@ -238,7 +294,7 @@ class LargestMagnitudes:
             search.look = Look.DIGIT if search.width else Look.COUNT
 
     def _choose(self, i: int, values: NDArray[Any], positions: NDArray[np.int64]) -> None:
-        """Settle model i from its candidates."""
+        """Settle search i from its candidates."""
         search = self._searches[i]
         value = np.partition(values, values.size - search.need)[values.size - search.need]
         quota = search.need - int(np.count_nonzero(values > value))
@@ -247,21 +303,26 @@ class LargestMagnitudes:
             search.cutoff = int(np.partition(equal, quota - 1)[quota - 1]) + 1
         self._found(i, search.low + int(value) + 1)
 
-    def _settle(self, block: Any) -> None:
-        """Settle all models from the one block there is."""
-        size = block.models.shape[1]
-        for i, (row, search) in enumerate(zip(block.models, self._searches, strict=True)):
-            if search.look is Look.NOTHING or size == 0:
-                continue
-            magnitudes = _magnitudes(row, block.base).astype(self._dtype, copy=False)
-            bits = magnitudes.view(self._bits)
-            rank = size - max(1, int(self._keep[i] * size))
-            value = np.partition(bits, rank)[rank] if np.count_nonzero(bits) >= size - rank else 0
-            if value:
-                quota = size - rank - int(np.count_nonzero(bits > value))
-                equal = np.flatnonzero(bits == value)
-                search.cutoff = int(equal[quota - 1]) + 1 if quota < equal.size else EVERYWHERE
-            self._found(i, int(value))
+    def _settle(self, rows: NDArray[Any], base: NDArray[Any] | None) -> None:
+        """Settle all searches from the one block there is."""
+        size = rows.shape[1]
+        open_ = [i for i, search in enumerate(self._searches) if search.look is not Look.NOTHING]
+        for row in sorted({self._searches[i].row for i in open_}):
+            bits = _magnitudes(rows[row], base).astype(self._dtype, copy=False).view(self._bits)
+            nonzero = int(np.count_nonzero(bits))
+            needs = {i: self._rank(i, size, nonzero) for i in open_ if self._searches[i].row == row}
+            places = sorted({size - need for need in needs.values() if 0 < need <= nonzero})
+            parted = np.partition(bits, places) if places else bits
+            for i, need in needs.items():
+                value = int(parted[size - need]) if 0 < need <= nonzero else 0
+                if not need:
+                    self._found_none(i)
+                    continue
+                if value:
+                    quota = need - int(np.count_nonzero(bits > value))
+                    equal = np.flatnonzero(bits == value)
+                    self._searches[i].cutoff = int(equal[quota - 1]) + 1 if quota < equal.size else EVERYWHERE
+                self._found(i, value)
 
 
 def _magnitudes(x: NDArray[Any], base: NDArray[Any] | None) -> NDArray[Any]:
@@ -312,11 +373,17 @@ def _collect(
     for first in range(0, x.size, TILE):
         part = x[first : first + TILE]
         _measure(part, None if base is None else base[first : first + TILE], magnitudes)
-        for j in range(part.size):
-            value = bits[j] - low
-            values[filled] = value
-            positions[filled] = position + first + j
-            filled += value <= span
+        for begin in range(0, part.size, RUN):
+            run = bits[begin : min(begin + RUN, part.size)]
+            candidates = np.uint32(0)
+            for j in range(run.size):
+                candidates += np.uint32((run[j] - low) <= span)
+            if candidates:
+                for j in range(run.size):
+                    value = run[j] - low
+                    values[filled] = value
+                    positions[filled] = position + first + begin + j
+                    filled += value <= span
     return filled
 
 

@@ -100,4 +100,5 @@ class Overlaps:
     def result(self) -> NDArray[np.float64]:
         """Return λ; where a model moved nothing alone, nothing is multiplied by it."""
         shared, alone = self._counts
-        return 1 + self._r * np.minimum(self._alpha, shared / np.maximum(alone, 1))
+        factors: NDArray[np.float64] = 1 + self._r * np.minimum(self._alpha, shared / np.maximum(alone, 1))
+        return factors

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graftwork.kernels.deltas import elect_and_add, trim
-from graftwork.kernels.largest import LargestMagnitudes, Thresholds
+from graftwork.kernels.largest import Largest, Thresholds, share
 from graftwork.methods.base import Base, Block, MergeMethod, PerModel, merge_method, per_model
 
 Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
@@ -53,10 +53,12 @@ class Ties(MergeMethod):
         """Return what is trimmed as a whole."""
         return self.trim
 
-    def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> LargestMagnitudes | None:
+    def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> Largest | None:
         """Ask for the largest entries of each task vector, unless all are kept."""
         density = per_model(self.density, n_models)
-        return None if (density == 1).all() else LargestMagnitudes(density, size, dtype)
+        if (density == 1).all():
+            return None
+        return Largest([(i, None if d == 1 else share(float(d))) for i, d in enumerate(density)], size, dtype)
 
     def combine(self, block: Block, reduced: Thresholds | None) -> None:
         """Write the base plus the elected mean."""
