@@ -7,6 +7,7 @@ import Numba. File names say what a file knows:
 - `rows`: a block of several models as one run of memory;
 - `convert`: raw elements of a file to numbers and back;
 - `sums`: sums whose result does not depend on blocks or threads;
+- `gram`: lengths and angles of models, and the combinations that follow from them;
 - `largest`: the k largest magnitudes of a tensor or of a model, without sorting;
 - `masks`: random masks drawn by position;
 - `deltas`: sums, trimming and sign election of differences from a base.

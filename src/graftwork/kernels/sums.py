@@ -87,8 +87,8 @@ class ChunkSums:
             return np.zeros(len(self._sums))
         return np.cumsum(self._sums, axis=1)[:, -1]  # cumsum adds one by one; np.sum's order depends on NumPy's build
 
-    def places(self, row: int, position: int, size: int) -> NDArray[np.float64]:
-        """Return the places of the chunks of `size` elements that begin at `position`, a multiple of `CHUNK`."""
+    def places(self, row: int | slice, position: int, size: int) -> NDArray[np.float64]:
+        """Return a row's (or rows') places of the chunks of `size` elements that begin at `position`, a multiple of `CHUNK`."""
         first = position // CHUNK
         return self._sums[row, first : first + -(-size // CHUNK)]
 

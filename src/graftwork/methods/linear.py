@@ -38,8 +38,17 @@ class Linear(MergeMethod):
         weighted_sum(block.models, weights, weights.sum() if self.normalize else 1.0, block.out)
 
 
-def refuse_zero_sum(method: str, weight: PerModel[float], n_models: int, normalize: bool) -> None:
+def refuse_zero_sum(
+    method: str, weight: PerModel[float], n_models: int, normalize: bool, option: str = "normalize"
+) -> None:
     """Refuse weights whose sum is zero if they are to be normalized.
+
+    Args:
+        method: The method's name.
+        weight: The weights.
+        n_models: Their number.
+        normalize: Whether they are to be normalized.
+        option: What says so; "" where there is no choice.
 
     Raises:
         OptionError: If they are.
@@ -47,6 +56,7 @@ def refuse_zero_sum(method: str, weight: PerModel[float], n_models: int, normali
     weights = per_model(weight, n_models)
     if normalize and weights.sum() == 0:
         shown = ", ".join(f"{w:g}" for w in weights)
+        way_out = f" or set {option}: false" if option else ""
         raise OptionError(
-            f"option 'weight' of {method} is {shown}, which sums to 0 and cannot be normalized; change a weight or set normalize: false"
+            f"option 'weight' of {method} is {shown}, which sums to 0 and cannot be normalized; change a weight{way_out}"
         )

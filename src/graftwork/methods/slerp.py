@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graftwork.errors import OptionError
-from graftwork.kernels.sums import ChunkSums, weighted_sum
+from graftwork.kernels.gram import Gram
+from graftwork.kernels.sums import weighted_sum
 from graftwork.methods.base import Base, Block, MergeMethod, merge_method
 
 NEARLY_PARALLEL = 0.9995
@@ -40,52 +41,24 @@ class Slerp(MergeMethod):
             found = f"{n_models} model{'s' * (n_models != 1)} and {'a' if has_base else 'no'} base"
             raise OptionError(f"slerp goes between two models, or from a base to one model, but there are {found}")
 
-    def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> "Angle":
+    def reduction(self, n_models: int, size: int, dtype: np.dtype[Any]) -> Gram:
         """Ask for the lengths of the two vectors and their dot product."""
-        return Angle(size)
+        return Gram(2, size, self.factors, vectors=lambda block: (ends(block), None))
 
-    def combine(self, block: Block, reduced: Any) -> None:
-        """Write the interpolated block."""
-        pair = block.models if block.base is None else np.stack(ends(block))
-        weighted_sum(pair, np.array(reduced.coefficients(self.t)), 1.0, block.out)
-
-
-class Angle:
-    """A reduction: |a|², |b|² and a · b of the two tensors that are interpolated."""
-
-    def __init__(self, size: int) -> None:
-        self._sums = ChunkSums(3, size)
-        self._totals: NDArray[np.float64] = np.zeros(3)
-
-    def local(self) -> None:
-        """Return nothing: sums go to places of their own."""
-
-    def observe(self, block: Block, local: None) -> None:
-        """Sum up one block."""
-        a, b = ends(block)
-        for row, (x, y) in enumerate(((a, a), (b, b), (a, b))):
-            self._sums.add_dots(row, block.start, x, y)
-
-    def end_pass(self, locals_: Any) -> bool:
-        """Add the sums up; one pass is enough."""
-        self._totals = self._sums.totals()
-        return False
-
-    def result(self) -> "Angle":
-        """Return this, for `coefficients`."""
-        return self
-
-    def coefficients(self, t: float) -> tuple[float, float]:
-        """Return the factors of a and b at `t`."""
-        aa, bb, ab = (float(total) for total in self._totals)
-        lengths = math.sqrt(aa) * math.sqrt(bb)
-        cos = ab / lengths if 0 < lengths < math.inf else 1.0
+    def factors(self, gram: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the factors of the two tensors."""
+        lengths = math.sqrt(gram[0, 0]) * math.sqrt(gram[1, 1])
+        cos = gram[0, 1] / lengths if 0 < lengths < math.inf else 1.0
         if not abs(cos) <= NEARLY_PARALLEL:
-            return 1 - t, t
+            return np.array([1 - self.t, self.t])
         angle = math.acos(cos)
-        return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+        return np.array([math.sin((1 - self.t) * angle), math.sin(self.t * angle)]) / math.sin(angle)
+
+    def combine(self, block: Block, reduced: NDArray[np.float64]) -> None:
+        """Write the interpolated block."""
+        weighted_sum(ends(block), reduced, 1.0, block.out)
 
 
-def ends(block: Block) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the two ends of the way: the base and the model, or the two models."""
-    return (block.models[0], block.models[1]) if block.base is None else (block.base, block.models[0])
+def ends(block: Block) -> NDArray[Any]:
+    """Return the two ends of the way, shape (2, b): the base and the model, or the two models."""
+    return block.models if block.base is None else np.stack((block.base, block.models[0]))
