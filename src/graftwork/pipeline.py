@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork import provenance
+from graftwork.assembly import plan_assemble_step
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
 from graftwork.methods.options import Place
 from graftwork.pairing import Source
@@ -120,7 +121,7 @@ def write_merge(
         settings: What the record of the result says.
         progress: Told how far the work is.
         verb: What the record calls it.
-        like: Lends architecture and places; the first source as a rule.
+        like: Lends architecture and places; by default the plan says.
 
     Raises:
         OutputError: If the target cannot be written.
@@ -129,7 +130,7 @@ def write_merge(
     from graftwork.executor.local import LocalExecutor, verify_written
 
     begin = time.perf_counter()
-    like = like or plan.models[0]
+    like = like or plan.lender
     row = format_for_target(target.path, like, target.format)
     if row.create is None:
         raise OutputError(f"format {row.name!r} is only read")
@@ -290,7 +291,12 @@ def convert(
         lender = stack.enter_context(open_store(like)) if like is not None else None
         row = format_for_target(target.path, lender or reader, target.format)
         plan, losses = plan_convert(reader, row, like=lender, dtype=dtype)
-        settings = {"source": reader.path.name, "format": row.name, "dtype": dtype, "like": lender.path.name if lender else None}
+        settings = {
+            "source": reader.path.name,
+            "format": row.name,
+            "dtype": dtype,
+            "like": lender.path.name if lender else None,
+        }
         result = write_merge(plan, target, settings, progress, verb="convert", like=lender)
     return replace(result, notes=(*result.notes, *(f"{row.name} cannot carry {loss}: left out" for loss in losses)))
 
@@ -304,11 +310,10 @@ class PlannedReader:
     is_planned = True
 
     def __init__(self, name: str, plan: MergePlan) -> None:
-        first = plan.models[0]
         self.path = Path(name)
-        self.header: Header = replace(first.header, files=(), provenance=None, notes=())
+        self.header: Header = replace(plan.lender.header, files=(), provenance=None, notes=())
         self._specs = {spec.name: spec for spec in plan.specs}
-        self._first = first
+        self._like = plan.lender
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """Return every tensor's spec."""
@@ -316,7 +321,7 @@ class PlannedReader:
 
     def key(self, name: str) -> str:
         """Return the key that the tensor will have."""
-        return self._first.key(name)
+        return self._like.key(name) if name in self._like.specs() else name
 
     def read_into(self, name: str, start: int, out: Any) -> None:
         """Refuse: there are no values yet."""
@@ -371,7 +376,10 @@ def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reade
     return plan_merge(request_of(step, recipe), models, base)
 
 
-PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan]] = {"merge": plan_merge_step}
+PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan]] = {
+    "merge": plan_merge_step,
+    "assemble": plan_assemble_step,
+}
 """How each kind of step is planned: from the step, its recipe, and the open (or planned) input of each name."""
 
 
@@ -412,8 +420,7 @@ def run(
     """
     with planned(recipe, root) as plans:
         for name, wanted in outputs.items():
-            like = plans[name].models[0]
-            row = format_for_target(wanted.path, like, wanted.format)
+            row = format_for_target(wanted.path, plans[name].lender, wanted.format)
             check_output(plans[name], wanted.path, row, overwrite=wanted.overwrite)
     needed = _needed(recipe, outputs)
     results: dict[str, Result] = {}
@@ -429,9 +436,9 @@ def run(
                 plan = PLANNERS[step.kind](step, recipe, dict(zip(names, readers, strict=True)))
                 target = outputs.get(name)
                 if target is None:
-                    row = FORMATS[plan.models[0].header.format]
+                    row = FORMATS[plan.lender.header.format]
                     suffix = row.suffixes[0] if row.suffixes else ""
-                    target = replace(first, path=Path(between) / f"{name}{suffix}", format=row.name, overwrite=False)
+                    target = Target(path=Path(between) / f"{name}{suffix}", format=row.name, threads=first.threads)
                 result = write_merge(plan, target, step.settings(), _named(progress, name), verb=step.kind)
             made[name] = target.path
             if name in outputs:

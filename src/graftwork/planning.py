@@ -113,6 +113,7 @@ class MergePlan:
         notes: What the user should know, one sentence each.
         renamed: Tensors that have another name in another model: (name in the result, label, name there).
         dropped: Tensors of the first model that the result does not have (optimizer state).
+        like: Lends configuration and small files to the result, where that is not the first model.
     """
 
     request: MergeRequest
@@ -122,6 +123,12 @@ class MergePlan:
     notes: tuple[str, ...]
     renamed: tuple[tuple[str, str, str], ...] = ()
     dropped: tuple[str, ...] = ()
+    like: Reader | None = None
+
+    @property
+    def lender(self) -> Reader:
+        """What lends configuration and small files to the result."""
+        return self.like or self.models[0]
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
@@ -289,10 +296,10 @@ def check_output(plan: MergePlan, target: Path, row: Format, *, overwrite: bool,
         for file in (reader.path, *reader.header.files)
     ]
     check_target(target, row, files, overwrite=overwrite)
-    lender = like or plan.models[0]
+    lender = like or plan.lender
     if row.check is not None and not getattr(lender, "is_planned", False):
         row.check(plan.specs, lender)
-    free, needed = free_bytes(target), result_bytes(plan.bytes_written, plan.models[0])
+    free, needed = free_bytes(target), result_bytes(plan.bytes_written, plan.lender)
     if free < needed:
         raise OutputError(f"{target.parent} has {free:,} bytes free, but the result needs {needed:,}")
 

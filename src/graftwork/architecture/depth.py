@@ -23,6 +23,17 @@ def block_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def block_parts(name: str) -> tuple[str, int, str] | None:
+    """Return a tensor's name in front of its block's number, that number, and what comes behind; None outside of such blocks."""
+    found = NUMBERED.search(name)
+    return (name[: found.start(1)], int(found[1]), name[found.end(1) :]) if found else None
+
+
+def comes_first(name: str) -> bool:
+    """Return whether a tensor outside of the repeated blocks comes before them, as embeddings do."""
+    return _FIRST.search(name) is not None
+
+
 def depths_and_classes(
     names: Iterable[str], root: Layer | None, *, keras2: bool = False
 ) -> tuple[Mapping[str, float], Mapping[str, str]]:
@@ -49,7 +60,7 @@ def _by_number(names: list[str]) -> dict[str, float]:
     most = max((number for number in numbers.values() if number is not None), default=None)
     if most is None:
         return {}
-    outside = {name: 0.0 if _FIRST.search(name) else 1.0 for name in names}
+    outside = {name: 0.0 if comes_first(name) else 1.0 for name in names}
     return {
         name: outside[name] if number is None else number / most if most else 1.0 for name, number in numbers.items()
     }

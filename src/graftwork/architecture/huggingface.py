@@ -1,6 +1,6 @@
-"""Which fields of two Hugging Face ``config.json`` files must agree for their weights to be merged."""
+"""Which fields of two Hugging Face ``config.json`` files must agree for their weights to be merged, and which count layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,14 @@ HARMLESS = frozenset(
     }
 )
 """Fields that say where a model came from or how it is run, not what it computes."""
+
+LAYER_COUNTS = frozenset(
+    {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers", "encoder_layers", "decoder_layers"}
+)
+"""Fields that say how many layers a model has."""
+
+LAYER_NUMBERS = frozenset({"mlp_only_layers", "full_attn_idxs", "attn_layer_indices", "cross_attention_layers"})
+"""Fields that list the numbers of some layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +71,67 @@ def differences(a: Any, b: Any) -> list[FieldDifference]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def count_fields(config: Any, count: int) -> list[str]:
+    """Return the fields that say that a model has `count` layers, those of its parts with a dot."""
+    return [
+        ".".join(path)
+        for path, value in _fields(config)
+        if path[-1] in LAYER_COUNTS and value == count and not isinstance(value, bool)
+    ]
+
+
+def with_layers(config: Any, count: int, parts: Sequence[tuple[Any, Sequence[int]]]) -> Any:
+    """Return a configuration for a model made of layers of others.
+
+    Fields that count layers say how many there are now. Lists with one entry for each layer, and lists of layers' numbers, are
+    put together from those of the models that the layers come from.
+
+    Args:
+        config: The configuration of which everything else is kept.
+        count: How many layers it says there are.
+        parts: The configuration that each run of layers comes from, and the numbers of the layers there.
+    """
+    total = sum(len(layers) for _, layers in parts)
+    found = [dict(_fields(part)) for part, _ in parts]
+
+    def follow(value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, Mapping):
+            return {key: follow(inner, (*path, key)) for key, inner in value.items()}
+        if path[-1:] and path[-1] in LAYER_COUNTS and value == count and not isinstance(value, bool):
+            return total
+        if not isinstance(value, list):
+            return value
+        theirs = [fields.get(path) for fields in found]
+        if path[-1] in LAYER_NUMBERS:
+            return _numbers(theirs, [layers for _, layers in parts])
+        if len(value) == count and ("layer" in path[-1] or path[-1].endswith(("_types", "_pattern"))):
+            return [
+                each[layer]
+                for each, (_, layers) in zip(theirs, parts, strict=True)
+                for layer in layers
+                if isinstance(each, list) and layer < len(each)
+            ]
+        return value
+
+    return follow(config, ())
+
+
+def _numbers(lists: Sequence[Any], layers: Sequence[Sequence[int]]) -> list[int]:
+    kept, at = [], 0
+    for chosen, numbers in zip(lists, layers, strict=True):
+        kept += [at + j for j, number in enumerate(numbers) if isinstance(chosen, list) and number in chosen]
+        at += len(numbers)
+    return kept
+
+
+def _fields(config: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Return every field of a configuration and of its parts, by the names that lead to it."""
+    if not isinstance(config, Mapping):
+        return []
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for key, value in config.items():
+        found.append(((*path, str(key)), value))
+        found += _fields(value, (*path, str(key)))
+    return found

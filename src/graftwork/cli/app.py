@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -193,6 +194,57 @@ def merge(
                 progress=tell,
                 on_result=results.append,
                 **arguments,
+            )
+        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
+        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
+
+
+@app.command()
+def assemble(
+    layers: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL:FIRST-END …",
+            help="Runs of layers in the order of the result. Layers count from 0, END is not in the run: M:0-16 takes the first 16; "
+            "M:0-16*0.5 multiplies them with 0.5.",
+            show_default=False,
+        ),
+    ],
+    output: Output,
+    dtype: Dtype = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", help="A field of config.json that may differ.", show_default=False)
+    ] = None,
+    allow_nonfinite: AllowNonfinite = False,
+    format_: Format = None,
+    shard_size: ShardSize = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a model of layers of others.
+
+    Embeddings come from the first run's model, norms and heads behind the layers from the last run's. Models are Hugging Face
+    directories or safetensors files with numbered layers; config.json follows.
+    """
+    from graftwork import api
+
+    with refusing():
+        results: list[Any] = []
+        with progress(quiet) as tell:
+            api.assemble(
+                [_layers(text) for text in layers],
+                output=output,
+                dtype=dtype,
+                ignore=tuple(ignore or ()),
+                allow_nonfinite=allow_nonfinite,
+                format=format_,
+                shard_bytes=_size(shard_size),
+                threads=threads,
+                overwrite=overwrite,
+                progress=tell,
+                on_result=results.append,
             )
         say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
         print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
@@ -461,6 +513,16 @@ def _value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise typer.BadParameter(f"{text!r} is not a value", param_hint="--set") from None
+
+
+def _layers(text: str) -> tuple[str, int, int, float]:
+    """Return a run of layers such as MODEL:0-16 or MODEL:0-16*0.5."""
+    found = re.fullmatch(r"(.+):(\d{1,6})-(\d{1,6})(?:\*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?))?", text)
+    if found is None:
+        raise typer.BadParameter(
+            f"{text!r} is no run of layers such as MODEL:0-16 or MODEL:0-16*0.5", param_hint="MODEL:FIRST-END"
+        )
+    return found[1], int(found[2]), int(found[3]), float(found[4] or 1)
 
 
 def _size(text: str | None) -> int | None:

@@ -5,6 +5,7 @@ checks and the JSON Schema are made. How it is planned is one row of `graftwork.
 relative to the recipe's own directory.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +18,11 @@ from graftwork.recipe.slips import sentence
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\s]+$")]
 """What a model or step is called: any word without a slash."""
+
+
+def as_name(text: str) -> str:
+    """Return a text as a name: blanks and slashes become underscores."""
+    return re.sub(r"[/\s]+", "_", text) or "model"
 
 
 def _as_tuple(value: Any) -> Any:
@@ -160,6 +166,52 @@ class MergeStep(Step):
         }
 
 
+class LayerRun(Frozen):
+    """A run of layers of a model.
+
+    Attributes:
+        model: Name of a model or earlier step.
+        range: The first layer, counted from 0, and the one behind the last.
+        scale: What the tensors of the run are multiplied with.
+    """
+
+    model: Name
+    range: tuple[int, int]
+    scale: float = Field(1.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "LayerRun":
+        start, stop = self.range
+        if not 0 <= start < stop:
+            raise RecipeError(
+                f"the range {start} to {stop} of {self.model} has no layers; the first is 0, and the end is not in the range"
+            )
+        return self
+
+
+class AssembleStep(Step):
+    """A model made of layers of others, one run after the other.
+
+    Attributes:
+        layers: The runs, in the order of the result.
+        dtype: The result's dtype; by default each tensor keeps its own.
+        ignore: Fields of configurations that may differ.
+        allow_nonfinite: Whether sources may hold NaN or infinity.
+    """
+
+    kind: ClassVar[str] = "assemble"
+
+    layers: Annotated[tuple[LayerRun, ...], Field(min_length=1)]
+    dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
+    ignore: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    allow_nonfinite: bool = False
+
+    def inputs(self) -> Iterator[str]:
+        """Yield the model of each run."""
+        for run in self.layers:
+            yield run.model
+
+
 def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a field; a list of words may be a single one."""
     if field.get("type") != "array":
@@ -174,7 +226,7 @@ def _options(method: type[MergeMethod]) -> dict[str, Any]:
     return {**found, "weights": found["weight"]} if "weight" in found else found
 
 
-STEP_KINDS: dict[str, type[Step]] = {cls.kind: cls for cls in (MergeStep,)}
+STEP_KINDS: dict[str, type[Step]] = {cls.kind: cls for cls in (MergeStep, AssembleStep)}
 """Every kind of step by the word that recipes use for it."""
 
 

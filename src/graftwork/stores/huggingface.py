@@ -392,7 +392,7 @@ def _carry(path: Path, specs: Sequence[TensorSpec], like: Reader, provenance: st
         made.append(target)
     if CONFIG in carried:
         config = with_dtype(like.header.config, written_dtype(specs))
-        if config != like.header.config:
+        if config != read_json(read_small(carried[CONFIG]), CONFIG):
             (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if provenance:
         (path / RECORD).write_text(provenance, encoding="utf-8")
