@@ -333,6 +333,24 @@ def breadcrumbs_ties(
     return elect(left, vector(weight, len(models)), base, normalize=normalize, lambda_=lambda_, election=election)
 
 
+def sce(models, base, *, select_topk=1.0, **_):
+    deltas = np.array(differences(models, base))
+    if select_topk < 1:
+        # n times the standard deviation, without a division, so that equal ones come out equal; in the dtype of the models
+        scaled = np.sqrt(len(models) * (deltas**2).sum(axis=0) - deltas.sum(axis=0) ** 2)
+        spread = scaled.astype(models[0].dtype).reshape(-1)
+        varied = np.count_nonzero(np.ptp(np.array(models), axis=0))
+        chosen = np.zeros(spread.size, bool)
+        chosen[np.argsort(-spread, kind="stable")[: max(1, int(select_topk * varied)) if varied else 0]] = True
+        deltas = deltas * chosen.reshape(base.shape)
+    squares = [(d**2).mean() for d in deltas]
+    w = [s / sum(squares) if sum(squares) else 1 / len(models) for s in squares]
+    winner = np.where(sum(deltas) >= 0, 1, -1)
+    agree = [np.sign(d) == winner for d in deltas]
+    total = sum(np.where(a, wi * d, 0) for a, wi, d in zip(agree, w, deltas, strict=True))
+    return base + total / np.maximum(sum(np.where(a, wi, 0) for a, wi in zip(agree, w, strict=True)), 1e-6)
+
+
 def ram(models, base, *, epsilon=1e-5, factors=None, **_):
     deltas = differences(models, base)
     moved = [np.abs(x - base) > x.dtype.type(epsilon) for x in models]  # in the dtype of the models, as documented
@@ -377,6 +395,7 @@ REFERENCES = {
     "passthrough": passthrough,
     "ram": ram,
     "ramplus_tl": ramplus_tl,
+    "sce": sce,
     "slerp": slerp,
     "swa": swa,
     "task_arithmetic": task_arithmetic,

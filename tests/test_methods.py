@@ -186,6 +186,7 @@ CASES = [
         ),
         averages=True,
     ),
+    Case("sce", variants=({"select_topk": 0.1}, {"select_topk": 0.5}), counts=(2, 7), whole=True),
     Case("ram", variants=({"epsilon": 0.5}, {"epsilon": 0.0})),
     Case("ramplus_tl", variants=({"epsilon": 1.0}, {"epsilon": 1.0, "r": 0.5, "alpha": 3.0})),
     Case("nearswap", {"t": 0.25}, variants=({}, {"t": 0.0}, {"t": 1e-7}, {"t": 99.0}), counts=(1,), keeps_equal=False),
@@ -640,6 +641,38 @@ def test_breadcrumbs_ties_by_hand():
     merged = merge_arrays("breadcrumbs_ties", [a, b], base=np.zeros(4, np.float32), density=0.5, gamma=0.25)
 
     np.testing.assert_array_equal(merged, [-4, 2, 0, 1])
+
+
+def test_sce_by_hand():
+    """a: 3, 1, 0, 2; b: -1, 1, 4, 2. Entries 1 and 3 vary (by 2 either side), the first counts: weights 9/10 and 1/10, + wins."""
+    a, b, base = f32(4, 2, 1, 3), f32(0, 2, 5, 3), f32(1, 1, 1, 1)
+
+    np.testing.assert_array_equal(merge_arrays("sce", [a, b], base=base, select_topk=0.5), [4, 1, 1, 1])
+    # everything: squares 14 and 22; entry 1 is a's, entry 3 is b's, the others are both
+    np.testing.assert_array_equal(merge_arrays("sce", [a, b], base=base), [4, 2, 5, 3])
+    # both agree on 2, 1 with weights 4/5 and 1/5
+    np.testing.assert_allclose(merge_arrays("sce", [f32(2), f32(1)], base=f32(0)), 4 / 5 * 2 + 1 / 5 * 1)
+
+
+@pytest.mark.parametrize("select_topk", [1.0, 0.5])
+def test_sce_weighs_small_task_vectors_as_it_does_large_ones(select_topk):
+    """Down to differences whose squares float32 does not hold: the merged task vector is as many times smaller."""
+    deltas = np.random.default_rng(0).standard_normal((2, 1000)).astype(np.float32)
+    base = np.zeros(1000, np.float32)
+    large = merge_arrays("sce", list(deltas), base=base, select_topk=select_topk)
+
+    small = merge_arrays("sce", list(deltas * np.float32(2**-80)), base=base, select_topk=select_topk)
+
+    np.testing.assert_array_equal(small, large * np.float32(2**-80))
+
+
+def test_sce_takes_for_zero_what_is_left_of_models_that_count_for_nothing():
+    """The weight of b is 10⁻⁸; where it stands alone its entry is divided by 10⁻⁶ and not by that."""
+    a, b = f32(1e4, 0), f32(0, 1)
+
+    merged = merge_arrays("sce", [a, b], base=f32(0, 0))
+
+    np.testing.assert_allclose(merged, [1e4, 1e-2], rtol=1e-6)
 
 
 def test_ram_by_hand():

@@ -73,6 +73,7 @@ def elect_and_add(
     normalize: bool,
     count: bool,
     out: NDArray[Any],
+    least: float = 0.0,
 ) -> None:
     """Write ``base + λ · τ`` with τ the sum or mean of those differences whose sign wins the election.
 
@@ -89,8 +90,9 @@ def elect_and_add(
         normalize: Whether to divide.
         count: Whether every model has one vote, or as many as its difference is large.
         out: Shape (b,).
+        least: What a sum of divisors is taken for that is smaller in magnitude.
     """
-    _elect_and_add(*flatten(models), base, coefficients, float(lambda_), normalize, count, out)
+    _elect_and_add(*flatten(models), base, coefficients, float(lambda_), normalize, count, float(least), out)
 
 
 def step_towards(row: NDArray[Any], base: NDArray[Any], step: float, out: NDArray[Any]) -> None:
@@ -167,7 +169,16 @@ def _distances(x: Any, base: Any, sums: Any) -> None:
 
 @block_loop
 def _elect_and_add(
-    x: Any, distance: Any, n: Any, base: Any, coefficients: Any, lambda_: Any, normalize: Any, count: Any, out: Any
+    x: Any,
+    distance: Any,
+    n: Any,
+    base: Any,
+    coefficients: Any,
+    lambda_: Any,
+    normalize: Any,
+    count: Any,
+    least: Any,
+    out: Any,
 ) -> None:
     elected, total, divisor = np.empty(TILE, np.float64), np.empty(TILE, np.float64), np.empty(TILE, np.float64)
     for first in range(0, out.size, TILE):
@@ -195,6 +206,7 @@ def _elect_and_add(
                 divisor[j] += share if agrees else 0.0
         if normalize:
             for j in range(target.size):
-                total[j] /= divisor[j] if divisor[j] != 0.0 else 1.0
+                d = least if abs(divisor[j]) < least else divisor[j]
+                total[j] /= d if d != 0.0 else 1.0
         for j in range(target.size):
             target[j] = np.float64(origin[j]) + lambda_ * total[j] if total[j] != 0.0 else np.float64(origin[j])
