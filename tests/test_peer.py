@@ -51,6 +51,7 @@ SHAPES = {
     "cube": (4, 5, 6),
     "kernel": (8, 4, 3, 3),
 }
+SMALL = ("fine", "fine vector", "tiny")
 TIED = ("tied matrix", "tied vector")
 
 
@@ -59,7 +60,7 @@ def tensors():
     """Return every tensor as (base, models), float32.
 
     Models are as large as their differences, so that an error in those shows; `fine`: differences of 1%, as after fine-tuning;
-    `tied`: multiples of 1/8, many of the same magnitude; `unmoved`: the first model equals the base; `still`: all do.
+    `tiny`: of less; `tied`: multiples of 1/8, many of the same magnitude; `unmoved`: the first model equals the base; `still`: all do.
     """
     rng = np.random.default_rng(0)
 
@@ -75,6 +76,7 @@ def tensors():
     made = {name: around(draw(shape), 1.0) for name, shape in SHAPES.items()}
     made["fine"] = around(draw((120, 80), 0.02), 0.0002)
     made["fine vector"] = around(draw((700,), 0.02), 0.0002)
+    made["tiny"] = around(draw((6, 10), 0.02), 0.00001)
     made["tied matrix"] = eighths((16, 24)), [eighths((16, 24)) for _ in range(MOST)]
     made["tied vector"] = eighths((90,)), [eighths((90,)) for _ in range(MOST)]
     base, models = around(draw((24, 10)), 1.0)
@@ -93,8 +95,12 @@ class Case:
         ours: Our options, where they are called or valued differently.
         models: How many, without the base.
         base: Whether there is a base.
-        without: Tensors that are not compared, with the reason.
+        without: Tensors that are not compared.
         refused: Tensors that mergekit fails on and we merge.
+        by_unit: A vector is all weights of a unit here, one run of the last axis there: there tensors of more than two axes are given
+            as matrices of units.
+        least_one: The parameter that is a fraction of entries, of which at least one is kept here: there it is raised to that.
+        enlarged: Tensors so small that absolute thresholds set in there, and none here: there they are given 2²⁰ times as large.
     """
 
     method: str
@@ -104,11 +110,28 @@ class Case:
     base: bool = True
     without: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    by_unit: bool = False
+    least_one: str = ""
+    enlarged: tuple[str, ...] = ()
 
     @property
     def id(self):
         said = ",".join(f"{k}={v}" for k, v in self.peer.items())
         return f"{self.method}({said}) of {self.models}{' and a base' * self.base}".replace("/", "|")
+
+    def job(self, name):
+        """What mergekit is given for a tensor."""
+        shape = tensors()[name][0].shape
+        parameters = dict(self.peer)
+        if self.least_one:
+            fraction, least = parameters[self.least_one], 1 / math.prod(shape)
+            raised = [max(f, least) for f in fraction] if isinstance(fraction, list) else max(fraction, least)
+            parameters[self.least_one] = raised
+        return {
+            "parameters": parameters,
+            "shape": [shape[0], -1] if self.by_unit and len(shape) > 2 else list(shape),
+            "factor": 2.0**20 if name in self.enlarged else 1.0,
+        }
 
     def options(self):
         """Our options: mergekit's, in our spelling."""
@@ -126,11 +149,9 @@ class Case:
 
 W3 = [0.2, 0.5, 1.1]
 
-BY_LAST_AXIS = ("cube", "kernel")
-"""Of more than two axes: a vector is one run of the last axis there, all weights of a unit here."""
-
 # Among entries of equal magnitude, which are the largest is left to the sorting routine there; here the earlier are.
 untied = functools.partial(Case, without=TIED)
+some_kept = functools.partial(untied, least_one="density")
 
 EXACT = [
     Case("linear", {"weight": 1.0}, base=False),
@@ -141,7 +162,7 @@ EXACT = [
     Case("task_arithmetic", {"weight": W3, "lambda": 0.7}),
     Case("task_arithmetic", {"weight": [1.0, -0.4], "normalize": True}, models=2),
     Case("ties", {"weight": 1.0, "density": 1.0}),
-    Case("ties", {"weight": [1.0, -0.6, 0.3], "density": 1.0, "normalize": False}),
+    Case("ties", {"weight": [1.0, -0.5, 0.25], "density": 1.0, "normalize": False}),
     *[untied("ties", {"weight": 1 / 3, "density": density}) for density in (0.001, 0.2, 0.5, 0.9)],
     untied("ties", {"weight": W3, "density": [0.3, 0.5, 0.7], "lambda": 1.4}),
     untied("ties", {"weight": [-1.0, 0.5], "density": 0.4, "normalize": False}, models=2),
@@ -152,7 +173,7 @@ EXACT = [
             {"weight": weight, "nuslerp_flatten": flat, "nuslerp_row_wise": row},
             models=2,
             base=base,
-            without=() if flat or row else BY_LAST_AXIS,
+            by_unit=not (flat or row),
         )
         for base in (False, True)
         for weight in ([1.0, 1.0], [0.3, 0.9])
@@ -166,22 +187,22 @@ EXACT = [
     Case("karcher", base=False),
     Case("karcher", {"max_iter": 50, "tol": 1e-7}, models=4, base=False),
     *[
-        untied(method, {"weight": 1 / 3, "density": density, "gamma": gamma})
+        some_kept(method, {"weight": 1 / 3, "density": density, "gamma": gamma})
         for method in ("breadcrumbs", "breadcrumbs_ties")
         for density, gamma in ((0.5, 0.01), (0.9, 0.05), (0.3, 0.2), (0.95, 0.2))
     ],
     *[
-        untied(method, {"weight": W3, "density": [0.3, 0.5, 0.7], "gamma": [0.01, 0.1, 0.2], "lambda": 1.3})
+        some_kept(method, {"weight": W3, "density": [0.3, 0.5, 0.7], "gamma": [0.01, 0.1, 0.2], "lambda": 1.3})
         for method in ("breadcrumbs", "breadcrumbs_ties")
     ],
-    untied("breadcrumbs", {"weight": W3, "density": 0.5, "gamma": 0.1, "normalize": True}),
-    untied("breadcrumbs_ties", {"weight": W3, "density": 0.5, "gamma": 0.1, "normalize": True}),
+    some_kept("breadcrumbs", {"weight": W3, "density": 0.5, "gamma": 0.1, "normalize": True}),
+    some_kept("breadcrumbs_ties", {"weight": W3, "density": 0.5, "gamma": 0.1, "normalize": True}),
     Case("breadcrumbs", {"weight": 0.5, "density": 1.0, "gamma": 0.1}),
-    Case("sce", {"select_topk": 1.0}),
-    *[untied("sce", {"select_topk": k}) for k in (0.1, 0.5, 0.9)],
-    untied("sce", {"select_topk": 0.3}, models=4),
-    *[Case("model_stock", models=n) for n in (2, 3, 4)],
-    *[Case("model_stock", {"filter_wise": True}, models=n, without=BY_LAST_AXIS) for n in (2, 3, 4)],
+    Case("sce", {"select_topk": 1.0}, enlarged=SMALL),
+    *[untied("sce", {"select_topk": k}, least_one="select_topk", enlarged=SMALL) for k in (0.1, 0.5, 0.9)],
+    untied("sce", {"select_topk": 0.3}, models=4, least_one="select_topk", enlarged=SMALL),
+    *[Case("model_stock", models=n, enlarged=SMALL) for n in (2, 3, 4)],
+    *[Case("model_stock", {"filter_wise": True}, models=n, by_unit=True, enlarged=SMALL) for n in (2, 3, 4)],
     *[Case("nearswap", {"t": t}, models=1) for t in (0.0001, 0.3, 1.0)],
     Case("arcee_fusion", models=1),
     *[Case("ram", {"epsilon": epsilon}, models=n) for n in (2, 3) for epsilon in (1e-5, 0.6)],
@@ -196,7 +217,7 @@ EXACT = [
     Case("della", {"weight": W3, "density": 1.0, "epsilon": 0.15, "lambda": 0.8, "normalize": True}),
     Case("della_linear", {"weight": W3, "density": 1.0, "epsilon": 0.15}),
 ]
-"""Deterministic ones: every element is the same."""
+"""Deterministic ones: every element is the same, but for the differences that docs/methods.md states and `Case` names."""
 
 DROPPING = [
     *[
@@ -243,10 +264,9 @@ def peer(folder):
         {
             "id": case.id,
             "method": case.method,
-            "parameters": case.peer,
             "models": case.models,
             "base": case.base,
-            "tensors": [*tensors()],
+            "tensors": {name: case.job(name) for name in tensors()},
         }
         for case in [*EXACT, *CHOOSING, *DROPPING]
     ]

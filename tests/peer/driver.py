@@ -22,22 +22,26 @@ def main(folder: Path) -> None:
     for job in jobs:
         models = [str(i) for i in range(job["models"])]
         ids = ["base", *models] if job["base"] else models
-        parameters = {
-            key: dict(zip(models, value, strict=True)) if isinstance(value, list) else value
-            for key, value in job["parameters"].items()
-        }
         torch.manual_seed(0)
-        for name in job["tensors"]:
-            inputs = [torch.from_numpy(tensors[f"{name}/{who}"].copy()) for who in ids]
-            base = 0 if job["base"] else None
+        for name, given in job["tensors"].items():
+            parameters = {
+                key: dict(zip(models, value, strict=True)) if isinstance(value, list) else value
+                for key, value in given["parameters"].items()
+            }
+            arrays = [tensors[f"{name}/{who}"] * np.float32(given["factor"]) for who in ids]
             try:
                 merged = merge_tensors(
-                    inputs, job["method"], parameters=parameters, ids=ids, base_index=base, name=name
+                    [torch.from_numpy(array.reshape(given["shape"])) for array in arrays],
+                    job["method"],
+                    parameters=parameters,
+                    ids=ids,
+                    base_index=0 if job["base"] else None,
+                    name=name,
                 )
-            except Exception as error:
+            except Exception as error:  # whatever it is, the test says whether it is expected
                 errors[f"{job['id']}/{name}"] = f"{type(error).__name__}: {error}"
             else:
-                results[f"{job['id']}/{name}"] = merged.numpy()
+                results[f"{job['id']}/{name}"] = merged.numpy().reshape(arrays[0].shape) / np.float32(given["factor"])
     np.savez(folder / "results.npz", **results)
     (folder / "errors.json").write_text(json.dumps(errors))
     (folder / "methods.txt").write_text(" ".join(method.spec.name for method in registered_methods()))
