@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from graftwork.api import assemble, convert, diff, inspect, merge, plan, plan_merge, run, verify
+    from graftwork.api import assemble, convert, diff, extract_lora, inspect, merge, plan, plan_merge, run, verify
     from graftwork.errors import (
         GraftworkError,
         MismatchError,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from graftwork.recipe import Recipe, schema
 
 _HOMES = {
-    "api": ("assemble", "convert", "diff", "inspect", "merge", "plan", "plan_merge", "run", "verify"),
+    "api": ("assemble", "convert", "diff", "extract_lora", "inspect", "merge", "plan", "plan_merge", "run", "verify"),
     "errors": (
         "GraftworkError",
         "MismatchError",
@@ -58,6 +58,7 @@ __all__ = [
     "assemble",
     "convert",
     "diff",
+    "extract_lora",
     "inspect",
     "merge",
     "merge_arrays",

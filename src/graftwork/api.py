@@ -12,9 +12,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from graftwork import pipeline
+from graftwork import extraction, pipeline
 from graftwork.assembly import plan_assemble_step
 from graftwork.errors import GraftworkError, OptionError, RecipeError
+from graftwork.extraction import Extraction
 from graftwork.models import live
 from graftwork.planning import MergePlan, MergeRequest, check_output
 from graftwork.planning import plan_merge as _plan
@@ -425,6 +426,57 @@ def convert(
         )
 
 
+def extract_lora(
+    model: Model,
+    *,
+    base: Model,
+    output: str | PathLike[str],
+    rank: int = 16,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    embeddings: bool = False,
+    save_rest: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Extraction:
+    """Write what a fine-tuned model has learnt as a LoRA adapter of its base, which PEFT loads.
+
+    Args:
+        model: The fine-tuned model, with tensors called as in Hugging Face models.
+        base: The model that it was fine-tuned from.
+        output: The adapter's directory.
+        rank: Greatest rank of a tensor's two factors; the more, the nearer and the larger.
+        include: Globs over the names of tensors that may get factors; by default all matrices called ``….weight``.
+        exclude: Globs over the names of those that get none.
+        embeddings: Whether embeddings get factors too.
+        save_rest: Whether what differs and gets no factors (norms, biases …) is saved whole.
+        overwrite: Whether an existing adapter may be replaced.
+        progress: Told how far the work is.
+
+    Returns:
+        Where it is, and for each tensor how much of its difference is in it.
+
+    Raises:
+        MismatchError: If the two are not one architecture with the same tensors, or do not differ.
+        NonFiniteError: If one holds NaN or infinity.
+        OptionError: If an option makes no sense.
+        OutputError: If the output exists, is a source or cannot be written.
+    """
+    wishes = extraction.Wishes(
+        rank=rank, include=_words(include), exclude=_words(exclude), embeddings=embeddings, save_rest=save_rest
+    )
+    with _on_disk([base, model]) as (paths, labels), pipeline.opened(paths) as (ours, theirs):
+        return extraction.extract(
+            ours,
+            theirs,
+            Path(output),
+            wishes,
+            overwrite=overwrite,
+            labels=(labels[0], labels[1]),
+            progress=progress,
+        )
+
+
 def verify(path: str | PathLike[str], *, load: bool = True, progress: Progress | None = None) -> Verification:
     """Check a file thoroughly: it opens, CRCs hold, values are finite, and Keras loads it in a fresh process.
 
@@ -596,6 +648,7 @@ def _report(name: str, plan_: MergePlan, target: pipeline.Target | None, threads
 __all__ = [
     "FORMATS",
     "Diff",
+    "Extraction",
     "GraftworkError",
     "Inspection",
     "PlanReport",
@@ -603,6 +656,7 @@ __all__ = [
     "assemble",
     "convert",
     "diff",
+    "extract_lora",
     "inspect",
     "merge",
     "plan",

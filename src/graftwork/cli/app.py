@@ -378,6 +378,59 @@ def convert(
         print_json(_result(result)) if as_json else typer.echo(str(result.path))
 
 
+@app.command("extract-lora")
+def extract_lora(
+    model: Annotated[Path, typer.Argument(help="The fine-tuned model.", show_default=False)],
+    base: Annotated[Path, typer.Option("--base", help="The model that it was fine-tuned from.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Directory of the adapter that is written.", show_default=False)
+    ],
+    rank: Annotated[int, typer.Option("--rank", min=1, help="Greatest rank of a tensor's two factors.")] = 16,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="Glob of tensors that may get factors; repeat for more.", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", help="Glob of tensors that get none; repeat for more.", show_default=False),
+    ] = None,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Embeddings get factors too.")] = False,
+    save_rest: Annotated[
+        bool, typer.Option("--save-rest", help="Save what differs and gets no factors (norms, biases) whole.")
+    ] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what MODEL has learnt since BASE as a LoRA adapter.
+
+    PEFT loads it; BASE+ADAPTER is a source like any other. What is lost is said.
+    """
+    from graftwork import api
+    from graftwork.report import render
+
+    with refusing():
+        with progress(quiet) as tell:
+            found = api.extract_lora(
+                model,
+                base=base,
+                output=output,
+                rank=rank,
+                include=tuple(include or ()),
+                exclude=tuple(exclude or ()),
+                embeddings=embeddings,
+                save_rest=save_rest,
+                overwrite=overwrite,
+                progress=tell,
+            )
+        if as_json:
+            print_json(found.to_dict())
+            return
+        say(quiet, *(f"note: {note}" for note in found.notes))
+        render.extraction(found, tensors=tensors)
+
+
 @app.command()
 def verify(
     model: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from graftwork.extraction import Extraction
 from graftwork.methods.base import MergeMethod
 from graftwork.report.measure import Diff, Inspection
 from graftwork.report.verification import Verification
@@ -221,6 +222,32 @@ def verification(found: Verification) -> None:
     if found.load_error:
         _console().print(f"wrong: Keras does not load it: {found.load_error}", markup=False)
     _console().print("sound" if found.sound else "not sound")
+
+
+def extraction(found: Extraction, *, tensors: bool) -> None:
+    """Print how much of a fine-tune is in its adapter."""
+    kept = [row.energy for row in found.tensors]
+    worst = min(found.tensors, key=lambda row: row.energy)
+    _facts(
+        [
+            ("adapter", found.path),
+            ("size", size(found.size_bytes)),
+            ("factors", f"{len(found.tensors):,} tensors of rank {found.rank} or less"),
+            ("energy kept", f"{sum(kept) / len(kept):.1%} on average, {worst.energy:.1%} of {worst.name}"),
+            ("saved whole", f"{sum(row.saved for row in found.rest):,} tensors that differ"),
+            ("left out", f"{sum(not row.saved for row in found.rest):,} tensors that differ"),
+            ("unchanged", f"{found.unchanged:,} tensors"),
+        ]
+    )
+    if tensors:
+        rows = [(row.name, str(row.rank), f"{row.error:.2e}", f"{row.energy:.2%}") for row in found.tensors]
+        table(("tensor", "rank", "error", "energy"), rows, right=("rank", "error", "energy"))
+        others = [
+            (row.name, "whole" if row.saved else "left out", "" if row.difference is None else f"{row.difference:.2e}")
+            for row in found.rest
+        ]
+        if others:
+            table(("other tensor", "is", "differs by"), others, right=("differs by",))
 
 
 def method_list(methods: Mapping[str, type[MergeMethod]]) -> None:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from graftwork.errors import MismatchError, StoreError, suggest
 from graftwork.kernels.convert import decode, encode
 from graftwork.kernels.low_rank import add_product
-from graftwork.stores.base import RAW_DTYPES, Raw, Reader
+from graftwork.stores.base import RAW_DTYPES, Format, Raw, Reader
 from graftwork.stores.files import read_json, read_small
 from graftwork.stores.huggingface import inside
 from graftwork.stores.model_card import card_of
@@ -508,8 +508,24 @@ def _is_transposed(module: str, base: Reader, settings: Settings) -> bool:
 
     What the base is goes before what the adapter says: PEFT corrects the setting layer by layer, and saves what the last one had.
     """
+    known = keeps_transposed(module, base)
+    return settings.transposed if known is None else known
+
+
+def keeps_transposed(module: str, base: Reader) -> bool | None:
+    """Return whether a model keeps a module's weights as (in, out), None where its configuration does not tell."""
     config = base.header.config if base.header.config_kind == "huggingface" else None
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind in CONV1D_MODELS:
-        return module.rpartition(".")[2] in CONV1D_LAYERS
-    return settings.transposed
+    return module.rpartition(".")[2] in CONV1D_LAYERS if kind in CONV1D_MODELS else None
+
+
+ADAPTER = Format(
+    name="lora",
+    summary="LoRA adapter of PEFT: adapter_config.json and adapter_model.safetensors",
+    suffixes=(),
+    recognise=recognise,
+    open=SafetensorsReader,
+    create=None,
+    directory=True,
+)
+"""An adapter as a target; as a source it is read with its base, so it is no format of the registry."""
