@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 
 def bars(file: Path, labels: Sequence[str], series: dict[str, Sequence[float]], what: str) -> None:
@@ -16,6 +18,7 @@ def bars(file: Path, labels: Sequence[str], series: dict[str, Sequence[float]], 
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(labels))], labels)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    _plain(axes.xaxis)
     axes.set_xlabel(what)
     axes.legend()
     figure.savefig(file, metadata={"Date": None})
@@ -29,7 +32,18 @@ def lines(file: Path, panels: dict[str, dict[str, Sequence[tuple[float, float]]]
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        _plain(axes.xaxis, sorted({x for points in series.values() for x, _ in points}))
+        _plain(axes.yaxis)
         axes.set_xlabel(title)
         axes.set_ylabel(what)
         axes.legend()
     figure.savefig(file, metadata={"Date": None})
+
+
+def _plain(axis: Axis, ticks: Sequence[float] = ()) -> None:
+    """Label a logarithmic axis with plain numbers, at `ticks` or at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    if ticks:
+        axis.set_ticks(ticks)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FormatStrFormatter("%g"))
