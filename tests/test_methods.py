@@ -67,13 +67,19 @@ CASES = [
     *[
         Case(
             "nuslerp",
+            options,
             variants=({"weight": "ramp"}, {"weight": [1.0, -1.0]}, {"weight": [2.0, 1.0], "nuslerp_flatten": False}),
             counts=(2,),
             averages=True,
             whole=True,
             with_base=with_base,
         )
-        for with_base in (False, True)
+        for with_base, options in (
+            (False, {}),
+            (True, {}),
+            (False, {"nuslerp_flatten": False, "nuslerp_row_wise": True}),
+            (True, {"nuslerp_flatten": False}),
+        )
     ],
     # the directions of more models may balance out, which is refused
     *[
@@ -95,7 +101,7 @@ CASES = [
         averages=True,
         whole=True,
     ),
-    Case("model_stock", variants=({}, {"filter_wise": True}), counts=(2, 7), whole=True),
+    Case("model_stock", {"filter_wise": True}, variants=({},), counts=(2, 7), whole=True),
     Case(
         "geometric_median",
         variants=({"weight": "ramp"}, {"smoothing": 0.5}, {"max_iter": 3}),

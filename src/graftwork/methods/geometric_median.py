@@ -24,14 +24,15 @@ class GeometricMedian(MergeMethod):
         result = argmin_z Σ wᵢ |xᵢ - z|
         z      ← Σ βᵢ xᵢ / Σ βᵢ,     βᵢ = wᵢ / max(|xᵢ - z|, smoothing)       from z = Σ wᵢ xᵢ / Σ wᵢ on
 
-    As long as models with less than half of the weight are bad, however bad, the result stays near the others. The search is Weiszfeld's
-    (1937), as Pillutla, Kakade and Harchaoui (2022) use it to aggregate models of which some are corrupted. Theirs always smooths, for no β
-    is defined at a model. Here, where `smoothing` is 0, a model that is the median (those on the other side do not outweigh it) is found
-    before the search and comes out bit for bit, and steps from a model that is not are those of Vardi and Zhang (2000). Theirs
-    takes all weights of a network as one point; here each tensor is one, so that a model may be far off in some.
+    As long as models with less than half of the weight are bad, however bad (up to 1e12 times as far off as the others are apart),
+    the result stays near the others. The search is Weiszfeld's (1937), as Pillutla, Kakade and Harchaoui (2022) use it to aggregate
+    models of which some are corrupted. Theirs always smooths, since no β is defined at a model. Here, where `smoothing` is 0, a model
+    that is the median (the others do not outweigh it) is found before the search and comes out bit for bit, and steps from one that
+    is not are those of Vardi and Zhang (2000). Theirs takes all weights of a network as one point; here each tensor is one, so that a
+    model may count in some and be far off in others.
 
-    Where there is more than one median (two models of the same weight), the one that the search meets from the mean: there the
-    mean itself. mergekit has no such method.
+    Where there is more than one median (two models of the same weight), the result is the one that the search comes to from the mean:
+    there the mean itself. mergekit has no such method.
 
     Attributes:
         weight: How much each model counts, not negative.
