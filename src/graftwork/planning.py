@@ -326,11 +326,9 @@ def _check_numbers(
         raise OptionError(
             f"method {request.method!r} takes no base model, but one is given; list it with the models, or drop it"
         )
-    # a method for pairs takes the base as the first of the two
-    have = count + (1 if base is not None and method.base is Base.OPTIONAL and most == 2 else 0)
-    if have < least or (most is not None and have > most):
+    if count < least or (most is not None and count > most):
         wanted = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
-        raise OptionError(f"method {request.method!r} merges {wanted} models, but {have} are given")
+        raise OptionError(f"method {request.method!r} merges {wanted} models, but {count} are given")
     if request.dtype is not None and request.dtype not in FLOATS:
         raise OptionError(f"a result cannot have dtype {request.dtype!r}; choose one of {', '.join(FLOATS)}")
     if request.optimizer not in ("drop", "first"):
