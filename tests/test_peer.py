@@ -9,6 +9,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -373,3 +374,15 @@ def test_della_ranks_within_rows(case, peer):
             entries = ranks * 10 // width == tenth
             wanted = density - epsilon + 2 * epsilon * ranks[entries].mean() / (width - 1)
             assert abs(kept[entries].mean() - wanted) < 5 * math.sqrt(0.25 / entries.sum())
+
+
+def test_the_benchmark_runs(tmp_path):
+    """`make bench-peers` in small: both tools merge the same directories, and a table and a plot are written; nothing else is left."""
+    command = [sys.executable, "-m", "benchmarks", "peers", "--methods", "linear", "--dtype", "bfloat16", "--size", "4"]
+    where = ["--rounds", "1", "--folder", tmp_path / "models", "--results", tmp_path / "results"]
+    subprocess.run([*command, *where], cwd=HERE.parent, check=True, stdout=subprocess.DEVNULL)
+
+    text = (tmp_path / "results" / "peers.md").read_text()
+    assert sum(line.startswith("| `linear` | bfloat16 |") for line in text.splitlines()) == 1
+    assert (tmp_path / "results" / "peers.svg").stat().st_size
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["peers.yml"]
