@@ -16,6 +16,7 @@ from typing import Any
 from graftwork import provenance
 from graftwork.assembly import plan_assemble_step
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
+from graftwork.mergekit import plan_mergekit_step
 from graftwork.methods.options import Place
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output, plan_merge
@@ -379,6 +380,7 @@ def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reade
 PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan]] = {
     "merge": plan_merge_step,
     "assemble": plan_assemble_step,
+    "mergekit": plan_mergekit_step,
 }
 """How each kind of step is planned: from the step, its recipe, and the open (or planned) input of each name."""
 

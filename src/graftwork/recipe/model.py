@@ -25,7 +25,8 @@ def as_name(text: str) -> str:
     return re.sub(r"[/\s]+", "_", text) or "model"
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
+    """Return one word as a list of one."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -90,14 +91,14 @@ class MergeStep(Step):
     kind: ClassVar[str] = "merge"
 
     method: str
-    models: Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+    models: Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(as_tuple)]
     base: Name | None = None
     options: Mapping[str, Any] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
     map: Mapping[str, str] = Field(default_factory=dict)
-    skip: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
-    ignore: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    skip: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    ignore: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     allow_nonfinite: bool = False
     optimizer: Literal["drop", "first"] = "drop"
 
@@ -203,7 +204,7 @@ class AssembleStep(Step):
 
     layers: Annotated[tuple[LayerRun, ...], Field(min_length=1)]
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
-    ignore: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ()
+    ignore: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     allow_nonfinite: bool = False
 
     def inputs(self) -> Iterator[str]:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from graftwork.errors import GraftworkError, RecipeError
+from graftwork.recipe.mergekit import is_mergekit, recipe_of
 from graftwork.recipe.model import STEP_KINDS, ModelSource, Recipe
 from graftwork.recipe.slips import sentence
 from graftwork.stores.files import read_small
@@ -16,18 +17,25 @@ MAX_BYTES = 1 << 22
 """A recipe is written by a person."""
 
 
+MAX_NODES = 200_000
+"""Values of a file whose aliases are written out."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without anchors that expand, and without a key given twice."""
+    """YAML without a key given twice, that knows where the first alias stands."""
+
+    alias_line = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
-            raise RecipeError(f"line {line} uses a YAML alias (*), which recipes do without")
+        if self.check_event(yaml.events.AliasEvent) and not self.alias_line:
+            self.alias_line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool):
                 raise RecipeError(f"line {key_node.start_mark.line + 1} has a key that is not a word")
@@ -38,7 +46,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_recipe(source: Path | str | Mapping[str, Any] | Recipe) -> Recipe:
-    """Return the recipe in a YAML file, or that a mapping spells.
+    """Return the recipe in a YAML file, or that a mapping spells; mergekit's files and mappings are recipes too.
 
     Raises:
         RecipeError: If it is not YAML, or not a recipe; with the place and, for a slip of the pen, the word that was meant.
@@ -46,9 +54,20 @@ def read_recipe(source: Path | str | Mapping[str, Any] | Recipe) -> Recipe:
     if isinstance(source, Recipe):
         return source
     if isinstance(source, Mapping):
-        return _validated(dict(source), "the recipe")
+        return (
+            _mergekit([dict(source)], "the recipe", None)
+            if is_mergekit([source])
+            else _validated(dict(source), "the recipe")
+        )
     path = Path(source)
-    data = load_yaml(path)
+    documents, alias_line = load_yaml(path)
+    if is_mergekit(documents):
+        return _mergekit(documents, path.name, path.parent)
+    if alias_line:
+        raise RecipeError(f"{path}: line {alias_line} uses a YAML alias (*), which recipes do without")
+    data = documents[0] if documents else None
+    if len(documents) > 1:
+        raise RecipeError(f"{path} holds {len(documents)} YAML documents; a recipe is one")
     if not isinstance(data, dict):
         raise RecipeError(
             f"{path} holds no recipe: expected a mapping with `models` and `steps`, found {str(data)[:60]!r}"
@@ -56,16 +75,24 @@ def read_recipe(source: Path | str | Mapping[str, Any] | Recipe) -> Recipe:
     return _validated(data, path.name)
 
 
-def load_yaml(path: Path) -> Any:
-    """Return what a YAML file says.
+def load_yaml(path: Path) -> tuple[list[Any], int]:
+    """Return what the documents of a YAML file say, and the line of the first alias, 0 if there is none.
 
     Raises:
-        RecipeError: If it cannot be read or is not YAML.
+        RecipeError: If it cannot be read, is not YAML, or has aliases that make it large.
     """
     if not path.exists():
         raise RecipeError(f"there is no recipe {path}")
+    loader = _Loader(read_small(path, MAX_BYTES))
     try:
-        return yaml.load(read_small(path, MAX_BYTES), Loader=_Loader)
+        documents = []
+        while loader.check_node():
+            node: Any = loader.get_node()
+            if loader.alias_line and _written_out(node, {}) > MAX_NODES:
+                raise RecipeError(
+                    f"line {loader.alias_line} uses a YAML alias (*), and written out the file would be huge"
+                )
+            documents.append(loader.construct_document(node))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -74,6 +101,27 @@ def load_yaml(path: Path) -> Any:
         raise RecipeError(f"{path} is not YAML that a recipe needs: {error}") from error
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
+    else:
+        return documents, loader.alias_line
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """Return how many values there are when every alias is replaced by what it stands for; huge for one that holds itself."""
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES + 1  # counts if the node is met within itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
+    return known[id(node)]
+
+
+def _mergekit(documents: list[Any], where: str, folder: Path | None) -> Recipe:
+    try:
+        return recipe_of(documents, folder)
+    except GraftworkError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _validated(data: dict[str, Any], where: str) -> Recipe:

@@ -74,6 +74,15 @@ VOCABULARIES = (
 )
 """The files that give tokens their numbers."""
 
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+)
+"""The files that belong to the tokenizer."""
+
 
 class HuggingFaceReader:
     """A Hugging Face directory, open for reading.
@@ -226,6 +235,11 @@ class HuggingFaceReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Return whether a file of a model's directory belongs to its tokenizer."""
+    return any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES)
 
 
 def inside(file: Path, root: Path) -> Path:
@@ -398,7 +412,7 @@ def _carry(path: Path, specs: Sequence[TensorSpec], like: Reader, provenance: st
         (path / RECORD).write_text(provenance, encoding="utf-8")
         made.append(path / RECORD)
         record = json.loads(provenance)
-        if "merge" in record:
+        if "sources" in record and "convert" not in record:
             (path / CARD).write_text(render(record), encoding="utf-8")
             made.append(path / CARD)
     return made
