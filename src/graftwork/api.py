@@ -344,16 +344,18 @@ def run(
     output: str | PathLike[str] | None = None,
     threads: int | None = None,
     overwrite: bool = False,
+    shard_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, pipeline.Result]:
     """Run a recipe and return its results by step.
 
     Args:
         recipe: A YAML file, a mapping that spells a recipe, or a `Recipe`. Its paths are relative to the file (else to the
-            working directory).
+            working directory). A file or mapping of mergekit's is one, too.
         output: Where to write the last step's result, for a recipe that does not say (or says otherwise).
         threads: How many threads work.
         overwrite: Whether existing outputs may be replaced.
+        shard_bytes: Greatest size of a shard of each output, for formats with shards.
         progress: Told how far each step is.
 
     Raises:
@@ -373,7 +375,8 @@ def run(
     if len(set(outputs.values())) != len(outputs):
         raise RecipeError("two outputs of the recipe have the same path")
     targets = {
-        name: pipeline.Target(path=path, overwrite=overwrite, threads=threads or 0) for name, path in outputs.items()
+        name: pipeline.Target(path=path, overwrite=overwrite, threads=threads or 0, shard_bytes=shard_bytes)
+        for name, path in outputs.items()
     }
     return pipeline.run(found, root, targets, progress)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from graftwork.architecture.depth import depths_and_classes
 from graftwork.architecture.huggingface import with_layers
 from graftwork.errors import MismatchError, OptionError
 from graftwork.pairing import pair
@@ -119,6 +120,8 @@ def plan_runs(
         steps += [_seen_through(step) for step in plan.steps]
         notes += plan.notes
         at += run.length
+    depths, _ = depths_and_classes([step.spec.name for step in steps], None)  # in the result, not in its run
+    steps = [replace(step, place=step.place._replace(depth=depths.get(step.spec.name))) for step in steps]
     lender = like or first.reader
     return MergePlan(
         request=request,

@@ -276,6 +276,9 @@ def plan(
     threads: Threads = None,
     overwrite: Overwrite = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its sources.")] = False,
+    coefficients: Annotated[
+        bool, typer.Option("--coefficients", help="Show the options that count for every tensor, model by model.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say what a recipe or a merge would do.
@@ -312,13 +315,14 @@ def plan(
             print_json([report.to_dict() for report in reports])
         else:
             for report in reports:
-                render.plan(report, tensors=tensors)
+                render.plan(report, tensors=tensors, coefficients=coefficients)
 
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML, or a mergekit configuration.", show_default=False)],
     output: MaybeOutput = None,
+    shard_size: ShardSize = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -329,7 +333,14 @@ def run(
 
     with refusing():
         with progress(quiet) as tell:
-            results = api.run(recipe, output=output, threads=threads, overwrite=overwrite, progress=tell)
+            results = api.run(
+                recipe,
+                output=output,
+                threads=threads,
+                overwrite=overwrite,
+                shard_bytes=_size(shard_size),
+                progress=tell,
+            )
         if as_json:
             print_json({name: _result(result) for name, result in results.items()})
             return
@@ -538,7 +549,7 @@ def _refuse_merge_options(context: typer.Context) -> None:
         name = parameter.name or ""
         source = context.get_parameter_source(name)
         if (
-            name not in ("what", "threads", "overwrite", "tensors", "as_json")
+            name not in ("what", "threads", "overwrite", "tensors", "coefficients", "as_json")
             and source is not None
             and source.name == "COMMANDLINE"
         ):

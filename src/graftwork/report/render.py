@@ -168,8 +168,8 @@ def difference(found: Diff, *, tensors: bool) -> None:
     console.print(f"all {len(found.tensors):,} tensors: distance {found.distance:.3%}, cosine {found.cosine:.4f}")
 
 
-def plan(report: Any, *, tensors: bool) -> None:
-    """Print what a step would do."""
+def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
+    """Print what a step would do; every tensor, and the options of every kind of tensor, if that is wanted."""
     merged = sum(1 for row in report.tensors if row["action"] != "copy")
     _facts(
         [
@@ -194,6 +194,36 @@ def plan(report: Any, *, tensors: bool) -> None:
     if tensors:
         rows = [(row["name"], _shape(row["shape"]), row["dtype"], row["role"], row["action"]) for row in report.tensors]
         table(("tensor", "shape", "dtype", "role", "action"), rows)
+    if coefficients:
+        _coefficients(report)
+
+
+def _coefficients(report: Any) -> None:
+    """Print the options tensor by tensor, with one row for those of one depth, role and class of layer that have the same ones."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for row in report.tensors:
+        options = tuple((name, _option(value)) for name, value in row.get("options", {}).items())
+        groups.setdefault((row.get("depth"), row["role"], row.get("layer") or "", row["action"], options), []).append(
+            row["name"]
+        )
+    columns = list(dict.fromkeys(name for *_, options in groups for name, _ in options))
+    rows = []
+    for (depth, role, layer, action, options), names in groups.items():
+        shown = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        place = "" if depth is None else f"{depth:.3f}"
+        rows.append((shown, place, role, layer, action, *(dict(options).get(name, "") for name in columns)))
+    unknown = {"layer": 3, "depth": 1}
+    left_out = [at for at in unknown.values() if not any(row[at] for row in rows)]
+    headings = ("tensors", "depth", "role", "layer", "action", *columns)
+    table(
+        [heading for at, heading in enumerate(headings) if at not in left_out],
+        [[cell for at, cell in enumerate(row) if at not in left_out] for row in rows],
+    )
+
+
+def _option(value: Any) -> str:
+    """Return the value of an option as text: one for each model, if they have values of their own."""
+    return ", ".join(_written(each) for each in value) if isinstance(value, list | tuple) else _written(value)
 
 
 def verification(found: Verification) -> None:
