@@ -11,6 +11,8 @@ from graftwork.methods.base import Base, Block, Granularity, MergeMethod, PerMod
 STRAIGHT = 1e-12
 """Least sin² of an angle whose great circle is followed: below, the way there is straight, or (opposite vectors) unknown."""
 
+STRIP = 64
+
 
 @merge_method(
     "nuslerp",
@@ -79,12 +81,16 @@ class NuSlerp(MergeMethod):
             combine(models, base, self.factors(gram_of_units(models, base, block.unit)), out)
         else:
             units = out.size // block.unit
-            turned = [turn(row, units) for row in (*models, *(() if base is None else (base,)), out)]
-            models, base = np.stack(turned[:2]), None if base is None else turned[2]
-            combine(models, base, self.factors(gram_of_units(models, base, units)), turned[-1])
-            out[:] = turn(turned[-1], block.unit)
+            turned = np.empty((4, out.size), out.dtype)
+            for row, target in zip((*models, *(() if base is None else (base,))), turned, strict=False):
+                turn(row, units, target)
+            models, base, result = turned[:2], None if base is None else turned[2], turned[3]
+            combine(models, base, self.factors(gram_of_units(models, base, units)), result)
+            turn(result, block.unit, out)
 
 
-def turn(row: NDArray[Any], rows: int) -> NDArray[Any]:
-    """Return a flat matrix of so many rows column by column, flat."""
-    return np.ascontiguousarray(row.reshape(rows, -1).T).reshape(-1)
+def turn(matrix: NDArray[Any], rows: int, out: NDArray[Any]) -> None:
+    """Write a flat matrix of so many rows column by column; in strips, whose lines of cache are written whole."""
+    source, target = matrix.reshape(rows, -1), out.reshape(-1, rows)
+    for first in range(0, rows, STRIP):
+        target[:, first : first + STRIP] = source[first : first + STRIP].T
