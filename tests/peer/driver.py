@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
                 key: dict(zip(models, value, strict=True)) if isinstance(value, list) else value
                 for key, value in given["parameters"].items()
             }
-            arrays = [tensors[f"{name}/{who}"] * np.float32(given["factor"]) for who in ids]
+            arrays = [(tensors[f"{name}/{who}"] * given["factor"]).astype(given["dtype"]) for who in ids]
             try:
                 merged = merge_tensors(
                     [torch.from_numpy(array.reshape(given["shape"])) for array in arrays],
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
             except Exception as error:  # whatever it is, the test says whether it is expected
                 errors[f"{job['id']}/{name}"] = f"{type(error).__name__}: {error}"
             else:
-                results[f"{job['id']}/{name}"] = merged.numpy().reshape(arrays[0].shape) / np.float32(given["factor"])
+                results[f"{job['id']}/{name}"] = merged.numpy().reshape(arrays[0].shape) / given["factor"]
     np.savez(folder / "results.npz", **results)
     (folder / "errors.json").write_text(json.dumps(errors))
     (folder / "methods.txt").write_text(" ".join(method.spec.name for method in registered_methods()))
