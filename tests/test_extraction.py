@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import graftwork as gw
 from graftwork import extraction
 from graftwork.cli.app import app
-from graftwork.errors import MismatchError, NonFiniteError, OptionError, OutputError, StoreError
+from graftwork.errors import GraftworkError, MismatchError, NonFiniteError, OptionError, OutputError, StoreError
 from graftwork.stores import open_store
 
 SHAPES = {
@@ -280,3 +280,52 @@ def test_a_damaged_source_is_a_store_error(tmp_path):
     os.truncate(tmp_path / "tuned" / "model.safetensors", 500)
     with pytest.raises(StoreError, match="claims a header of"):
         extract(tmp_path)
+
+
+RECIPE = """
+models: {base: base, tuned: tuned}
+steps:
+  half: {merge: {method: linear, models: [base, tuned]}}
+  whole: {extract_lora: {model: tuned, base: base, rank: 8, exclude: "head.*"}}
+  lora: {extract_lora: {model: half, base: base, rank: 8, save_rest: true}}
+outputs: {lora: by_recipe}
+"""
+
+
+def test_a_step_of_a_recipe(tmp_path):
+    """Its models may be results of other steps; what is planned is done, and no more than outputs need."""
+    ours, theirs = models(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    half, whole, report = gw.plan(tmp_path / "r.yaml")
+    assert (half.method, report.method, report.models, report.base) == ("linear", "extract_lora", ("half",), "base")
+    assert [row["name"] for row in whole.tensors if row["action"] == "factors"] == [
+        "model.layers.0.c_attn.weight",
+        "model.layers.1.q.weight",
+    ]
+    found = gw.run(tmp_path / "r.yaml")
+    assert {name: result.format for name, result in found.items()} == {"lora": "lora"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "by_recipe", "r.yaml", "tuned"]
+    with open_store(f"{tmp_path}/base+{tmp_path}/by_recipe") as reader:
+        for name in FACTORED:
+            np.testing.assert_allclose(read(reader, name), (ours[name] + theirs[name]) / 2, atol=1e-6)
+    for each in (gw.plan, gw.run):
+        with pytest.raises(OutputError, match="exists; pass --overwrite"):
+            each(tmp_path / "r.yaml")
+    gw.run(tmp_path / "r.yaml", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("rank: 8, save_rest", "rank: 0, save_rest"), "steps.lora.rank"),
+        (("save_rest", "save_all"), "did you mean 'save_rest'"),
+        (("models: [base, tuned]", "models: [base, whole]"), "step 'half' uses 'whole', whose result is an adapter"),
+        (("model: half", "model: halve"), "did you mean 'half'"),
+    ],
+)
+def test_slips_in_a_step(tmp_path, edit, message):
+    """Refused as anywhere in recipes."""
+    models(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE.replace(*edit))
+    with pytest.raises(GraftworkError, match=message):
+        gw.plan(tmp_path / "r.yaml")

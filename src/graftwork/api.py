@@ -6,6 +6,7 @@ it a live model is returned. Sources are never changed.
 
 import contextlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -334,7 +335,10 @@ def plan(
             target = None
             if name in found.outputs:
                 target = pipeline.Target(path=root / Path(found.outputs[name]).expanduser(), overwrite=overwrite)
-            reports.append(_report(name, step_plan, target, threads))
+            if isinstance(step_plan, extraction.ExtractionPlan):
+                reports.append(_report_extraction(name, step_plan, target))
+            else:
+                reports.append(_report(name, step_plan, target, threads))
         return reports
 
 
@@ -469,15 +473,8 @@ def extract_lora(
         rank=rank, include=_words(include), exclude=_words(exclude), embeddings=embeddings, save_rest=save_rest
     )
     with _on_disk([base, model]) as (paths, labels), pipeline.opened(paths) as (ours, theirs):
-        return extraction.extract(
-            ours,
-            theirs,
-            Path(output),
-            wishes,
-            overwrite=overwrite,
-            labels=(labels[0], labels[1]),
-            progress=progress,
-        )
+        plan = extraction.plan_extraction(ours, theirs, wishes, (labels[0], labels[1]))
+        return extraction.extract(plan, Path(output), overwrite=overwrite, progress=progress)
 
 
 def verify(path: str | PathLike[str], *, load: bool = True, progress: Progress | None = None) -> Verification:
@@ -645,6 +642,44 @@ def _report(name: str, plan_: MergePlan, target: pipeline.Target | None, threads
         free_bytes=free_bytes(target.path) if target is not None else None,
         seconds=plan_.seconds(),
         notes=plan_.notes,
+    )
+
+
+def _report_extraction(name: str, plan_: extraction.ExtractionPlan, target: pipeline.Target | None) -> PlanReport:
+    from graftwork.executor.local import INTERPRETER_BYTES
+    from graftwork.stores.staged import free_bytes
+
+    if target is not None:
+        pipeline.check_adapter(plan_, target)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": spec.name,
+            "shape": list(spec.shape),
+            "dtype": spec.dtype,
+            "role": str(spec.role),
+            "action": "factors" if spec.name in plan_.names else "compare",
+            "sources": [spec.name],
+            "layer": None,
+            "depth": None,
+            "options": {},
+        }
+        for spec in plan_.base.specs().values()
+    ]
+    return PlanReport(
+        step=name,
+        method="extract_lora",
+        models=(plan_.labels[1],),
+        base=plan_.labels[0],
+        tensors=tuple(rows),
+        roles=dict(Counter(str(spec.role) for spec in plan_.base.specs().values())),
+        renamed=(),
+        bytes_read=plan_.bytes_read,
+        bytes_written=plan_.bytes_written,
+        passes=2,
+        peak_bytes=INTERPRETER_BYTES + plan_.matrix_bytes,
+        free_bytes=free_bytes(target.path) if target is not None else None,
+        seconds=plan_.seconds(),
+        notes=(),
     )
 
 

@@ -131,6 +131,55 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractionPlan:
+    """An extraction that nothing in the headers speaks against.
+
+    Attributes:
+        base: The open base.
+        tuned: The open fine-tuned model.
+        wishes: What is asked for.
+        labels: What to call the two in messages and in the record.
+        names: The tensors that get factors if they differ.
+    """
+
+    base: Reader
+    tuned: Reader
+    wishes: Wishes
+    labels: tuple[str, str]
+    names: tuple[str, ...]
+
+    @property
+    def sources(self) -> list[Path]:
+        """Every file and directory that is read."""
+        return [file for reader in (self.base, self.tuned) for file in (reader.path, *reader.header.files)]
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of values read in one pass over both models."""
+        return sum(spec.size_bytes for reader in (self.base, self.tuned) for spec in reader.specs().values())
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all factors."""
+        return sum(spec.size_bytes for part in self.parts(self.names) for spec in (part.down, part.up))
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Memory for the largest difference, its singular vectors and what finding them takes."""
+        return max(40 * self.base.specs()[name].size for name in self.names)
+
+    def seconds(self) -> float:
+        """Return a rough estimate of the time it takes, most of it spent on products with the differences."""
+        width = self.wishes.rank + MARGIN
+        products = sum(40 * width * self.base.specs()[name].size for name in self.names)
+        return 0.6 + 2 * self.bytes_read / 1e9 + products / 2e10
+
+    def parts(self, names: Sequence[str]) -> list["_Part"]:
+        """Return the factors of tensors."""
+        return [_part(self.base, name, self.wishes.rank) for name in names]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
     """A tensor that gets factors: its specs in the adapter, and whether they are of its transpose."""
 
@@ -144,10 +193,10 @@ class _Part:
         return self.name.removesuffix(".weight")
 
 
-def check(
+def plan_extraction(
     base: Reader, tuned: Reader, wishes: Wishes, labels: tuple[str, str] = ("base", "the fine-tuned model")
-) -> list[str]:
-    """Return the names of the tensors that may get factors, from headers alone.
+) -> ExtractionPlan:
+    """Return the plan of an extraction, from headers alone.
 
     Raises:
         MismatchError: If the two are not one architecture with the same tensors.
@@ -169,12 +218,12 @@ def check(
     for glob in (*wishes.include, *wishes.exclude):
         if not fnmatch.filter(ours, glob):
             raise OptionError(f"{glob!r} matches no tensor; they are called {next(iter(ours), 'nothing')!r} and so on")
-    found = [name for name, spec in ours.items() if _may_have_factors(spec, wishes)]
-    if not found:
+    names = tuple(name for name, spec in ours.items() if _may_have_factors(spec, wishes))
+    if not names:
         raise MismatchError(
             f"no tensor of {labels[0]} can get factors: these are matrices with names that end in .weight, as in Hugging Face models"
         )
-    return found
+    return ExtractionPlan(base=base, tuned=tuned, wishes=wishes, labels=labels, names=names)
 
 
 def _may_have_factors(spec: TensorSpec, wishes: Wishes) -> bool:
@@ -194,35 +243,28 @@ def _matches(name: str, globs: Sequence[str]) -> bool:
 
 
 def extract(
-    base: Reader,
-    tuned: Reader,
+    plan: ExtractionPlan,
     target: Path,
-    wishes: Wishes,
     *,
     overwrite: bool = False,
-    labels: tuple[str, str] = ("base", "the fine-tuned model"),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Extraction:
-    """Write an adapter that makes `tuned` of `base`, as nearly as its rank allows.
+    """Write an adapter that makes the fine-tuned model of its base, as nearly as its rank allows.
 
     Args:
-        base: The open base.
-        tuned: The open fine-tuned model.
+        plan: The plan; its sources are open.
         target: The adapter's directory.
-        wishes: What is asked for.
         overwrite: Whether an existing adapter may be replaced.
-        labels: What to call the two in messages and in the record.
         progress: Told how far the work is.
 
     Raises:
-        MismatchError: If the two are not one architecture with the same tensors, or do not differ.
+        MismatchError: If the two models do not differ.
         NonFiniteError: If one holds NaN or infinity.
-        OptionError: If a wish makes no sense.
         OutputError: If the target exists, is a source or cannot be written.
     """
     begin = time.perf_counter()
-    candidates = check(base, tuned, wishes, labels)
-    check_target(target, ADAPTER, sources_of(base, tuned), overwrite=overwrite)
+    base, tuned, wishes, labels = plan.base, plan.tuned, plan.wishes, plan.labels
+    check_target(target, ADAPTER, plan.sources, overwrite=overwrite)
     total = 2 * sum(spec.size_bytes for spec in base.specs().values())
     done = 0
 
@@ -240,7 +282,7 @@ def extract(
             differing[name] = ratio
     if not differing:
         raise MismatchError(f"{labels[0]} and {labels[1]} hold the same values, so there is no difference to extract")
-    parts = [_part(base, name, wishes.rank) for name in candidates if name in differing]
+    parts = plan.parts([name for name in plan.names if name in differing])
     rest = [name for name in differing if name not in {part.name for part in parts}]
     saved, modules, biases = _whole(base, rest, parts) if wishes.save_rest else ({}, [], False)
     if not parts:
@@ -306,11 +348,6 @@ def extract(
         seconds=time.perf_counter() - begin,
         notes=_notes(rows, save_rest=wishes.save_rest),
     )
-
-
-def sources_of(*readers: Reader) -> list[Path]:
-    """Return every file and directory that is read."""
-    return [file for reader in readers for file in (reader.path, *reader.header.files)]
 
 
 def _notes(rest: Sequence[Rest], *, save_rest: bool) -> tuple[str, ...]:

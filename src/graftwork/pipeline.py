@@ -16,13 +16,15 @@ from typing import Any
 from graftwork import provenance
 from graftwork.assembly import plan_assemble_step
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
+from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extraction
 from graftwork.mergekit import plan_mergekit_step
 from graftwork.methods.options import Place
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output, plan_merge
-from graftwork.recipe import MergeStep, Recipe
+from graftwork.recipe import ExtractLoraStep, MergeStep, Recipe
 from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of, open_store, spelling
-from graftwork.stores.staged import Staged
+from graftwork.stores.lora import ADAPTER
+from graftwork.stores.staged import Staged, check_target
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 Progress = Callable[[str, int, int], None]
@@ -377,7 +379,8 @@ def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reade
     return plan_merge(request_of(step, recipe), models, base)
 
 
-PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan]] = {
+
+PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan | ExtractionPlan]] = {
     "merge": plan_merge_step,
     "assemble": plan_assemble_step,
     "mergekit": plan_mergekit_step,
@@ -386,24 +389,30 @@ PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan]] = 
 
 
 @contextlib.contextmanager
-def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan]]:
+def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan | ExtractionPlan]]:
     """Plan every step of a recipe without making anything; sources stay open in the meantime."""
     with contextlib.ExitStack() as stack:
         readers: dict[str, Reader] = {}
-        plans: dict[str, MergePlan] = {}
+        plans: dict[str, MergePlan | ExtractionPlan] = {}
+def plan_extract_step(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[str, Reader]) -> ExtractionPlan:
+    """Return the plan of one extraction of a recipe."""
+    wishes = Wishes(**step.model_dump(exclude={"model", "base"}))
+    return plan_extraction(readers[step.base], readers[step.model], wishes, (step.base, step.model))
         for name in recipe.order():
             step = recipe.steps[name]
             for wanted in step.inputs():
                 if wanted not in readers:
+    "extract_lora": plan_extract_step,
                     readers[wanted] = stack.enter_context(open_store(_path(recipe, wanted, root)))
             plan = PLANNERS[step.kind](step, recipe, readers)
             plans[name] = plan
-            readers[name] = PlannedReader(name, plan)
+            if isinstance(plan, MergePlan):
+                readers[name] = PlannedReader(name, plan)
         yield plans
 
 
 def _path(recipe: Recipe, name: str, root: Path) -> Path:
-    return spelling.below(root, recipe.models[name].path)
+    return spelling.below(root, recipe.models[name].path if name in recipe.models else name)
 
 
 def run(
@@ -417,13 +426,43 @@ def run(
         outputs: Where results go; what is needed in between lives in a temporary directory beside the first.
         progress: Told how far each step is.
 
+def check_adapter(plan: ExtractionPlan, target: Target) -> None:
+    """Refuse a target that cannot take an adapter.
+
+    Raises:
+        OutputError: With the reason.
+        OptionError: If the target asks for another format.
+    """
+    if target.format not in (None, ADAPTER.name):
+        raise OptionError(f"an adapter cannot be written in format {target.format!r}")
+    check_target(target.path, ADAPTER, plan.sources, overwrite=target.overwrite)
+
+
+def write_adapter(plan: ExtractionPlan, target: Target, progress: Progress | None = None) -> Result:
+    """Run the plan of an extraction into an adapter."""
+    check_adapter(plan, target)
+    found = extract(plan, target.path, overwrite=target.overwrite, progress=progress)
+    return Result(
+        path=found.path,
+        format=ADAPTER.name,
+        tensors=len(found.tensors),
+        size_bytes=found.size_bytes,
+        seconds=found.seconds,
+        notes=found.notes,
+    )
+
+
     Returns:
         One result for each output, by step.
     """
     with planned(recipe, root) as plans:
         for name, wanted in outputs.items():
-            row = format_for_target(wanted.path, plans[name].lender, wanted.format)
-            check_output(plans[name], wanted.path, row, overwrite=wanted.overwrite)
+            found = plans[name]
+            if isinstance(found, ExtractionPlan):
+                check_adapter(found, wanted)
+                continue
+            row = format_for_target(wanted.path, found.lender, wanted.format)
+            check_output(found, wanted.path, row, overwrite=wanted.overwrite)
     needed = _needed(recipe, outputs)
     results: dict[str, Result] = {}
     first = next(iter(outputs.values()))
@@ -451,6 +490,9 @@ def run(
 def _named(progress: Progress | None, step: str) -> Progress | None:
     if progress is None:
         return None
+                if isinstance(plan, ExtractionPlan):
+                    results[name] = write_adapter(plan, outputs[name], _named(progress, name))
+                    continue
     return lambda verb, done, total: progress(f"{verb} {step}", done, total)
 
 

@@ -1,11 +1,22 @@
 """Recipes: the whole way from sources to result as one frozen value, and the YAML that spells it."""
 
-from graftwork.recipe.model import STEP_KINDS, AssembleStep, LayerRun, MergeStep, ModelSource, Recipe, Step, as_name
+from graftwork.recipe.model import (
+    STEP_KINDS,
+    AssembleStep,
+    ExtractLoraStep,
+    LayerRun,
+    MergeStep,
+    ModelSource,
+    Recipe,
+    Step,
+    as_name,
+)
 from graftwork.recipe.reader import read_recipe, schema
 
 __all__ = [
     "STEP_KINDS",
     "AssembleStep",
+    "ExtractLoraStep",
     "LayerRun",
     "MergeStep",
     "ModelSource",

@@ -222,12 +222,41 @@ def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def _options(method: type[MergeMethod]) -> dict[str, Any]:
+class ExtractLoraStep(Step):
+    """What a fine-tuned model has learnt, as a LoRA adapter of its base.
+
+    Attributes:
+        model: Name of the fine-tuned model.
+        base: Name of the model that it was fine-tuned from.
+        rank: Greatest rank of a tensor's two factors.
+        include: Globs over the tensors that may get factors; all matrices, if there are none.
+        exclude: Globs over those that get none.
+        embeddings: Whether embeddings get factors too.
+        save_rest: Whether what differs and gets no factors is saved whole.
+    """
+
+    kind: ClassVar[str] = "extract_lora"
+
+    model: Name
+    base: Name
+    rank: Annotated[int, Field(ge=1)] = 16
+    include: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    exclude: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    embeddings: bool = False
+    save_rest: bool = False
+
+    def inputs(self) -> Iterator[str]:
+        """Yield the two models."""
+        yield self.model
+        yield self.base
+
+
     """Return the schema of a method's options as recipes spell them."""
     found: dict[str, Any] = json_schema(method)["properties"]
     return {**found, "weights": found["weight"]} if "weight" in found else found
 
 
-STEP_KINDS: dict[str, type[Step]] = {cls.kind: cls for cls in (MergeStep, AssembleStep)}
+STEP_KINDS: dict[str, type[Step]] = {cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep)}
 """Every kind of step by the word that recipes use for it."""
 
 
@@ -278,6 +307,11 @@ class Recipe(Frozen):
     def order(self) -> list[str]:
         """Return the steps so that each comes after those it uses.
 
+                if isinstance(self.steps.get(wanted), ExtractLoraStep):
+                    raise RecipeError(
+                        f"step {name!r} uses {wanted!r}, whose result is an adapter, not a model; list it under `outputs`, and merge "
+                        "BASE+ADAPTER in a recipe of its own"
+                    )
         Raises:
             RecipeError: If steps use each other in a circle.
         """

@@ -170,14 +170,15 @@ def difference(found: Diff, *, tensors: bool) -> None:
 
 def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
     """Print what a step would do; every tensor, and the options of every kind of tensor, if that is wanted."""
-    merged = sum(1 for row in report.tensors if row["action"] != "copy")
+    done, rest = ("factored", "compared") if report.method == "extract_lora" else ("merged", "copied")
+    touched = sum(1 for row in report.tensors if row["action"] not in ("copy", "compare"))
     _facts(
         [
             ("step", report.step),
             ("method", report.method),
             ("models", ", ".join(report.models)),
             ("base", report.base),
-            ("tensors", f"{len(report.tensors):,}: {merged:,} merged, {len(report.tensors) - merged:,} copied"),
+            ("tensors", f"{len(report.tensors):,}: {touched:,} {done}, {len(report.tensors) - touched:,} {rest}"),
             ("roles", ", ".join(f"{n:,} {role}" for role, n in report.roles.items())),
             ("reads", f"{size(report.bytes_read)}, {report.passes} pass{'es' if report.passes > 1 else ''} at most"),
             ("writes", size(report.bytes_written)),

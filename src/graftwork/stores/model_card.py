@@ -81,12 +81,13 @@ def render(record: Mapping[str, Any]) -> str:
     """Return the card of a merged model.
 
     Args:
-        record: What `graftwork.provenance.record` says: ``merge`` (the step) and ``sources``.
+        record: What `graftwork.provenance.record` says: the ``sources``, and the step by its kind (``merge``).
     """
     import yaml
 
-    step, sources = record["merge"], record["sources"]
-    method = str(step.get("method", "linear"))
+    sources = record["sources"]
+    kind, step = next((kind, step) for kind, step in record.items() if kind not in ("graftwork", "sources"))
+    method = str(step.get("method", kind))
     cards = [(source, card) for source in sources for card in _cards(source)]
     licence, sentence = _licences([card for _, card in cards])
     front = {
@@ -100,7 +101,7 @@ def render(record: Mapping[str, Any]) -> str:
     models = [source for source in sources if source["label"] != base]
     recipe = {
         "models": {source["label"]: _spelled(source) for source in sources},
-        "steps": {"merged": {"merge": dict(step)}},
+        "steps": {"merged": {kind: dict(step)}},
     }
     names = [_code(source["label"]) for source in models]
     rows = [
