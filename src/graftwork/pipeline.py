@@ -378,11 +378,16 @@ def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reade
     models, base = [readers[name] for name in step.models], readers[step.base] if step.base is not None else None
     return plan_merge(request_of(step, recipe), models, base)
 
+def plan_extract_step(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[str, Reader]) -> ExtractionPlan:
+    """Return the plan of one extraction of a recipe."""
+    wishes = Wishes(**step.model_dump(exclude={"model", "base"}))
+    return plan_extraction(readers[step.base], readers[step.model], wishes, (step.base, step.model))
 
 
 PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan | ExtractionPlan]] = {
     "merge": plan_merge_step,
     "assemble": plan_assemble_step,
+    "extract_lora": plan_extract_step,
     "mergekit": plan_mergekit_step,
 }
 """How each kind of step is planned: from the step, its recipe, and the open (or planned) input of each name."""
@@ -394,15 +399,10 @@ def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan | Extrac
     with contextlib.ExitStack() as stack:
         readers: dict[str, Reader] = {}
         plans: dict[str, MergePlan | ExtractionPlan] = {}
-def plan_extract_step(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[str, Reader]) -> ExtractionPlan:
-    """Return the plan of one extraction of a recipe."""
-    wishes = Wishes(**step.model_dump(exclude={"model", "base"}))
-    return plan_extraction(readers[step.base], readers[step.model], wishes, (step.base, step.model))
         for name in recipe.order():
             step = recipe.steps[name]
             for wanted in step.inputs():
                 if wanted not in readers:
-    "extract_lora": plan_extract_step,
                     readers[wanted] = stack.enter_context(open_store(_path(recipe, wanted, root)))
             plan = PLANNERS[step.kind](step, recipe, readers)
             plans[name] = plan
@@ -410,21 +410,6 @@ def plan_extract_step(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[st
                 readers[name] = PlannedReader(name, plan)
         yield plans
 
-
-def _path(recipe: Recipe, name: str, root: Path) -> Path:
-    return spelling.below(root, recipe.models[name].path if name in recipe.models else name)
-
-
-def run(
-    recipe: Recipe, root: Path, outputs: Mapping[str, Target], progress: Progress | None = None
-) -> dict[str, Result]:
-    """Run a recipe.
-
-    Args:
-        recipe: What to do.
-        root: Directory that its paths are relative to.
-        outputs: Where results go; what is needed in between lives in a temporary directory beside the first.
-        progress: Told how far each step is.
 
 def check_adapter(plan: ExtractionPlan, target: Target) -> None:
     """Refuse a target that cannot take an adapter.
@@ -452,6 +437,21 @@ def write_adapter(plan: ExtractionPlan, target: Target, progress: Progress | Non
     )
 
 
+def _path(recipe: Recipe, name: str, root: Path) -> Path:
+    return spelling.below(root, recipe.models[name].path if name in recipe.models else name)
+
+
+def run(
+    recipe: Recipe, root: Path, outputs: Mapping[str, Target], progress: Progress | None = None
+) -> dict[str, Result]:
+    """Run a recipe.
+
+    Args:
+        recipe: What to do.
+        root: Directory that its paths are relative to.
+        outputs: Where results go; what is needed in between lives in a temporary directory beside the first.
+        progress: Told how far each step is.
+
     Returns:
         One result for each output, by step.
     """
@@ -475,6 +475,9 @@ def write_adapter(plan: ExtractionPlan, target: Target, progress: Progress | Non
             names = list(dict.fromkeys(step.inputs()))
             with opened([made.get(m) or _path(recipe, m, root) for m in names]) as readers:
                 plan = PLANNERS[step.kind](step, recipe, dict(zip(names, readers, strict=True)))
+                if isinstance(plan, ExtractionPlan):
+                    results[name] = write_adapter(plan, outputs[name], _named(progress, name))
+                    continue
                 target = outputs.get(name)
                 if target is None:
                     row = FORMATS[plan.lender.header.format]
@@ -490,9 +493,6 @@ def write_adapter(plan: ExtractionPlan, target: Target, progress: Progress | Non
 def _named(progress: Progress | None, step: str) -> Progress | None:
     if progress is None:
         return None
-                if isinstance(plan, ExtractionPlan):
-                    results[name] = write_adapter(plan, outputs[name], _named(progress, name))
-                    continue
     return lambda verb, done, total: progress(f"{verb} {step}", done, total)
 
 

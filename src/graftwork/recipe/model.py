@@ -213,15 +213,6 @@ class AssembleStep(Step):
             yield run.model
 
 
-def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field; a list of words may be a single one."""
-    if field.get("type") != "array":
-        return field
-    about = {k: v for k, v in field.items() if k in ("title", "default", "description")}
-    return {**about, "anyOf": [{k: v for k, v in field.items() if k not in about}, field["items"]]}
-
-
-def _options(method: type[MergeMethod]) -> dict[str, Any]:
 class ExtractLoraStep(Step):
     """What a fine-tuned model has learnt, as a LoRA adapter of its base.
 
@@ -251,6 +242,15 @@ class ExtractLoraStep(Step):
         yield self.base
 
 
+def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field; a list of words may be a single one."""
+    if field.get("type") != "array":
+        return field
+    about = {k: v for k, v in field.items() if k in ("title", "default", "description")}
+    return {**about, "anyOf": [{k: v for k, v in field.items() if k not in about}, field["items"]]}
+
+
+def _options(method: type[MergeMethod]) -> dict[str, Any]:
     """Return the schema of a method's options as recipes spell them."""
     found: dict[str, Any] = json_schema(method)["properties"]
     return {**found, "weights": found["weight"]} if "weight" in found else found
@@ -298,6 +298,11 @@ class Recipe(Frozen):
             for wanted in step.inputs():
                 if wanted not in known:
                     raise UnknownNameError(f"model or step (wanted by step {name!r})", wanted, known)
+                if isinstance(self.steps.get(wanted), ExtractLoraStep):
+                    raise RecipeError(
+                        f"step {name!r} uses {wanted!r}, whose result is an adapter, not a model; list it under `outputs`, and merge "
+                        "BASE+ADAPTER in a recipe of its own"
+                    )
         for name in self.outputs:
             if name not in self.steps:
                 raise UnknownNameError("step (listed under `outputs`)", name, self.steps)
@@ -307,11 +312,6 @@ class Recipe(Frozen):
     def order(self) -> list[str]:
         """Return the steps so that each comes after those it uses.
 
-                if isinstance(self.steps.get(wanted), ExtractLoraStep):
-                    raise RecipeError(
-                        f"step {name!r} uses {wanted!r}, whose result is an adapter, not a model; list it under `outputs`, and merge "
-                        "BASE+ADAPTER in a recipe of its own"
-                    )
         Raises:
             RecipeError: If steps use each other in a circle.
         """
