@@ -157,9 +157,9 @@ def crowd(given: Options) -> str:
 
 
 def first(given: Options) -> str:
-    """The first merge after installation, when loops are compiled, and the next, of 50 MB models, in seconds."""
+    """The first merge after installation, when loops are compiled, and the next, of up to four models of 50 MB, in seconds."""
     size = min(FIRST_MB, given.largest_mb)
-    base, *sources = _even(given.folder, size, 3)
+    base, *sources = _even(given.folder, size, 5)
     out = given.folder / "first-out.safetensors"
     names = given.methods or tuple(sorted(name for name, cls in methods.METHODS.items() if not cls.companion))
     read(base, *sources)
