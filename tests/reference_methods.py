@@ -297,6 +297,79 @@ def consensus(models, base, *, weight=1.0, tall_lambda=0.4, k=2, lambda_=1.0, **
     return base + lambda_ * np.where(sum(mask.astype(int) for mask in masks) >= k, together, 0)
 
 
+def ranked_mask(difference, magnitudes, density, epsilon, key):
+    """The documented mask and its probabilities: entry by entry in the order of units, which the last axis counts."""
+    turned = np.moveaxis(magnitudes, -1, 0) if magnitudes.ndim > 1 else magnitudes[None]
+    units = turned.reshape(len(turned), -1) if turned.size else turned
+    numbers = splitmix64(key)
+    p, kept = np.empty(units.shape), np.empty(units.shape)
+    for u, unit in enumerate(units):
+        for rank, j in enumerate(np.argsort(unit, kind="stable")):
+            p[u, j] = density - epsilon + rank * (2 * epsilon / (unit.size - 1)) if unit.size > 1 else density
+        kept[u] = [(next(numbers) >> 11) < p[u, j] * 2.0**53 for j in range(unit.size)]
+    back = [np.moveaxis(a.reshape(turned.shape), 0, -1).reshape(difference.shape) for a in (kept, p)]
+    return back[0], back[1]
+
+
+def ranked(models, base, *, density, epsilon, rescale, rescale_norm, seed, name):
+    n = len(models)
+    chances = zip(vector(density, n), vector(epsilon, n), strict=True)
+    for i, (x, d, (q, e)) in enumerate(zip(models, differences(models, base), chances, strict=True)):
+        if q == 1:
+            yield d
+            continue
+        # ranked in the dtype of the models, as documented
+        kept, p = ranked_mask(d, np.abs(x - base), q, e, stream_key(seed, name, i))
+        left = d * kept
+        if not rescale:
+            yield left
+        elif rescale_norm == "density":
+            yield left / p
+        else:
+            yield left * (np.abs(d).sum() / np.abs(left).sum()) if left.any() else left
+
+
+def della_linear(
+    models,
+    base,
+    *,
+    density=0.5,
+    epsilon=0.15,
+    weight=1.0,
+    rescale=True,
+    rescale_norm="l1",
+    normalize=False,
+    lambda_=1.0,
+    seed=0,
+    name="tensor",
+):
+    w = vector(weight, len(models))
+    drop = {"density": density, "epsilon": epsilon, "rescale": rescale, "rescale_norm": rescale_norm}
+    left = ranked(models, base, **drop, seed=seed, name=name)
+    total = sum(wi * d for wi, d in zip(w, left, strict=True))
+    return base + lambda_ * total / (sum(w) if normalize else 1)
+
+
+def della(
+    models,
+    base,
+    *,
+    density=0.5,
+    epsilon=0.15,
+    weight=1.0,
+    rescale=True,
+    rescale_norm="l1",
+    normalize=True,
+    lambda_=1.0,
+    election="sum",
+    seed=0,
+    name="tensor",
+):
+    drop = {"density": density, "epsilon": epsilon, "rescale": rescale, "rescale_norm": rescale_norm}
+    left = list(ranked(models, base, **drop, seed=seed, name=name))
+    return elect(left, vector(weight, len(models)), base, normalize=normalize, lambda_=lambda_, election=election)
+
+
 def crumbs(models, base, *, density, gamma, rescale):
     n = len(models)
     for x, d, f, g in zip(models, differences(models, base), vector(density, n), vector(gamma, n), strict=True):
@@ -377,6 +450,64 @@ def nearswap(models, base, *, t=1e-4, **_):
     return w * b + (1 - w) * a
 
 
+def in_units(x, axis=-1):
+    """A tensor as a matrix with one row per unit, in float64."""
+    return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1).astype(np.float64)
+
+
+def from_units(matrix, shape, axis=-1):
+    """Such a matrix as a tensor again."""
+    rest = shape[:-1] if axis == -1 else shape[1:]
+    return np.moveaxis(matrix.reshape(shape[axis], *rest), 0, axis)
+
+
+def decomposed(matrix):
+    """U, the singular values and V of a matrix, as far as they are not zero."""
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    kept = s > 1e-5 * s.max(initial=0)
+    return u[:, kept], s[kept], v[kept]
+
+
+def iso_c(models, base, *, weight=1.0, lambda_=1.0, axis=-1, **_):
+    w, n = vector(weight, len(models)), len(models)
+    deltas = [wi * (x.astype(np.float64) - base) for wi, x in zip(w, models, strict=True)]
+    if base.ndim < 2:
+        return base + lambda_ * sum(deltas) / n
+    u, s, v = decomposed(in_units(sum(deltas), axis))
+    return base + lambda_ * from_units((u * s.mean()) @ v if s.size else 0 * in_units(base, axis), base.shape, axis)
+
+
+def tsv(models, base, *, weight=1.0, lambda_=1.0, axis=-1, **_):
+    w, n = vector(weight, len(models)), len(models)
+    deltas = [wi * (x.astype(np.float64) - base) for wi, x in zip(w, models, strict=True)]
+    if base.ndim < 2:
+        return base + lambda_ * sum(deltas) / n
+    k = max(1, min(in_units(base, axis).shape) // n)
+    parts = [decomposed(in_units(delta, axis)) for delta in deltas]
+    u, v = (
+        decomposed(m) for m in (np.hstack([u[:, :k] for u, _, _ in parts]), np.vstack([v[:k] for _, _, v in parts]))
+    )
+    values = np.concatenate([s[:k] for _, s, _ in parts])
+    return base + lambda_ * from_units((u[0] @ u[2] * values) @ (v[0] @ v[2]), base.shape, axis)
+
+
+def fisher(models, base, *, companions, weight=1.0, floor=1e-12, **_):
+    factors = [
+        w * np.maximum(f.astype(np.float64), floor)
+        for w, f in zip(vector(weight, len(models)), companions, strict=True)
+    ]
+    return sum(f * x for f, x in zip(factors, models, strict=True)) / sum(factors)
+
+
+def regmean(models, base, *, companions=(), weight=1.0, alpha=0.9, axis=-1, **_):
+    w = vector(weight, len(models))
+    if not companions:
+        return linear(models, base, weight=weight)
+    grams = [wi * (alpha * g + (1 - alpha) * np.diag(np.diag(g))) for wi, g in zip(w, companions, strict=True)]
+    total = sum(in_units(x, axis) @ g for x, g in zip(models, grams, strict=True))
+    return from_units(total @ np.linalg.inv(sum(grams)), models[0].shape, axis)
+
+
 REFERENCES = {
     "breadcrumbs": breadcrumbs,
     "breadcrumbs_ties": breadcrumbs_ties,
@@ -384,8 +515,12 @@ REFERENCES = {
     "dare_linear": dare_linear,
     "dare_ties": dare_ties,
     "ema": ema,
+    "fisher": fisher,
     "geometric_median": geometric_median,
     "karcher": karcher,
+    "iso_c": iso_c,
+    "della": della,
+    "della_linear": della_linear,
     "linear": linear,
     "nearswap": nearswap,
     "median": median,
@@ -394,6 +529,7 @@ REFERENCES = {
     "nuslerp": nuslerp,
     "passthrough": passthrough,
     "ram": ram,
+    "regmean": regmean,
     "ramplus_tl": ramplus_tl,
     "sce": sce,
     "slerp": slerp,
@@ -401,4 +537,5 @@ REFERENCES = {
     "task_arithmetic": task_arithmetic,
     "ties": ties,
     "trimmed_mean": trimmed_mean,
+    "tsv": tsv,
 }

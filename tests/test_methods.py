@@ -108,6 +108,16 @@ CASES = [
         averages=True,
         whole=True,
     ),
+    # the largest singular vectors of each model, of which those of two equal models are the same
+    Case(
+        "tsv",
+        variants=({"weight": "ramp", "lambda_": 0.7}, {"weight": -0.5}),
+        keeps_equal=False,
+        whole=True,
+    ),
+    Case("iso_c", variants=({"weight": "ramp", "lambda_": 0.7}, {"weight": -0.5}), keeps_equal=False, whole=True),
+    Case("fisher", variants=({"weight": "ramp"}, {"floor": 1.0}), averages=True),
+    Case("regmean", variants=({"weight": "ramp"}, {"alpha": 0.1}), averages=True, whole=True),
     Case("passthrough", variants=({"scale": -0.3},), counts=(1,)),
     Case(
         "task_arithmetic",
@@ -171,6 +181,34 @@ CASES = [
         keeps_equal=False,
     ),
     Case(
+        "della_linear",
+        {"density": 0.5, "normalize": True},
+        variants=(
+            {},
+            {"density": 1.0},
+            {"density": "ramp", "epsilon": 0.1, "weight": "ramp", "lambda_": 0.5},
+            {"density": 0.3, "epsilon": 0.29, "rescale": False},
+            {"rescale_norm": "density"},
+        ),
+        symmetric=False,
+        keeps_equal=False,
+        averages=True,
+        whole=True,
+    ),
+    Case(
+        "della",
+        {"density": 0.5},
+        variants=(
+            {"epsilon": 0.0, "weight": "ramp"},
+            {"density": "ramp", "epsilon": 0.1, "rescale_norm": "density", "election": "count"},
+            {"rescale": False, "election": "unweighted", "normalize": False},
+        ),
+        symmetric=False,
+        keeps_equal=False,
+        averages=True,
+        whole=True,
+    ),
+    Case(
         "breadcrumbs",
         {"density": 1.0, "normalize": True},
         variants=(
@@ -231,7 +269,21 @@ def resolved(options, n):
 
 
 def run(case, models, base, **more):
-    return merge_arrays(case.method, models, base=base, **{**resolved(case.options, len(models)), **more})
+    return merge_arrays(
+        case.method, models, base=base, **known(case, models), **{**resolved(case.options, len(models)), **more}
+    )
+
+
+def known(case, models):
+    """What companions say of models, for methods that need them: made of the models, so that equal models have equal ones."""
+    option = methods.get(case.method).companion
+    models = [np.clip(np.nan_to_num(x.astype(np.float64)), -9, 9) for x in models]
+    if option == "fisher":
+        return {"companions": [np.abs(x) + 0.125 for x in models]}
+    if option == "gram" and models[0].ndim > 1 and models[0].size:
+        matrices = [np.moveaxis(x, -1, 0).reshape(x.shape[-1], -1) for x in models]
+        return {"companions": [m.T @ m + np.eye(m.shape[1]) for m in matrices]}
+    return {}
 
 
 def test_every_method_has_a_row():
@@ -322,7 +374,10 @@ def test_models_that_equal_the_base_give_the_base(case, data):
     options = data.draw(st.sampled_from(case.variants))
     n = data.draw(st.sampled_from(case.counts))
 
-    np.testing.assert_array_equal(merge_arrays(case.method, [base] * n, base=base, **resolved(options, n)), base)
+    same = [base] * n
+    merged = merge_arrays(case.method, same, base=base, **known(case, same), **resolved(options, n))
+
+    np.testing.assert_array_equal(merged, base)
 
 
 @those(has_base=True)
@@ -351,6 +406,7 @@ def test_blocks_do_not_change_a_bit(case, dtype):
                 case.method,
                 models,
                 base=base if case.has_base else None,
+                **known(case, models),
                 block_size=block_size,
                 **resolved(options, n),
             )
@@ -379,9 +435,10 @@ def test_the_formula_is_computed(case, kind, dtype, size):
             base = base if case.has_base else None
             options = resolved(options, n)
 
+            options |= known(case, models)
             merged = merge_arrays(case.method, models, base=base, seed=3, name="a/b", **options)
 
-            chance = {"seed": 3, "name": "a/b"} if case.method.startswith("dare") else {}
+            chance = {"seed": 3, "name": "a/b"} if case.method.startswith(("dare", "della")) else {}
             expected = REFERENCES[case.method](models, base, **options, **chance)
             # both compute in float64; ours is rounded to dtype once. Sums of n ≤ 7 terms up to about 10 that may cancel.
             tolerance = {np.float32: 1e-6, np.float64: 1e-14}[dtype]
@@ -461,6 +518,34 @@ def test_dare_depends_on_seed_and_name():
     np.testing.assert_array_equal(merge_arrays("dare_linear", [x], base=base, seed=1, name="a"), first)
     assert (merge_arrays("dare_linear", [x], base=base, seed=2, name="a") != first).any()
     assert (merge_arrays("dare_linear", [x], base=base, seed=1, name="b") != first).any()
+
+
+@pytest.mark.parametrize("rescale_norm", ["l1", "density"])
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_ranks_within_units(method, rescale_norm):
+    """Whatever the blocks; in PyTorch's layout the units of a matrix are its rows, in Keras's its columns."""
+    base, *models = np.random.default_rng(0).standard_normal((3, 5, 30, 70)).astype(np.float32)
+    options = {"density": [0.4, 0.7], "epsilon": [0.1, 0.25], "rescale_norm": rescale_norm, "seed": 3}
+    expected = REFERENCES[method](models, base, **options)
+
+    for block_size in (1, 1000, 1 << 20):
+        merged = merge_arrays(method, models, base=base, block_size=block_size, **options)
+        np.testing.assert_allclose(merged, expected, rtol=1e-6, atol=2e-6)
+
+    turned = [np.moveaxis(array, -1, 0) for array in (base, *models)]
+    same = merge_arrays(method, turned[1:], base=turned[0], unit_axis=0, **options)
+    np.testing.assert_array_equal(np.moveaxis(same, 0, -1), merged)
+
+
+def test_della_keeps_larger_entries_more_often():
+    """In units of three with probabilities of 0.35, 0.5 and 0.65, within five standard deviations of each."""
+    x = np.tile(np.array([[2], [3], [-1]], np.float32), (1, 20_000))
+
+    merged = merge_arrays("della_linear", [x], base=np.zeros_like(x), rescale_norm="density")
+
+    for row, p in zip(merged, (0.5, 0.65, 0.35), strict=True):
+        assert abs(np.count_nonzero(row) / row.size - p) < 5 * np.sqrt(p * (1 - p) / row.size)
+    np.testing.assert_allclose(merged[merged != 0], (x / [[0.5], [0.65], [0.35]])[merged != 0], rtol=1e-6)
 
 
 def test_passthrough_copies_every_bit():
@@ -627,6 +712,14 @@ def test_consensus_by_hand():
     assert list(merge_arrays("consensus", models, base=base, tall_lambda=1, weight=[1, 0, 0])) == [1, 1, 1, 1]
 
 
+def test_della_by_hand():
+    """With density 1 nothing is dropped: `della_linear` is task arithmetic, `della` is `ties` without trimming."""
+    models, base = [f32(3, -2, 1), f32(5, 1, 1)], f32(1, 1, 1)
+
+    np.testing.assert_array_equal(merge_arrays("della_linear", models, base=base, density=1.0), [7, -2, 1])
+    np.testing.assert_array_equal(merge_arrays("della", models, base=base, density=1.0), [4, -2, 1])
+
+
 def test_breadcrumbs_by_hand():
     """Of 5, 4, -3, 2, 1 the largest is left out and the next two stay; with `rescale` their 7 becomes 15. A density of 0.8 fills up."""
     x, base = f32(2, 5, -3, 4, 1), np.zeros(5, np.float32)
@@ -731,7 +824,11 @@ def test_extreme_arrays_do_not_crash(case, dtype, shape, value):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 merged = merge_arrays(
-                    case.method, [array] * n, base=array if case.has_base else None, **resolved(options, n)
+                    case.method,
+                    [array] * n,
+                    base=array if case.has_base else None,
+                    **known(case, [array] * n),
+                    **resolved(options, n),
                 )
             assert merged.shape == shape
             if value == 0:
@@ -853,6 +950,12 @@ REFUSALS = [
     ("swa", {"every": 0}, "option 'every' of swa is 0; expected a whole number in [1, inf)"),
     ("swa", {"start": 2}, "option 'start' of swa is 2, but the number of models is 2, so none would count"),
     ("consensus", {"k": 3}, "option 'k' of consensus is 3, but the number of models is 2, so no entry would be kept"),
+    (
+        "della",
+        {"density": [1, 0.9]},
+        "option 'epsilon' of della is 0.15 with a density of 0.9, so that entries are kept with probabilities from 0.75 to 1.05; "
+        "these have to be between 0 and 1: lower epsilon",
+    ),
     ("passthrough", {}, "passthrough merges exactly 1 model, but there are 2"),
 ]
 

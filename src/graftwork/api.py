@@ -158,9 +158,9 @@ def merge(
                 drop_compile=drop_compile,
                 shard_bytes=shard_bytes,
             )
-            with pipeline.opened(paths) as readers:
+            with pipeline.opened(paths) as readers, pipeline.companions(request) as companions:
                 own_base = readers.pop() if base is not None else None
-                plan = _plan(request, readers, own_base)
+                plan = _plan(request, readers, own_base, companions=companions)
                 result = pipeline.write_merge(plan, target, _settings(request), progress)
             if report is not None:
                 report += result.notes
@@ -259,9 +259,9 @@ def plan_merge(
     fields.update({k: _words(fields[k]) for k in ("skip", "ignore") if k in fields})
     with _on_disk([*models, *([base] if base is not None else [])], names) as (paths, labels):
         request = _request(method, options, weights, labels, base is not None, **fields)
-        with pipeline.opened(paths) as readers:
+        with pipeline.opened(paths) as readers, pipeline.companions(request) as companions:
             own_base = readers.pop() if base is not None else None
-            plan = _plan(request, readers, own_base)
+            plan = _plan(request, readers, own_base, companions=companions)
             target = None
             if output is not None:
                 target = pipeline.Target(path=Path(output), format=format, overwrite=overwrite, threads=threads or 0)

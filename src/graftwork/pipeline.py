@@ -18,7 +18,8 @@ from graftwork.assembly import plan_assemble_step
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
 from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extraction
 from graftwork.mergekit import plan_mergekit_step
-from graftwork.methods.options import Place
+from graftwork.methods import get
+from graftwork.methods.options import Place, companion_files
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output, plan_merge
 from graftwork.recipe import ExtractLoraStep, MergeStep, Recipe
@@ -102,6 +103,14 @@ def opened(paths: Sequence[Path]) -> Iterator[list[Reader]]:
         yield [stack.enter_context(open_store(path)) for path in paths]
 
 
+@contextlib.contextmanager
+def companions(request: MergeRequest, root: Path = Path()) -> Iterator[list[Reader]]:
+    """Open the files that tell more about the models of a merge, whose paths are relative to `root`; none for most methods."""
+    files = companion_files(request.method, request.options, request.labels)
+    with opened([spelling.below(root, file) for file in files]) as readers:
+        yield readers
+
+
 def labels_of(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return a short name for each source: its file name without endings, with a number where two are the same."""
     return distinct([label_of(path) for path in paths])
@@ -141,6 +150,12 @@ def write_merge(
     sources = [*zip(plan.request.labels, plan.models, strict=True)]
     if plan.base is not None:
         sources.append((plan.request.base_label or "base", plan.base))
+    if plan.companions:
+        kind = get(plan.request.method).companion
+        sources += [
+            (f"{kind} of {label}", reader) for (label, _), reader in zip(sources, plan.companions, strict=False)
+        ]
+        settings = {**settings, kind: [reader.path.name for reader in plan.companions]}
     total = plan.bytes_read * plan.passes
     done = 0
 
@@ -209,7 +224,6 @@ def plan_convert(
 
     Raises:
         MismatchError: If `like` has other tensors than the source.
-        OutputError: If the format cannot hold a tensor.
     """
     from graftwork.methods import get
 
@@ -376,7 +390,8 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
 def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reader]) -> MergePlan:
     """Return the plan of one merge of a recipe."""
     models, base = [readers[name] for name in step.models], readers[step.base] if step.base is not None else None
-    return plan_merge(request_of(step, recipe), models, base)
+    return plan_merge(request_of(step, recipe), models, base, companions=[readers[file] for file in step.files()])
+
 
 def plan_extract_step(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[str, Reader]) -> ExtractionPlan:
     """Return the plan of one extraction of a recipe."""
@@ -401,7 +416,7 @@ def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan | Extrac
         plans: dict[str, MergePlan | ExtractionPlan] = {}
         for name in recipe.order():
             step = recipe.steps[name]
-            for wanted in step.inputs():
+            for wanted in (*step.inputs(), *step.files()):
                 if wanted not in readers:
                     readers[wanted] = stack.enter_context(open_store(_path(recipe, wanted, root)))
             plan = PLANNERS[step.kind](step, recipe, readers)
@@ -472,7 +487,7 @@ def run(
             if name not in needed:
                 continue
             step = recipe.steps[name]
-            names = list(dict.fromkeys(step.inputs()))
+            names = list(dict.fromkeys((*step.inputs(), *step.files())))
             with opened([made.get(m) or _path(recipe, m, root) for m in names]) as readers:
                 plan = PLANNERS[step.kind](step, recipe, dict(zip(names, readers, strict=True)))
                 if isinstance(plan, ExtractionPlan):
@@ -503,5 +518,5 @@ def _needed(recipe: Recipe, outputs: Mapping[str, Target]) -> set[str]:
         name = left.pop()
         if name in recipe.steps and name not in needed:
             needed.add(name)
-            left += recipe.steps[name].inputs()
+            left += (*recipe.steps[name].inputs(), *recipe.steps[name].files())
     return needed

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graftwork.architecture.depth import depths_and_classes
 from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.methods import Base, MergeMethod, get
@@ -65,7 +67,7 @@ class Step:
         stream: Whose random stream it draws from: its own name, but for a variable that a file holds twice.
         place: Where it stands in the model, which filters and gradients of options look at.
         unit_axis: The axis that counts the units of a layer: -1 in Keras's layout, 0 in PyTorch's.
-        companions: For a method with companions: an open file for each model. The tensor has the name that it has in the model.
+        companions: For a method with companions: for each model an open file, and where it tells more of the tensor.
     """
 
     spec: TensorSpec
@@ -77,7 +79,7 @@ class Step:
     place: Place
     stream: str = ""
     unit_axis: int = -1
-    companions: tuple[Reader, ...] = ()
+    companions: tuple[tuple[Reader, Source], ...] = ()
 
     @property
     def has_base(self) -> bool:
@@ -114,6 +116,7 @@ class MergePlan:
         renamed: Tensors that have another name in another model: (name in the result, label, name there).
         dropped: Tensors of the first model that the result does not have (optimizer state).
         like: Lends configuration and small files to the result, where that is not the first model.
+        companions: The open file with more about each model, where the method has such.
     """
 
     request: MergeRequest
@@ -124,6 +127,7 @@ class MergePlan:
     renamed: tuple[tuple[str, str, str], ...] = ()
     dropped: tuple[str, ...] = ()
     like: Reader | None = None
+    companions: tuple[Reader, ...] = ()
 
     @property
     def lender(self) -> Reader:
@@ -166,7 +170,7 @@ class MergePlan:
 
     def _inputs(self, step: Step) -> list[tuple[Reader, Source]]:
         used = list(zip(step.readers, step.sources, strict=True))
-        return used if step.method is not None else used[:1]
+        return [*used, *step.companions] if step.method is not None else used[:1]
 
     def _size(self, reader: Reader, source: Source) -> int:
         return reader.specs()[source.name].size_bytes
@@ -176,8 +180,6 @@ def expected_passes(method: MergeMethod, n_models: int, size: int) -> int:
     """Return how often a method reads the values of a tensor."""
     if not size:
         return 1
-    import numpy as np
-
     reduction = method.reduction(n_models, min(size, 4096), np.dtype(np.float32))
     return 1 if reduction is None else 1 + int(getattr(reduction, "passes", 1))
 
@@ -195,7 +197,7 @@ def plan_merge(
         request: What is asked for; its labels name the models in messages.
         models: The open sources, in order; the first lends architecture, names and dtypes to the result.
         base: The open base model, where the method works on differences.
-        companions: For a method with companions, the open file of each model.
+        companions: For a method with companions, the open file of each model; see `graftwork.methods.options.companion_files`.
 
     Raises:
         MismatchError: If the models do not compute the same function up to weights, or a tensor does not fit.
@@ -273,6 +275,7 @@ def plan_merge(
         )
     _check_scope(steps)
     notes += _notes_on_result(request, steps, dropped)
+    notes += _notes_on_companions(request, steps, companions)
     return MergePlan(
         request=request,
         models=tuple(models),
@@ -281,6 +284,7 @@ def plan_merge(
         notes=tuple(dict.fromkeys(notes)),
         renamed=tuple(renamed),
         dropped=tuple(dropped),
+        companions=tuple(companions),
     )
 
 
@@ -292,7 +296,7 @@ def check_output(plan: MergePlan, target: Path, row: Format, *, overwrite: bool,
     """
     files = [
         file
-        for reader in (*plan.models, *([plan.base] if plan.base else []))
+        for reader in (*plan.models, *([plan.base] if plan.base else []), *plan.companions)
         for file in (reader.path, *reader.header.files)
     ]
     check_target(target, row, files, overwrite=overwrite)
@@ -386,6 +390,26 @@ def _notes_on_result(request: MergeRequest, steps: Sequence[Step], dropped: Sequ
     return notes
 
 
+def _notes_on_companions(request: MergeRequest, steps: Sequence[Step], companions: Sequence[Reader]) -> list[str]:
+    notes = [
+        f"the {get(request.method).companion} of {label} and that of {request.labels[i]} are the same file"
+        for k, (label, reader) in enumerate(zip(request.labels, companions, strict=False))
+        for i, other in enumerate(companions[:k])
+        if reader.path.exists() and other.path.exists() and reader.path.samefile(other.path)
+    ]
+    without = [
+        step
+        for step in steps
+        if companions and step.spec.role is Role.WEIGHT and step.method is not None and not step.companions
+    ]
+    matrices = [repr(step.spec.name) for step in without if len(step.spec.shape) > 1]
+    if matrices:
+        shown = ", ".join(matrices[:3]) + f" and {len(matrices) - 3} more" * (len(matrices) > 3)
+        what = get(request.method).companion
+        notes.append(f"{len(matrices)} matrices are not in every {what} file and are averaged: {shown}")
+    return notes
+
+
 def _places(model: Reader) -> dict[str, Place]:
     """Return where each tensor of a model stands in it."""
     specs = model.specs()
@@ -407,16 +431,38 @@ def _with_companions(step: Step, companions: Sequence[Reader]) -> tuple[Step, li
         return step, []
     wanted = method.companion_shape(step.spec.shape, step.unit)
     lacking = []
+    found = []
     for label, source, companion in zip(step.labels, step.sources, companions, strict=False):
-        found = companion.specs().get(source.name)
-        if found is None:
+        spec = companion.specs().get(source.name)
+        if spec is None:
+            stand_in = method.without_companion(step.n_models)
+            if stand_in is not None:
+                return replace(step, method=stand_in), []
             lacking.append(f"{companion.path.name}, the {method.companion} of {label}, has no tensor {source.name!r}")
-        elif found.shape != wanted or found.dtype not in FLOATS:
+        elif spec.shape != wanted or spec.dtype not in FLOATS:
             lacking.append(
-                f"{companion.path.name}, the {method.companion} of {label}, has {source.name!r} as {found.dtype} {found.shape}, "
+                f"{companion.path.name}, the {method.companion} of {label}, has {source.name!r} as {spec.dtype} {spec.shape}, "
                 f"expected floating-point numbers of shape {wanted}"
             )
-    return replace(step, companions=tuple(companions)), lacking
+        else:
+            found.append((companion, _as_permuted(step, source, wanted)))
+    return replace(step, companions=() if lacking else tuple(found)), lacking
+
+
+def _as_permuted(step: Step, source: Source, shape: tuple[int, ...]) -> Source:
+    """Return where a tensor's companion is read: permuted as the tensor is, or both of its axes as the elements of a unit are."""
+    if not source.gather or step.granularity == "block":
+        return source
+    axis = step.unit_axis % len(step.spec.shape)
+    inner = step.spec.shape[:axis] + step.spec.shape[axis + 1 :]
+    places = np.arange(step.unit).reshape(inner)
+    for permuted, index in source.gather:
+        if permuted % len(step.spec.shape) != axis:
+            places = np.take(
+                places, index, axis=permuted % len(step.spec.shape) - (permuted % len(step.spec.shape) > axis)
+            )
+    order = tuple(places.reshape(-1).tolist())
+    return Source(name=source.name, gather=tuple((each, order) for each in range(len(shape))))
 
 
 def _check_scope(steps: Sequence[Step]) -> None:

@@ -11,7 +11,6 @@ Memory is what the threads' scratch takes, whatever the size of the models; see 
 (matrices to be decomposed) are the exception: each thread then holds one tensor of every model.
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -88,7 +87,8 @@ def peak_bytes(plan: "MergePlan", threads: int) -> int:
     """Return the resident memory that running a plan needs: interpreter, all threads' scratch, reductions over the largest tensor."""
     n = max((step.n_models for step in plan.steps), default=1)
     rows = max((step.method.scratch_rows for step in plan.steps if step.method is not None), default=0)
-    one = block_elements(n) * ((n + 2 + rows) * 8 + 16)
+    extra = max((len(step.companions) for step in plan.steps), default=0)
+    one = block_elements(n) * ((n + 2 + rows + 2 * extra) * 8 + 16)
     largest = max((step.spec.size for step in plan.steps), default=0)
     sums = largest // CHUNK * 16 * (n + 1)
     histograms = (1 << 16) * 8 * n
@@ -102,8 +102,8 @@ def _whole_bytes(step: "Step") -> int:
         return 0
     itemsize = _work_dtype(step).itemsize
     arrays = (len(step.sources) + 1 + step.method.scratch_rows) * step.spec.size * itemsize
-    extra = [math.prod(step.method.companion_shape(step.spec.shape, step.unit)) * itemsize for _ in step.companions]
-    return arrays + sum(extra) + step.method.matrix_bytes(step.n_models, step.spec.size, step.unit)
+    extra = 2 * itemsize * sum(reader.specs()[source.name].size for reader, source in step.companions)
+    return arrays + extra + step.method.matrix_bytes(step.n_models, step.spec.size, step.unit)
 
 
 class Cancelled(Exception):  # noqa: N818 - no error: another thread failed or the user stopped the work
@@ -385,15 +385,18 @@ class LocalExecutor:
 
     def _companion(self, step: "Step", k: int, start: int, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return what the companion of model k says of a block, or of the whole tensor."""
-        reader, name = step.companions[k], step.sources[k].name
-        spec = reader.specs()[name]
+        reader, source = step.companions[k]
+        spec = reader.specs()[source.name]
         whole = step.granularity == "tensor"
         raw = np.empty(spec.size if whole else length, RAW_DTYPES[spec.dtype])
-        reader.read_into(name, 0 if whole else start, raw)
+        if source.gather:
+            read_gathered(reader, source.name, spec.shape, source.gather, 0 if whole else start, raw)
+        else:
+            reader.read_into(source.name, 0 if whole else start, raw)
         self.progress(raw.nbytes)
         numbers = np.empty(raw.size, dtype)
         if decode(raw, spec.dtype, numbers):
-            raise NonFiniteError(f"{reader.path.name} holds NaN or infinity in {name!r}; compute it again")
+            raise NonFiniteError(f"{reader.path.name} holds NaN or infinity in {source.name!r}; compute it again")
         return numbers.reshape(spec.shape) if whole else numbers
 
     def _store(self, step: "Step", block: Block) -> None:

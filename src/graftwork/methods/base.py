@@ -191,11 +191,17 @@ class MergeMethod(BaseModel):
     def companion_shape(self, shape: tuple[int, ...], unit: int) -> tuple[int, ...]:
         """Return the shape that a companion of a tensor has; () for a tensor that needs none.
 
+        The tensor's own where the method sees blocks; (unit, unit) for a matrix over the elements of one unit, where it sees all.
+
         Args:
             shape: The tensor's shape.
             unit: Elements of one unit of it.
         """
         return shape
+
+    def without_companion(self, n_models: int) -> "MergeMethod | None":
+        """Return the method for a tensor that a model's companion says nothing of; None where that is a mistake."""
+        return None
 
     def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
         """Return the memory that `combine` takes for itself on a whole tensor, beside models, base and result.

@@ -198,7 +198,9 @@ class Options:
                     f"entry {i + 1} of {what} never counts, since entry {i} matches every tensor; put that one last"
                 )
             conditions = {key: word for key, word in written.items() if key != "value"}
-            says = ", ".join(str(word) if key == "filter" else f"{key} {word}" for key, word in conditions.items()) or "*"
+            says = (
+                ", ".join(str(word) if key == "filter" else f"{key} {word}" for key, word in conditions.items()) or "*"
+            )
             where = f"{what} for tensors {says!r}"
             entries.append(Entry(says, _condition(where, conditions), self._value(where, option, written["value"])))
         return entries
@@ -274,6 +276,35 @@ def option_rows(cls: type[MergeMethod]) -> list[OptionRow]:
         OptionRow(spell(cls, name), type_text(field), field.default, is_per_model(field), docs.get(name, ""))
         for name, field in cls.model_fields.items()
     ]
+
+
+def companion_files(method_name: str, raw: Mapping[str, Any], models: Sequence[str]) -> tuple[str, ...]:
+    """Return the files, as the user wrote them, that tell more about the models of a merge: one per model, or none for most methods.
+
+    Args:
+        method_name: What the method is called.
+        raw: Option → what the user wrote.
+        models: Names of the models in their order, without the base.
+
+    Raises:
+        OptionError: If the method needs such files, and these are not one per model.
+    """
+    option = get(method_name).companion
+    if not option:
+        return ()
+    options = Options(method_name, {option: raw.get(option, "")}, models)
+    if options.unused_filters(()):
+        raise OptionError(
+            f"option {option!r} of {method_name} is for all tensors; give one file per model, and no filters"
+        )
+    found = getattr(options.for_tensor(Place("")), option)
+    files: tuple[str, ...] = found if isinstance(found, tuple) else (found,) * (len(models) == 1)
+    if not files or not all(files):
+        raise OptionError(
+            f"method {method_name!r} needs option {option!r}: a list with one file per model, as `graftwork {option}` writes them; "
+            f"there are {len(models)} models: {', '.join(models)}"
+        )
+    return files
 
 
 def json_schema(cls: type[MergeMethod]) -> dict[str, Any]:

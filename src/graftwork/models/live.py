@@ -33,12 +33,13 @@ def save(model: Any, path: Path) -> None:
         raise StoreError(f"Keras cannot save model {model.name!r}: {brief(error)}") from error
 
 
-def load(path: Path, like: Any = None) -> Any:
+def load(path: Path, like: Any = None, *, compiled: bool = True) -> Any:
     """Return the live model in a file.
 
     Args:
         path: A file that Keras can load.
         like: A live model whose own classes are used for layers that Keras does not know.
+        compiled: Whether it comes back compiled, if it was.
 
     Raises:
         StoreError: If Keras cannot load it.
@@ -48,7 +49,7 @@ def load(path: Path, like: Any = None) -> Any:
     custom = {cls.__name__: cls for cls in custom_classes(like)} if like is not None else None
     try:
         # Lambda code of a live model is the caller's own; a file's is never run
-        return keras.saving.load_model(path, custom_objects=custom, safe_mode=like is None)
+        return keras.saving.load_model(path, custom_objects=custom, compile=compiled, safe_mode=like is None)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise StoreError(f"Keras cannot load {path.name}: {brief(error)}") from error
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from graftwork.errors import GraftworkError, OptionError, RecipeError, UnknownNameError, suggest
 from graftwork.methods import METHODS, Base, MergeMethod, get
-from graftwork.methods.options import Options, json_schema
+from graftwork.methods.options import Options, companion_files, json_schema
 from graftwork.recipe.slips import sentence
 
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\s]+$")]
@@ -60,6 +60,10 @@ class Step(Frozen):
     def inputs(self) -> Iterator[str]:
         """Yield the names of the models and steps that it needs, in order."""
         raise NotImplementedError
+
+    def files(self) -> tuple[str, ...]:
+        """Return the further files that it needs, each the name of a step that makes it or a path."""
+        return ()
 
     def settings(self) -> dict[str, Any]:
         """Return the step as its result's record spells it."""
@@ -133,6 +137,7 @@ class MergeStep(Step):
                 f"method {self.method!r} merges differences from a base model; add `base:` with the name of their common ancestor"
             )
         Options(self.method, self.options, self.models, has_base=self.base is not None)
+        self.files()
         return self
 
     def inputs(self) -> Iterator[str]:
@@ -140,6 +145,10 @@ class MergeStep(Step):
         yield from self.models
         if self.base is not None:
             yield self.base
+
+    def files(self) -> tuple[str, ...]:
+        """Return the file of each model that tells more about it, for methods that need such."""
+        return companion_files(self.method, self.options, self.models)
 
     def settings(self) -> dict[str, Any]:
         """Return the step as its result's record spells it, options beside the other fields."""
@@ -325,7 +334,7 @@ class Recipe(Frozen):
                 circle = " → ".join([*under_way[under_way.index(name) :], name])
                 raise RecipeError(f"steps use each other in a circle: {circle}")
             under_way.append(name)
-            for wanted in self.steps[name].inputs():
+            for wanted in (*self.steps[name].inputs(), *self.steps[name].files()):
                 visit(wanted)
             under_way.pop()
             done.append(name)
