@@ -22,6 +22,7 @@ from graftwork.cli.app import app
 from graftwork.errors import GraftworkError, MismatchError, NonFiniteError, OptionError, OutputError, StoreError
 from graftwork.stores import open_store
 
+HERE = Path(__file__).parent
 SHAPES = {
     "model.embed_tokens.weight": (12, 6),
     "model.layers.0.c_attn.weight": (8, 6),
@@ -262,14 +263,14 @@ def test_the_command(tmp_path, monkeypatch):
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
 
 
-def test_peft_loads_it():
-    """Where an environment with PEFT is named by GRAFTWORK_PEFT_PYTHON, it makes the same model of base and adapter."""
-    python = os.environ.get("GRAFTWORK_PEFT_PYTHON")
-    if not python:
-        pytest.skip("GRAFTWORK_PEFT_PYTHON names no interpreter with peft and transformers")
-    script = Path(__file__).with_name("with_peft.py")
+PEER = Path(os.environ.get("GRAFTWORK_PEER_PYTHON") or HERE.parent / ".venv-peers" / "bin" / "python")
+
+
+@pytest.mark.skipif(not PEER.exists(), reason="no environment with PEFT; `make bench-peers` makes one")
+def test_peft_and_graftwork_agree():
+    """Adapters that PEFT saved give what PEFT merges, and PEFT makes the fine-tuned model of base and extracted adapter."""
     done = subprocess.run(
-        [python, str(script), sys.executable], capture_output=True, text=True, check=False, timeout=300
+        [PEER, HERE / "peer" / "with_peft.py", sys.executable], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
