@@ -135,8 +135,8 @@ class _Reading:
     def _slices(self, document: Document, module: ModuleItem, base: str | None) -> Iterator[Slice]:
         """Yield a module's slices; models without slices are one slice of all their layers."""
         row = MERGEKIT[document.merge_method]
-        whole = module.slices is None
-        slices = [SliceItem(sources=module.models or ())] if module.slices is None else module.slices
+        whole = not module.slices
+        slices = module.slices or (SliceItem(sources=module.models or ()),)
         for part in slices:
             own_base = self.name(part.base_model) if part.base_model is not None else base
             sources = [
