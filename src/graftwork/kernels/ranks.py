@@ -1,0 +1,269 @@
+"""Random masks whose probability rises with the rank of an element's magnitude within its unit.
+
+The rank is seldom needed. An element is kept if its random number is below a bound that grows with its rank; a histogram of the unit's
+magnitudes tells in which range its rank lies, and nearly always its number is below the bounds of all of them or of none. Of those that
+are in between the rank is counted out. Where a bin holds equal magnitudes only (16-bit sources have few distinct differences) that takes no
+more than the elements' order; if many others are left, the whole unit is sorted. What comes out is what sorting every unit would give.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.kernels.loop import block_loop
+from graftwork.kernels.masks import INCREMENT, MIX_1, MIX_2
+from graftwork.kernels.sums import LANES
+
+UNIT = 2.0**53
+"""A random number is this many times a number in [0, 1)."""
+
+OCTAVES = 4
+"""The histogram covers 2⁴ powers of two below the unit's largest magnitude; what is smaller has one bin."""
+
+COUNTED = 32
+"""So many ranks in a unit are counted out one by one; more are found by sorting."""
+
+SHORT = 16
+"""Up to so many elements are sorted by insertion."""
+
+
+def keep_by_rank(
+    row: NDArray[Any],
+    base: NDArray[Any],
+    unit: int,
+    stream: tuple[np.uint64, int],
+    chances: tuple[float, float],
+    kept: NDArray[np.bool_],
+    factors: NDArray[Any] | None = None,
+) -> None:
+    """Write which elements of a block are kept, with a probability that rises with their rank.
+
+    The smallest difference from the base in a unit has rank 0, the largest rank ``unit - 1``; of equal ones the earlier has the lower. An
+    element is kept iff ``u >> 11 < p · 2⁵³``, with u from the stream and ``p = low + rank · (width / (unit - 1))`` in float64, or
+    ``low + width / 2`` in a unit of one. Where the model does not differ from the base it does not matter, and anything may be written.
+
+    Args:
+        row: Shape (b,), one model's block.
+        base: Shape (b,), same dtype.
+        unit: Elements of one unit, of which b is a multiple.
+        stream: The key, see `graftwork.rng`, and the position of the first element.
+        chances: low and width: the smallest probability, and how far above it the largest is.
+        kept: Shape (b,).
+        factors: Shape (b,), for 1 / p where an element is kept and 0 elsewhere; None if that is not needed.
+    """
+    magnitudes = np.empty(row.size, row.dtype)
+    narrow = row.dtype == np.float32
+    bits = magnitudes.view(np.uint32 if narrow else np.uint64)
+    digits = np.empty(unit, np.uint32)
+    logarithm = min(max((unit - 1).bit_length(), 4), 22)
+    shift = (23 if narrow else 52) + OCTAVES - logarithm
+    before = np.zeros((1 << logarithm) + 1, np.int32 if unit < 1 << 31 else np.int64)
+    edges = np.empty(before.size)
+    key, start = stream
+    _keep_by_rank(
+        row,
+        base,
+        unit,
+        np.uint64(key),
+        np.uint64(start),
+        float(chances[0]),
+        float(chances[1]),
+        magnitudes,
+        bits,
+        bits.dtype.type(shift),
+        digits,
+        before,
+        edges,
+        kept,
+        np.empty(0, row.dtype) if factors is None else factors,
+    )
+
+
+def add_kept(
+    row: NDArray[Any], base: NDArray[Any], unit: int, kept: NDArray[np.bool_], sums: NDArray[np.float64]
+) -> None:
+    """Write Σ |x - base| of each unit, and the same over what is kept, to `sums` of shape (2, units)."""
+    _add_kept(row, base, unit, kept, sums)
+
+
+def drop_where(row: NDArray[Any], base: NDArray[Any], kept: NDArray[np.bool_]) -> None:
+    """Set what is not kept to the base's, in place."""
+    _drop_where(row, base, kept)
+
+
+@block_loop
+def _keep_by_rank(
+    x: Any,
+    base: Any,
+    unit: Any,
+    key: Any,
+    start: Any,
+    low: Any,
+    width: Any,
+    magnitudes: Any,
+    bits: Any,
+    shift: Any,
+    digits: Any,
+    before: Any,
+    edges: Any,
+    kept: Any,
+    factors: Any,
+) -> None:
+    numbers = np.empty(unit, np.float64)
+    order = np.empty(unit if factors.size else 0, np.int64)
+    open_, above = np.empty(unit + 1, np.int64), edges[1:]
+    step = width / (unit - 1) if unit > 1 else 0.0
+    least = low if unit > 1 else low + width / 2
+    for j in range(x.size):
+        magnitudes[j] = abs(x[j] - base[j])
+    for first in range(0, x.size, unit):
+        part, keeps = bits[first : first + unit], kept[first : first + unit]
+        _draw(key + (start + np.uint64(first) + np.uint64(1)) * INCREMENT, numbers)
+        _count(part, shift, digits, before)
+        undecided = 0
+        if not factors.size:
+            for b in range(before.size):
+                edges[b] = (least + before[b] * step) * UNIT
+            for j in range(unit):
+                b, number = digits[j], numbers[j]
+                keeps[j] = number < edges[b]
+                open_[undecided] = j
+                undecided += (number >= edges[b]) & (number < above[b])
+            if undecided > COUNTED:
+                undecided = _follow(part, digits, before, numbers, least, step, keeps, open_[:undecided])
+        if factors.size or undecided > COUNTED:
+            if not order.size:
+                order = np.empty(unit, np.int64)
+            _sort(part, digits, before, order)
+            for r in range(unit):
+                p = least + r * step
+                j = order[r]
+                keeps[j] = numbers[j] < p * UNIT
+                if factors.size:
+                    factors[first + j] = 1.0 / p if keeps[j] else 0.0
+            undecided = 0
+        for k in range(undecided):
+            j = open_[k]
+            keeps[j] = numbers[j] < (least + _rank(part, j) * step) * UNIT
+
+
+@block_loop
+def _follow(part: Any, digits: Any, before: Any, numbers: Any, least: Any, step: Any, keeps: Any, open_: Any) -> Any:
+    """Decide on elements of bins in which all are equal: their ranks follow their order. Returns how many others stay in `open_`."""
+    first, ranks = np.empty(before.size, part.dtype), before.copy()
+    mixed = np.zeros(before.size, np.bool_)
+    for j in range(part.size - 1, -1, -1):
+        first[digits[j]] = part[j]
+    for j in range(part.size):
+        mixed[digits[j]] |= part[j] != first[digits[j]]
+    for j in range(part.size):
+        b = digits[j]
+        decided = numbers[j] < (least + ranks[b] * step) * UNIT
+        keeps[j] = keeps[j] if mixed[b] else decided
+        ranks[b] += 1
+    undecided = 0
+    for k in range(open_.size):
+        j = open_[k]
+        open_[undecided] = j
+        undecided += mixed[digits[j]]
+    return undecided
+
+
+@block_loop
+def _draw(state: Any, numbers: Any) -> None:
+    """The numbers u >> 11 of a stream, as float64, which holds them exactly."""
+    for j in range(numbers.size):
+        z = state + np.uint64(j) * INCREMENT
+        z = (z ^ (z >> np.uint64(30))) * MIX_1
+        z = (z ^ (z >> np.uint64(27))) * MIX_2
+        z = z ^ (z >> np.uint64(31))
+        numbers[j] = np.float64(np.int64(z >> np.uint64(11)))
+
+
+@block_loop
+def _count(part: Any, shift: Any, digits: Any, before: Any) -> None:
+    """The bin of each element, and how many elements are in the bins before each."""
+    top = part[0]
+    for j in range(part.size):
+        top = max(top, part[j])
+    bins = before.size - 1
+    span = part.dtype.type(bins) << shift
+    bottom = top - (span - part.dtype.type(1)) if top >= span else part.dtype.type(0)
+    for j in range(part.size):
+        digits[j] = (max(part[j], bottom) - bottom) >> shift
+    before[:] = 0
+    for j in range(part.size):
+        before[digits[j] + 1] += 1
+    total = 0
+    for b in range(1, before.size):
+        total += before[b]
+        before[b] = total
+
+
+@block_loop
+def _rank(part: Any, j: Any) -> Any:
+    """How many elements are smaller, or equal and earlier."""
+    mine, rank = part[j], 0
+    for k in range(j):
+        rank += part[k] <= mine
+    for k in range(j + 1, part.size):
+        rank += part[k] < mine
+    return rank
+
+
+@block_loop
+def _sort(part: Any, digits: Any, before: Any, order: Any) -> None:
+    """The elements in the order of their ranks."""
+    places = before[:-1].copy()
+    for j in range(part.size):
+        b = digits[j]
+        order[places[b]] = j
+        places[b] += 1
+    for b in range(before.size - 1):
+        members = order[before[b] : before[b + 1]]
+        if members.size < 2:
+            continue
+        if members.size <= SHORT:
+            for k in range(1, members.size):
+                j = members[k]
+                mine, hole = part[j], k
+                while hole > 0 and part[members[hole - 1]] > mine:
+                    members[hole] = members[hole - 1]
+                    hole -= 1
+                members[hole] = j
+        else:
+            values = part[members]
+            sorted_ = True
+            for k in range(1, values.size):
+                sorted_ &= values[k - 1] <= values[k]
+            if not sorted_:
+                members[:] = members[np.argsort(values, kind="mergesort")]
+
+
+@block_loop
+def _add_kept(x: Any, base: Any, unit: Any, kept: Any, sums: Any) -> None:
+    every, some = np.empty(LANES, np.float64), np.empty(LANES, np.float64)
+    for u in range(sums.shape[1]):
+        every[:] = 0.0
+        some[:] = 0.0
+        for first in range(u * unit, (u + 1) * unit, LANES):
+            last = min(first + LANES, (u + 1) * unit)
+            a, b, k = x[first:last], base[first:last], kept[first:last]
+            for j in range(a.size):
+                d = np.float64(abs(a[j] - b[j]))
+                every[j] += d
+                some[j] += d if k[j] else 0.0
+        before, after = 0.0, 0.0
+        for j in range(min(unit, LANES)):
+            before += every[j]
+            after += some[j]
+        sums[0, u] = before
+        sums[1, u] = after
+
+
+@block_loop
+def _drop_where(row: Any, base: Any, kept: Any) -> None:
+    for j in range(row.size):
+        mine, origin = row[j], base[j]
+        row[j] = mine if kept[j] else origin
