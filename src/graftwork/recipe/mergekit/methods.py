@@ -99,8 +99,14 @@ MERGEKIT: dict[str, Row] = {
     "dare_ties": Row(base="required", parameters=_differences(rescale=True), ours={"rescale_norm": "l1"}),
     "breadcrumbs": Row(base="required", parameters=_differences(gamma=_GAMMA)),
     "breadcrumbs_ties": Row(base="required", parameters=_differences(gamma=_GAMMA)),
-    "della": Row(base="required", parameters=_differences(normalize=True, rescale=True, epsilon=_EPSILON)),
-    "della_linear": Row(base="required", parameters=_differences(rescale=True, epsilon=_EPSILON)),
+    "della": Row(
+        base="required",
+        parameters=_differences(normalize=True, rescale=True, epsilon=_EPSILON),
+        ours={"rescale_norm": "l1"},
+    ),
+    "della_linear": Row(
+        base="required", parameters=_differences(rescale=True, epsilon=_EPSILON), ours={"rescale_norm": "l1"}
+    ),
     "model_stock": Row(base="required", parameters={"filter_wise": Parameter(bool, False)}),
     "sce": Row(
         base="required",
