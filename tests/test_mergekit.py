@@ -176,6 +176,9 @@ def test_a_file_is_run_and_planned_like_a_recipe(folder):
     assert json.loads((folder / "out" / "graftwork.json").read_text())["mergekit"] == config
     assert config_of(folder / "out") == {**config_of(folder / "a"), "torch_dtype": "bfloat16"}
     assert (folder / "out" / "tokenizer_config.json").read_text() == '{"chat_template": "mine"}'
+    card = (folder / "out" / "README.md").read_text()
+    assert "tags: [merge, graftwork, linear]" in card
+    assert yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0]) == config
     assert len(list((folder / "out").glob("model-*"))) > 1
     with open_store(folder / "out") as made:
         assert {spec.dtype for spec in made.specs().values()} == {"bfloat16"}

@@ -33,7 +33,7 @@ def as_tuple(value: Any) -> Any:
 class Frozen(BaseModel):
     """A value that is checked when it is made and never changes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, defer_build=True)
 
 
 class ModelSource(Frozen):

@@ -125,7 +125,7 @@ def _made_by(record: Any) -> str:
     sources = ", ".join(str(s.get("file", "?")) for s in record.get("sources", ()) if isinstance(s, Mapping))
     verb = next((k for k in record if k not in ("graftwork", "sources")), "?")
     settings = record.get(verb)
-    method = settings.get("method", "") if isinstance(settings, Mapping) else ""
+    method = settings.get("method", settings.get("merge_method", "")) if isinstance(settings, Mapping) else ""
     return f"graftwork {record.get('graftwork', '?')}: {verb} {method}".rstrip() + (f" of {sources}" if sources else "")
 
 

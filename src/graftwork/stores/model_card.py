@@ -87,7 +87,7 @@ def render(record: Mapping[str, Any]) -> str:
 
     sources = record["sources"]
     kind, step = next((kind, step) for kind, step in record.items() if kind not in ("graftwork", "sources"))
-    method = str(step.get("method", kind))
+    method = str(step.get("method", step.get("merge_method", kind)))
     cards = [(source, card) for source in sources for card in _cards(source)]
     licence, sentence = _licences([card for _, card in cards])
     front = {
@@ -99,10 +99,8 @@ def render(record: Mapping[str, Any]) -> str:
     }
     base = step.get("base")
     models = [source for source in sources if source["label"] != base]
-    recipe = {
-        "models": {source["label"]: _spelled(source) for source in sources},
-        "steps": {"merged": {kind: dict(step)}},
-    }
+    models_at = {source["label"]: _spelled(source) for source in sources}
+    recipe = dict(step) if kind == "mergekit" else {"models": models_at, "steps": {"merged": {kind: dict(step)}}}
     names = [_code(source["label"]) for source in models]
     rows = [
         f"| {_code(card['name'] or card['file'])} | {_part(source, card, base)} | {card['license'] or 'not stated'} |".replace(
