@@ -424,6 +424,22 @@ def sce(models, base, *, select_topk=1.0, **_):
     return base + total / np.maximum(sum(np.where(a, wi, 0) for a, wi in zip(agree, w, strict=True)), 1e-6)
 
 
+def arcee_fusion(models, base, **_):
+    x, b = models[0].astype(np.float64), base.astype(np.float64)
+    axes = tuple(range(x.ndim - 1)) if x.ndim > 1 else None  # a unit is what shares the last index, or all of a vector
+
+    def softmax(values):
+        e = np.exp(values - values.max(axis=axes, keepdims=True))
+        return e / e.sum(axis=axes, keepdims=True) + 1e-8
+
+    p, q = softmax(x), softmax(b)
+    kl = (p * np.log(p / q)).sum(axis=axes, keepdims=True)
+    scores = (np.abs(models[0] - base) * kl).astype(base.dtype).astype(np.float64)
+    ordered = np.sort(scores, axis=None)
+    q1, q2, q3 = (ordered[int(share * (ordered.size - 1))] for share in (0.25, 0.5, 0.75))
+    return np.where(scores >= q2 + 1.5 * (q3 - q1), x, b)
+
+
 def ram(models, base, *, epsilon=1e-5, factors=None, **_):
     deltas = differences(models, base)
     moved = [np.abs(x - base) > x.dtype.type(epsilon) for x in models]  # in the dtype of the models, as documented
@@ -509,6 +525,7 @@ def regmean(models, base, *, companions=(), weight=1.0, alpha=0.9, axis=-1, **_)
 
 
 REFERENCES = {
+    "arcee_fusion": arcee_fusion,
     "breadcrumbs": breadcrumbs,
     "breadcrumbs_ties": breadcrumbs_ties,
     "consensus": consensus,

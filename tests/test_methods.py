@@ -231,6 +231,7 @@ CASES = [
         averages=True,
     ),
     Case("sce", variants=({"select_topk": 0.1}, {"select_topk": 0.5}), counts=(2, 7), whole=True),
+    Case("arcee_fusion", variants=({},), counts=(1,), keeps_equal=False, whole=True),
     Case("ram", variants=({"epsilon": 0.5}, {"epsilon": 0.0})),
     Case("ramplus_tl", variants=({"epsilon": 1.0}, {"epsilon": 1.0, "r": 0.5, "alpha": 3.0})),
     Case("nearswap", {"t": 0.25}, variants=({}, {"t": 0.0}, {"t": 1e-7}, {"t": 99.0}), counts=(1,), keeps_equal=False),
@@ -740,6 +741,30 @@ def test_breadcrumbs_ties_by_hand():
     merged = merge_arrays("breadcrumbs_ties", [a, b], base=np.zeros(4, np.float32), density=0.5, gamma=0.25)
 
     np.testing.assert_array_equal(merged, [-4, 2, 0, 1])
+
+
+def test_arcee_fusion_by_hand():
+    """One unit, so KL is a common factor: differences 0, 1, 1, 2, 9 have quartiles 1, 1, 2 and the threshold 2.5."""
+    merged = merge_arrays("arcee_fusion", [f32(0, -1, 1, 2, 9)], base=np.zeros(5, np.float32))
+
+    np.testing.assert_array_equal(merged, [0, 0, 0, 0, 9])
+
+
+def test_arcee_fusion_weighs_units():
+    """Two outputs with the same differences: of the one whose softmax has changed more, more is taken."""
+    rng = np.random.default_rng(0)
+    delta = rng.standard_normal((500, 1)).astype(np.float32)
+    base = np.hstack([np.zeros((500, 1)), 5 * rng.standard_normal((500, 1))]).astype(np.float32)
+
+    merged = merge_arrays("arcee_fusion", [base + delta], base=base)
+
+    np.testing.assert_allclose(merged, REFERENCES["arcee_fusion"]([base + delta], base))
+    taken = (merged != base).sum(axis=0)
+    assert taken.min() * 2 < taken.max()
+    for block_size in (1, 1 << 20):
+        np.testing.assert_array_equal(
+            merge_arrays("arcee_fusion", [base + delta], base=base, block_size=block_size), merged
+        )
 
 
 def test_sce_by_hand():
