@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from graftwork.api import assemble, convert, diff, extract_lora, inspect, merge, plan, plan_merge, run, verify
+    from graftwork.api import (
+        assemble,
+        convert,
+        diff,
+        extract_lora,
+        fisher,
+        gram,
+        inspect,
+        merge,
+        plan,
+        plan_merge,
+        run,
+        verify,
+    )
     from graftwork.errors import (
         GraftworkError,
         MismatchError,
@@ -28,7 +41,20 @@ if TYPE_CHECKING:
     from graftwork.recipe import Recipe, schema
 
 _HOMES = {
-    "api": ("assemble", "convert", "diff", "extract_lora", "inspect", "merge", "plan", "plan_merge", "run", "verify"),
+    "api": (
+        "assemble",
+        "convert",
+        "diff",
+        "extract_lora",
+        "fisher",
+        "gram",
+        "inspect",
+        "merge",
+        "plan",
+        "plan_merge",
+        "run",
+        "verify",
+    ),
     "errors": (
         "GraftworkError",
         "MismatchError",
@@ -59,6 +85,8 @@ __all__ = [
     "convert",
     "diff",
     "extract_lora",
+    "fisher",
+    "gram",
     "inspect",
     "merge",
     "merge_arrays",

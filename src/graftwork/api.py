@@ -13,11 +13,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from graftwork import extraction, pipeline
+from graftwork import estimates, extraction, pipeline
 from graftwork.assembly import plan_assemble_step
 from graftwork.errors import GraftworkError, OptionError, RecipeError
 from graftwork.extraction import Extraction
 from graftwork.models import live
+from graftwork.models.data import Data, samples_of
 from graftwork.planning import MergePlan, MergeRequest, check_output
 from graftwork.planning import plan_merge as _plan
 from graftwork.recipe import AssembleStep, LayerRun, MergeStep, Recipe, as_name, read_recipe
@@ -337,6 +338,8 @@ def plan(
                 target = pipeline.Target(path=root / Path(found.outputs[name]).expanduser(), overwrite=overwrite)
             if isinstance(step_plan, extraction.ExtractionPlan):
                 reports.append(_report_extraction(name, step_plan, target))
+            elif isinstance(step_plan, estimates.EstimatePlan):
+                reports.append(_report_estimate(name, step_plan, target))
             else:
                 reports.append(_report(name, step_plan, target, threads))
         return reports
@@ -477,6 +480,96 @@ def extract_lora(
         return extraction.extract(plan, Path(output), overwrite=overwrite, progress=progress)
 
 
+def fisher(
+    model: Model,
+    data: Data,
+    *,
+    output: str | PathLike[str] | None = None,
+    labels: str = "model",
+    outputs: str = "auto",
+    samples: int | None = None,
+    batch: int = 32,
+    seed: int = 0,
+    x: str | Sequence[str] = "x",
+    y: str = "y",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    on_result: Callable[[pipeline.Result], None] | None = None,
+) -> Any:
+    """Estimate the diagonal of a model's Fisher information, for the merge method `fisher`.
+
+    Args:
+        model: A path to a Keras model, or a live one.
+        data: An ``.npz`` file, inputs, a tuple of inputs and labels, or arrays by name; several inputs as a list.
+        output: Where to write, a ``.safetensors`` file. Without it, arrays by the names of the model's tensors are returned.
+        labels: Whose labels: all that the ``"model"`` can say, each as likely as it says; one ``"sampled"`` from what it says; or
+            those of the ``"data"``.
+        outputs: What the model's outputs are: ``"probabilities"`` of classes, their ``"logits"``, ``"sigmoid"`` (independent yes and no) or
+            ``"regression"``; ``"auto"`` for what the last activation tells.
+        samples: Use the first so many samples.
+        batch: Samples dealt with at a time; fewer where their gradients would take much memory.
+        seed: Fixes labels that are sampled.
+        x: Name of the input in the data, or names.
+        y: Name of the labels in the data.
+        overwrite: Whether an existing output may be replaced.
+        progress: Told how far the work is, in bytes of inputs.
+        on_result: Told what was written.
+
+    Returns:
+        The path of the output, or the arrays.
+
+    Raises:
+        NonFiniteError: If the model makes NaN or infinity of the data.
+        OptionError: If an option makes no sense, or the data do not fit.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If the model or the data cannot be read.
+    """
+    wishes = estimates.Wishes(
+        kind="fisher", x=_words(x), y=y, samples=samples, batch=batch, labels=labels, outputs=outputs, seed=seed
+    )
+    return _estimate(model, data, wishes, output, overwrite=overwrite, progress=progress, on_result=on_result)
+
+
+def gram(
+    model: Model,
+    data: Data,
+    *,
+    output: str | PathLike[str] | None = None,
+    samples: int | None = None,
+    batch: int = 32,
+    max_inputs: int = 8192,
+    x: str | Sequence[str] = "x",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    on_result: Callable[[pipeline.Result], None] | None = None,
+) -> Any:
+    """Compute the Gram matrices of the inputs of a model's dense layers and convolutions, for the merge method `regmean`.
+
+    Args:
+        model: A path to a Keras model, or a live one.
+        data: An ``.npz`` file, inputs, or arrays by name; several inputs as a list.
+        output: Where to write, a ``.safetensors`` file. Without it, arrays by the names of the model's tensors are returned.
+        samples: Use the first so many samples.
+        batch: Samples shown at a time.
+        max_inputs: Layers of more inputs, whose matrix has that many rows and columns, get none.
+        x: Name of the input in the data, or names.
+        overwrite: Whether an existing output may be replaced.
+        progress: Told how far the work is, in bytes of inputs.
+        on_result: Told what was written.
+
+    Returns:
+        The path of the output, or the arrays.
+
+    Raises:
+        NonFiniteError: If the model makes NaN or infinity of the data.
+        OptionError: If an option makes no sense, or the data do not fit.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If the model or the data cannot be read.
+    """
+    wishes = estimates.Wishes(kind="gram", x=_words(x), samples=samples, batch=batch, max_inputs=max_inputs)
+    return _estimate(model, data, wishes, output, overwrite=overwrite, progress=progress, on_result=on_result)
+
+
 def verify(path: str | PathLike[str], *, load: bool = True, progress: Progress | None = None) -> Verification:
     """Check a file thoroughly: it opens, CRCs hold, values are finite, and Keras loads it in a fresh process.
 
@@ -583,6 +676,36 @@ def _counting(verb: str, total: int, progress: Progress | None) -> Callable[[int
     return count
 
 
+def _estimate(
+    model: Model,
+    data: Data,
+    wishes: estimates.Wishes,
+    output: str | PathLike[str] | None,
+    *,
+    overwrite: bool,
+    progress: Progress | None,
+    on_result: Callable[[pipeline.Result], None] | None,
+) -> Any:
+    """Return what data tells of a model, or the path of the file where it is written."""
+    if (wishes.samples or 1) < 1 or wishes.batch < 1:
+        raise OptionError(f"samples is {wishes.samples} and batch {wishes.batch}; expected at least 1")
+    like = model if live.is_live(model) else None
+    with _on_disk([model]) as (paths, labels), open_store(paths[0]) as reader:
+        file = Path(data) if isinstance(data, str | PathLike) else None
+        plan_ = estimates.plan_estimate(reader, labels[0], file, wishes)
+        target = None if output is None else pipeline.Target(path=Path(output), overwrite=overwrite)
+        if target is not None:
+            estimates.check_estimate(plan_, target.path, overwrite=overwrite)
+        samples = samples_of(data, x=wishes.x, y=wishes.y, most=wishes.samples)
+        if target is None:
+            with pipeline.estimated(plan_, samples, progress, like) as (arrays, _):
+                return dict(arrays)
+        result = pipeline.write_estimate(plan_, target, samples, progress, like)
+        if on_result is not None:
+            on_result(result)
+        return result.path
+
+
 class _Pending:
     """A result on its way: under the user's path, or in a temporary file that becomes a live model."""
 
@@ -683,6 +806,45 @@ def _report_extraction(name: str, plan_: extraction.ExtractionPlan, target: pipe
     )
 
 
+def _report_estimate(name: str, plan_: estimates.EstimatePlan, target: pipeline.Target | None) -> PlanReport:
+    from graftwork.executor.local import INTERPRETER_BYTES
+    from graftwork.stores.staged import free_bytes
+
+    if target is not None:
+        estimates.check_estimate(plan_, target.path, overwrite=target.overwrite)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": spec.name,
+            "shape": list(spec.shape),
+            "dtype": spec.dtype,
+            "role": str(spec.role),
+            "action": plan_.wishes.kind,
+            "sources": [spec.name],
+            "layer": None,
+            "depth": None,
+            "options": {},
+        }
+        for spec in plan_.specs
+    ]
+    weights = sum(spec.size_bytes for spec in plan_.model.specs().values())
+    return PlanReport(
+        step=name,
+        method=plan_.wishes.kind,
+        models=(plan_.label,),
+        base=None,
+        tensors=tuple(rows),
+        roles=dict(Counter(str(spec.role) for spec in plan_.specs)),
+        renamed=(),
+        bytes_read=weights,
+        bytes_written=sum(spec.size_bytes for spec in plan_.specs),
+        passes=1,
+        peak_bytes=INTERPRETER_BYTES + estimates.KERAS_BYTES + 2 * weights + plan_.matrix_bytes,
+        free_bytes=free_bytes(target.path) if target is not None else None,
+        seconds=estimates.KERAS_SECONDS,
+        notes=("memory and time are those of Keras and the weights; data and what layers make of it come on top",),
+    )
+
+
 __all__ = [
     "FORMATS",
     "Diff",
@@ -695,6 +857,8 @@ __all__ = [
     "convert",
     "diff",
     "extract_lora",
+    "fisher",
+    "gram",
     "inspect",
     "merge",
     "plan",

@@ -15,14 +15,18 @@ from typing import Any
 
 from graftwork import provenance
 from graftwork.assembly import plan_assemble_step
-from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError
+from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError, StoreError
+from graftwork.estimates import EstimatePlan, check_estimate, estimate, plan_estimate, save_estimate
+from graftwork.estimates import Wishes as EstimateWishes
 from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extraction
 from graftwork.mergekit import plan_mergekit_step
 from graftwork.methods import get
 from graftwork.methods.options import Place, companion_files
+from graftwork.models.data import Samples, samples_of
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output, plan_merge
-from graftwork.recipe import ExtractLoraStep, MergeStep, Recipe
+from graftwork.recipe import EstimateStep, ExtractLoraStep, MergeStep, Recipe
+from graftwork.recipe import Step as RecipeStep
 from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of, open_store, spelling
 from graftwork.stores.lora import ADAPTER
 from graftwork.stores.staged import Staged, check_target
@@ -326,11 +330,11 @@ class PlannedReader:
 
     is_planned = True
 
-    def __init__(self, name: str, plan: MergePlan) -> None:
+    def __init__(self, name: str, plan: MergePlan | EstimatePlan) -> None:
         self.path = Path(name)
-        self.header: Header = replace(plan.lender.header, files=(), provenance=None, notes=())
+        self._like = plan.lender if isinstance(plan, MergePlan) else plan.model
+        self.header: Header = replace(self._like.header, files=(), provenance=None, notes=())
         self._specs = {spec.name: spec for spec in plan.specs}
-        self._like = plan.lender
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """Return every tensor's spec."""
@@ -399,31 +403,51 @@ def plan_extract_step(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[st
     return plan_extraction(readers[step.base], readers[step.model], wishes, (step.base, step.model))
 
 
-PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], MergePlan | ExtractionPlan]] = {
+def plan_estimate_step(step: EstimateStep, recipe: Recipe, readers: Mapping[str, Reader]) -> EstimatePlan:
+    """Return the plan of one estimate of a recipe; the path of its data is still as the recipe has it."""
+    wishes = EstimateWishes(kind=step.kind, **step.model_dump(exclude={"model", "data"}))
+    return plan_estimate(readers[step.model], step.model, Path(step.data).expanduser(), wishes)
+
+
+Plan = MergePlan | ExtractionPlan | EstimatePlan
+"""What a step of a recipe will do."""
+
+PLANNERS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader]], Plan]] = {
     "merge": plan_merge_step,
     "assemble": plan_assemble_step,
     "extract_lora": plan_extract_step,
+    "fisher": plan_estimate_step,
+    "gram": plan_estimate_step,
     "mergekit": plan_mergekit_step,
 }
 """How each kind of step is planned: from the step, its recipe, and the open (or planned) input of each name."""
 
 
 @contextlib.contextmanager
-def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, MergePlan | ExtractionPlan]]:
+def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, Plan]]:
     """Plan every step of a recipe without making anything; sources stay open in the meantime."""
     with contextlib.ExitStack() as stack:
         readers: dict[str, Reader] = {}
-        plans: dict[str, MergePlan | ExtractionPlan] = {}
+        plans: dict[str, Plan] = {}
         for name in recipe.order():
             step = recipe.steps[name]
             for wanted in (*step.inputs(), *step.files()):
                 if wanted not in readers:
                     readers[wanted] = stack.enter_context(open_store(_path(recipe, wanted, root)))
-            plan = PLANNERS[step.kind](step, recipe, readers)
+            plan = _planned(step, recipe, readers, root)
             plans[name] = plan
-            if isinstance(plan, MergePlan):
+            if not isinstance(plan, ExtractionPlan):
                 readers[name] = PlannedReader(name, plan)
         yield plans
+
+
+def _planned(step: RecipeStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Plan:
+    plan = PLANNERS[step.kind](step, recipe, readers)
+    if isinstance(plan, EstimatePlan) and plan.data is not None:
+        plan = replace(plan, data=root / plan.data)
+        if plan.data is not None and not plan.data.is_file():
+            raise StoreError(f"there is no file {plan.data} with data")
+    return plan
 
 
 def check_adapter(plan: ExtractionPlan, target: Target) -> None:
@@ -452,6 +476,61 @@ def write_adapter(plan: ExtractionPlan, target: Target, progress: Progress | Non
     )
 
 
+@contextlib.contextmanager
+def estimated(
+    plan: EstimatePlan, samples: Samples, progress: Progress | None = None, like: Any = None
+) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
+    """Yield what data tells of a model's weights, by the names of its tensors, and what the user should know.
+
+    Args:
+        plan: The plan; its model is open.
+        samples: The data.
+        progress: Told how far the work is.
+        like: A live model whose own classes are used.
+    """
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(plan.wishes.kind, done, samples.nbytes)
+
+    with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+        path = plan.model.path
+        if plan.model.header.format not in ("keras", "legacy_h5"):
+            path = Path(folder) / "model.keras"
+            convert(plan.model.path, Target(path=path))
+        yield estimate(plan, path, samples, count, like)
+
+
+def write_estimate(
+    plan: EstimatePlan,
+    target: Target,
+    samples: Samples | None = None,
+    progress: Progress | None = None,
+    like: Any = None,
+) -> Result:
+    """Run an estimate into a file; see `estimated`. Without samples these are read from the plan's file."""
+    begin = time.perf_counter()
+    if target.format not in (None, "safetensors"):
+        raise OptionError(f"{plan.wishes.kind} cannot be written in format {target.format!r}")
+    check_estimate(plan, target.path, overwrite=target.overwrite)
+    if samples is None:
+        assert plan.data is not None
+        samples = samples_of(plan.data, x=plan.wishes.x, y=plan.wishes.y, most=plan.wishes.samples)
+    with estimated(plan, samples, progress, like) as (arrays, notes):
+        size = save_estimate(plan, arrays, samples, target.path, overwrite=target.overwrite)
+    return Result(
+        path=target.path,
+        format="safetensors",
+        tensors=len(arrays),
+        size_bytes=size,
+        seconds=time.perf_counter() - begin,
+        notes=notes,
+    )
+
+
 def _path(recipe: Recipe, name: str, root: Path) -> Path:
     return spelling.below(root, recipe.models[name].path if name in recipe.models else name)
 
@@ -476,6 +555,9 @@ def run(
             if isinstance(found, ExtractionPlan):
                 check_adapter(found, wanted)
                 continue
+            if isinstance(found, EstimatePlan):
+                check_estimate(found, wanted.path, overwrite=wanted.overwrite)
+                continue
             row = format_for_target(wanted.path, found.lender, wanted.format)
             check_output(found, wanted.path, row, overwrite=wanted.overwrite)
     needed = _needed(recipe, outputs)
@@ -489,11 +571,18 @@ def run(
             step = recipe.steps[name]
             names = list(dict.fromkeys((*step.inputs(), *step.files())))
             with opened([made.get(m) or _path(recipe, m, root) for m in names]) as readers:
-                plan = PLANNERS[step.kind](step, recipe, dict(zip(names, readers, strict=True)))
+                plan = _planned(step, recipe, dict(zip(names, readers, strict=True)), root)
                 if isinstance(plan, ExtractionPlan):
                     results[name] = write_adapter(plan, outputs[name], _named(progress, name))
                     continue
                 target = outputs.get(name)
+                if isinstance(plan, EstimatePlan):
+                    target = target or Target(path=Path(between) / f"{name}.safetensors")
+                    result = write_estimate(plan, target, progress=_named(progress, name))
+                    made[name] = target.path
+                    if name in outputs:
+                        results[name] = result
+                    continue
                 if target is None:
                     row = FORMATS[plan.lender.header.format]
                     suffix = row.suffixes[0] if row.suffixes else ""

@@ -85,6 +85,15 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; by default one per processor.", show_default=False)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+DataFile = Annotated[Path, typer.Option("--data", help="An .npz file with the data.", show_default=False)]
+EstimateOutput = Annotated[
+    Path, typer.Option("-o", "--output", help="Where to write: a .safetensors file.", show_default=False)
+]
+SampleCount = Annotated[
+    int | None, typer.Option("--samples", min=1, help="Use the first so many samples.", show_default=False)
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples dealt with at a time.")]
+Inputs = Annotated[str, typer.Option("--x", help="Name of the input in the data; several as a,b.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
@@ -443,6 +452,98 @@ def extract_lora(
 
 
 @app.command()
+def fisher(
+    model: Annotated[Path, typer.Argument(help="A Keras model.", show_default=False)],
+    data: DataFile,
+    output: EstimateOutput,
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels", help="Whose labels: all that the model can say, sampled from it, or those of the data."
+        ),
+    ] = "model",
+    outputs: Annotated[
+        str,
+        typer.Option("--outputs", help="What it puts out: auto, probabilities, logits, sigmoid or regression."),
+    ] = "auto",
+    samples: SampleCount = None,
+    batch: Batch = 32,
+    seed: Seed = 0,
+    x: Inputs = "x",
+    y: Annotated[str, typer.Option("--y", help="Name of the labels in the data.")] = "y",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate MODEL's Fisher information on data.
+
+    For each weight, how much what the model says changes with it: what the merge method `fisher` weighs models by.
+    """
+    from graftwork import api
+
+    _calm_tensorflow()
+    with refusing():
+        results: list[Any] = []
+        with progress(quiet) as tell:
+            api.fisher(
+                model,
+                data,
+                output=output,
+                labels=labels,
+                outputs=outputs,
+                samples=samples,
+                batch=batch,
+                seed=seed,
+                x=tuple(x.split(",")),
+                y=y,
+                overwrite=overwrite,
+                progress=tell,
+                on_result=results.append,
+            )
+        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
+        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
+
+
+@app.command()
+def gram(
+    model: Annotated[Path, typer.Argument(help="A Keras model.", show_default=False)],
+    data: DataFile,
+    output: EstimateOutput,
+    samples: SampleCount = None,
+    batch: Batch = 32,
+    max_inputs: Annotated[int, typer.Option("--max-inputs", min=1, help="Layers of more inputs get none.")] = 8192,
+    x: Inputs = "x",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compute Gram matrices of the inputs of MODEL's layers on data.
+
+    Which inputs of a dense layer or a convolution occur together: what the merge method `regmean` solves for.
+    """
+    from graftwork import api
+
+    _calm_tensorflow()
+    with refusing():
+        results: list[Any] = []
+        with progress(quiet) as tell:
+            api.gram(
+                model,
+                data,
+                output=output,
+                samples=samples,
+                batch=batch,
+                max_inputs=max_inputs,
+                x=tuple(x.split(",")),
+                overwrite=overwrite,
+                progress=tell,
+                on_result=results.append,
+            )
+        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
+        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
+
+
+@app.command()
 def verify(
     model: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],
     load: Annotated[bool, typer.Option("--load/--no-load", help="Load it with Keras in a fresh process.")] = True,
@@ -587,6 +688,13 @@ def _layers(text: str) -> tuple[str, int, int, float]:
             f"{text!r} is no run of layers such as MODEL:0-16 or MODEL:0-16*0.5", param_hint="MODEL:FIRST-END"
         )
     return found[1], int(found[2]), int(found[3]), float(found[4] or 1)
+
+
+def _calm_tensorflow() -> None:
+    """Have TensorFlow keep what only its developers want to read to itself."""
+    import os
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _size(text: str | None) -> int | None:

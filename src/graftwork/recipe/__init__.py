@@ -3,6 +3,7 @@
 from graftwork.recipe.model import (
     STEP_KINDS,
     AssembleStep,
+    EstimateStep,
     ExtractLoraStep,
     LayerRun,
     MergeStep,
@@ -16,6 +17,7 @@ from graftwork.recipe.reader import read_recipe, schema
 __all__ = [
     "STEP_KINDS",
     "AssembleStep",
+    "EstimateStep",
     "ExtractLoraStep",
     "LayerRun",
     "MergeStep",

@@ -251,6 +251,58 @@ class ExtractLoraStep(Step):
         yield self.base
 
 
+class EstimateStep(Step):
+    """What data tells of a model's weights, for merge methods that need to know; a kind of it is a class below this one.
+
+    Attributes:
+        model: Name of the model.
+        data: An ``.npz`` file.
+        x: Names of the inputs in it, in the order of the model's.
+        y: Name of the labels in it.
+        samples: Use the first so many samples.
+        batch: Samples dealt with at a time.
+    """
+
+    model: Name
+    data: str
+    x: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(as_tuple)] = ("x",)
+    y: str = "y"
+    samples: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1)] = 32
+
+    def inputs(self) -> Iterator[str]:
+        """Yield the model."""
+        yield self.model
+
+
+class FisherStep(EstimateStep):
+    """The diagonal of a model's Fisher information, for the merge method `fisher`.
+
+    Attributes:
+        labels: Whose labels: all that the ``model`` can say, one ``sampled`` from what it says, or those of the ``data``.
+        outputs: What the model's outputs are, where its last activation does not tell.
+        seed: Fixes the labels that are sampled.
+    """
+
+    kind: ClassVar[str] = "fisher"
+
+    labels: Literal["model", "sampled", "data"] = "model"
+    outputs: Literal["auto", "probabilities", "logits", "sigmoid", "regression"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+
+
+class GramStep(EstimateStep):
+    """The Gram matrices of the inputs of a model's layers, for the merge method `regmean`.
+
+    Attributes:
+        max_inputs: Layers of more inputs get none.
+    """
+
+    kind: ClassVar[str] = "gram"
+
+    max_inputs: Annotated[int, Field(ge=1)] = 8192
+
+
 def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a field; a list of words may be a single one."""
     if field.get("type") != "array":
@@ -265,7 +317,9 @@ def _options(method: type[MergeMethod]) -> dict[str, Any]:
     return {**found, "weights": found["weight"]} if "weight" in found else found
 
 
-STEP_KINDS: dict[str, type[Step]] = {cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep)}
+STEP_KINDS: dict[str, type[Step]] = {
+    cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)
+}
 """Every kind of step by the word that recipes use for it."""
 
 
@@ -311,6 +365,16 @@ class Recipe(Frozen):
                     raise RecipeError(
                         f"step {name!r} uses {wanted!r}, whose result is an adapter, not a model; list it under `outputs`, and merge "
                         "BASE+ADAPTER in a recipe of its own"
+                    )
+                if isinstance(self.steps.get(wanted), EstimateStep):
+                    raise RecipeError(
+                        f"step {name!r} uses {wanted!r}, whose result is no model; a merge names it as option {self.steps[wanted].kind!r}"
+                    )
+            for wanted in step.files():
+                made = self.steps.get(wanted)
+                if made is not None and not (isinstance(step, MergeStep) and made.kind == get(step.method).companion):
+                    raise RecipeError(
+                        f"step {name!r} wants a file with more about a model, which step {wanted!r} does not make"
                     )
         for name in self.outputs:
             if name not in self.steps:
