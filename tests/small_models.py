@@ -1,4 +1,4 @@
-"""Makes the small `.keras` files that docs and command-line tests work on: run as a script, with the directory as its argument.
+"""Makes the small models that docs and command-line tests work on; run as a script, the `.keras` files, into the directory in its argument.
 
 No model is trained: fine-tunes are a base plus fixed noise, which is all that merging needs to know of them.
 """
@@ -6,6 +6,8 @@ No model is trained: fine-tunes are a base plus fixed noise, which is all that m
 import subprocess
 import sys
 from pathlib import Path
+
+from llamas import make_llama
 
 NAMES = (
     "pretrained",
@@ -24,7 +26,9 @@ NAMES = (
 
 
 def make_small_models(folder: Path) -> Path:
-    """Return the directory with every file of `NAMES`, made by Keras in a process of its own."""
+    """Return the directory with every file of `NAMES`, made by Keras in a process of its own, and three of Hugging Face's directories."""
+    for seed, name in enumerate(("base", "chat", "code")):
+        make_llama(folder / f"llama-{name}", seed=seed)
     done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder

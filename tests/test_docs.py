@@ -89,10 +89,10 @@ def test_commands_print_what_is_shown(document: Path, workplace: Path):
 
 @pytest.mark.parametrize("document", with_blocks("yaml"), ids=name_of)
 def test_recipes_can_be_planned(document: Path, workplace: Path):
-    """Every recipe that a document shows is one; other YAML is YAML."""
+    """Every recipe that a document shows is one, and every configuration of mergekit; other YAML is YAML."""
     for number, body in enumerate(blocks(document, "yaml")):
-        written = yaml.safe_load(body)
-        if isinstance(written, dict) and {"models", "steps"} <= set(written):
+        written, *_ = yaml.safe_load_all(body)
+        if isinstance(written, dict) and ({"models", "steps"} <= set(written) or "merge_method" in written):
             path = workplace / f"block{number}.yaml"
             path.write_text(body, encoding="utf-8")
             assert gw.plan(path)
