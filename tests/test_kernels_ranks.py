@@ -40,7 +40,7 @@ def test_masks_are_those_of_the_definition(monkeypatch, dtype, kind, counted):
     plain = counted != ranks.COUNTED
     if plain:  # the constant is compiled in: run the loops as plain Python, on less
         monkeypatch.setattr(ranks, "COUNTED", counted)
-        for loop in ("_keep_by_rank", "_follow", "_draw", "_count", "_rank", "_sort"):
+        for loop in ("_keep_by_rank", "_follow", "_draw", "_count", "_rank", "_ranks"):
             monkeypatch.setattr(ranks, loop, getattr(ranks, loop)._function)
     for unit in (1, 3, 64) if plain else (1, 2, 3, 9, 64, 1000, 5000, 70_000):
         size = unit * max(1, (100 if plain else 3000) // unit)

@@ -111,7 +111,7 @@ def _keep_by_rank(
     factors: Any,
 ) -> None:
     numbers = np.empty(unit, np.float64)
-    order = np.empty(unit if factors.size else 0, np.int64)
+    ranks = np.empty(unit if factors.size else 0, np.int64)
     open_, above = np.empty(unit + 1, np.int64), edges[1:]
     step = width / (unit - 1) if unit > 1 else 0.0
     least = low if unit > 1 else low + width / 2
@@ -133,15 +133,16 @@ def _keep_by_rank(
             if undecided > COUNTED:
                 undecided = _follow(part, digits, before, numbers, least, step, keeps, open_[:undecided])
         if factors.size or undecided > COUNTED:
-            if not order.size:
-                order = np.empty(unit, np.int64)
-            _sort(part, digits, before, order)
-            for r in range(unit):
-                p = least + r * step
-                j = order[r]
-                keeps[j] = numbers[j] < p * UNIT
-                if factors.size:
-                    factors[first + j] = 1.0 / p if keeps[j] else 0.0
+            if not ranks.size:
+                ranks = np.empty(unit, np.int64)
+            _ranks(part, digits, before, ranks)
+            for j in range(unit):
+                keeps[j] = numbers[j] < (least + ranks[j] * step) * UNIT
+            if factors.size:
+                inverse = factors[first : first + unit]
+                for j in range(unit):
+                    p = 1.0 / (least + ranks[j] * step)
+                    inverse[j] = p if keeps[j] else 0.0
             undecided = 0
         for k in range(undecided):
             j = open_[k]
@@ -213,32 +214,34 @@ def _rank(part: Any, j: Any) -> Any:
 
 
 @block_loop
-def _sort(part: Any, digits: Any, before: Any, order: Any) -> None:
-    """The elements in the order of their ranks."""
-    places = before[:-1].copy()
+def _ranks(part: Any, digits: Any, before: Any, ranks: Any) -> None:
+    """The rank of each element: bins are in order already, what is in one bin is sorted."""
+    values, order, places = np.empty_like(part), np.empty(part.size, np.int64), before[:-1].copy()
     for j in range(part.size):
-        b = digits[j]
-        order[places[b]] = j
-        places[b] += 1
+        place = places[digits[j]]
+        places[digits[j]] = place + 1
+        values[place] = part[j]
+        order[place] = j
     for b in range(before.size - 1):
-        members = order[before[b] : before[b + 1]]
-        if members.size < 2:
-            continue
-        if members.size <= SHORT:
-            for k in range(1, members.size):
-                j = members[k]
-                mine, hole = part[j], k
-                while hole > 0 and part[members[hole - 1]] > mine:
-                    members[hole] = members[hole - 1]
-                    hole -= 1
-                members[hole] = j
-        else:
-            values = part[members]
-            sorted_ = True
-            for k in range(1, values.size):
-                sorted_ &= values[k - 1] <= values[k]
-            if not sorted_:
-                members[:] = members[np.argsort(values, kind="mergesort")]
+        if before[b + 1] - before[b] > SHORT:
+            some, whose = values[before[b] : before[b + 1]], order[before[b] : before[b + 1]]
+            descents = 0
+            for k in range(1, some.size):
+                descents += some[k - 1] > some[k]
+            if descents:
+                sorted_ = np.argsort(some, kind="mergesort")
+                whose[:] = whose[sorted_]
+                some[:] = some[sorted_]
+    for k in range(1, part.size):
+        mine, j, hole = values[k], order[k], k
+        while hole > 0 and values[hole - 1] > mine:
+            values[hole] = values[hole - 1]
+            order[hole] = order[hole - 1]
+            hole -= 1
+        values[hole] = mine
+        order[hole] = j
+    for k in range(part.size):
+        ranks[order[k]] = k
 
 
 @block_loop

@@ -106,7 +106,7 @@ class DellaLinear(Della):
     lower. A tensor of fewer than two axes is one unit, and in a unit of one p is the density. Masks are drawn by (seed, tensor name,
     model, position in the order of units), see `graftwork.rng`.
 
-    From the paper it differs in the default `rescale_norm`, mergekit's, which needs no exact ranks and is several times as fast. From
+    From the paper it differs in the default `rescale_norm`, mergekit's, which needs no exact ranks and is twice as fast. From
     mergekit it differs in the default density (there 1, which drops nothing), in taking units as rows for convolutions too (there
     the second axis is ranked, whatever it means), in units of one (an error there), in rescaling small task vectors too, and in
     float64 sums.
