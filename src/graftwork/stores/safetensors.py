@@ -20,7 +20,8 @@ from typing import Any
 
 from graftwork.errors import OutputError, StoreError
 from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, pread_full, pwrite_full, register
-from graftwork.stores.files import open_fd, read_json
+from graftwork.stores.files import read_json
+from graftwork.stores.held import HeldFile
 from graftwork.tensor import FLOATS, ITEMSIZE, Role, TensorSpec
 
 DTYPES = {
@@ -95,7 +96,7 @@ class SafetensorsReader:
         self.path = path
         self._table = SpecTable(path)
         self._begin: dict[str, int] = {}
-        self._fd = open_fd(path)
+        self._file = HeldFile(path)
         try:
             self._open()
         except BaseException:
@@ -103,8 +104,9 @@ class SafetensorsReader:
             raise
 
     def _open(self) -> None:
-        size = os.fstat(self._fd).st_size
-        entries, data_begin = _read_header(self._fd, size, self.path)
+        size = self._file.size
+        with self._file.descriptor() as fd:
+            entries, data_begin = _read_header(fd, size, self.path)
         texts = _metadata(entries.pop(METADATA, None), self.path)
         record, roles = texts.pop(RECORD, ""), texts.pop(ROLES, "")
         self.metadata: dict[str, str] = texts
@@ -155,13 +157,12 @@ class SafetensorsReader:
         if out.itemsize != ITEMSIZE[spec.dtype] or start < 0 or start + out.size > spec.size:
             raise ValueError(f"{out.size} elements of {out.dtype} from {start} on are not a part of {spec}")
         if out.size:
-            pread_full(self._fd, out, self._begin[name] + start * out.itemsize, self.path)
+            with self._file.descriptor() as fd:
+                pread_full(fd, out, self._begin[name] + start * out.itemsize, self.path)
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
     def __enter__(self) -> "SafetensorsReader":
         return self
