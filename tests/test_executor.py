@@ -219,6 +219,18 @@ def test_models_that_agree_keep_their_values_to_the_bit(tmp_path, count, dtype):
         np.testing.assert_array_equal(load_file(out)["w"], values)
 
 
+def test_a_tensor_whose_values_have_no_answer_is_named(tmp_path):
+    """Directions that balance have no mean on the sphere; which tensor, is what the user needs to know."""
+    arrays = [np.array(v, np.float32) for v in ([1, 0], [-1, 0], [0, 1], [0, -1])]
+    for k, array in enumerate(arrays):
+        save_file({"fine": np.ones(2, np.float32), "odd": array}, tmp_path / f"{k}.safetensors")
+    files = [tmp_path / f"{k}.safetensors" for k in range(4)]
+
+    with pytest.raises(gw.GraftworkError, match="tensor 'odd': "):
+        gw.merge(files, method="multislerp", output=tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 # Memory -------------------------------------------------------------------------------------------------------------
 
 PEAK = """

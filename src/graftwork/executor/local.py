@@ -11,6 +11,7 @@ Memory is what the threads' scratch takes, whatever the size of the models; see 
 (matrices to be decomposed) are the exception: each thread then holds one tensor of every model.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork import rng
-from graftwork.errors import NonFiniteError, OutputError
+from graftwork.errors import NonFiniteError, OptionError, OutputError
 from graftwork.executor.gather import read_gathered
 from graftwork.kernels import loop
 from graftwork.kernels.convert import count_nonfinite, decode, encode
@@ -169,7 +170,8 @@ class LocalExecutor:
         shared = [s for s in merges if s.granularity != "tensor" and s.spec.size > SHARED_BLOCKS * self._length(s)]
         alone = [step for step in merges if step not in shared]
         for step in shared:
-            self._run_shared(pool, [step])
+            with _naming(step):
+                self._run_shared(pool, [step])
         queue = iter([*sorted(alone, key=lambda s: -s.spec.size), *copies])
         self._together(pool, lambda: self._drain(queue))
 
@@ -196,7 +198,8 @@ class LocalExecutor:
             if step.method is None:
                 self._copy(step)
             else:
-                self._run_alone(step)
+                with _naming(step):
+                    self._run_alone(step)
 
     def _length(self, step: "Step") -> int:
         """Return the length of a step's blocks."""
@@ -514,6 +517,15 @@ def verify_written(reader: Reader, specs: Sequence[TensorSpec], written: Sequenc
 def _method(step: "Step") -> MergeMethod:
     assert step.method is not None
     return step.method
+
+
+@contextlib.contextmanager
+def _naming(step: "Step") -> Iterator[None]:
+    """Name the tensor when its values turn out to be such that its method has no answer."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(f"tensor {step.spec.name!r}: {error}") from error
 
 
 def _work_dtype(step: "Step") -> np.dtype[Any]:
