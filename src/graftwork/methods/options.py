@@ -119,6 +119,7 @@ class Options:
         self._has_base = has_base
         self._resolve = resolve
         self._instances: dict[tuple[tuple[str, Any], ...], MergeMethod] = {}
+        self._resolved: dict[str, dict[str, tuple[Entry, ...]]] = {}
         self._entries = self._read_all(raw)
         if resolve is None and all(len(entries) == 1 and entries[0].fits_all for entries in self._entries.values()):
             self.for_tensor(Place("", depth=0.0))
@@ -130,7 +131,7 @@ class Options:
             OptionError: If options that make sense one by one do not together, or not for this number of models.
         """
         chosen = []
-        entries_of = self._entries if self._resolve is None else self._read_all(self._resolve(place))
+        entries_of = self._entries if self._resolve is None else self._read_once(self._resolve(place))
         for option, entries in entries_of.items():
             entry = next((entry for entry in entries if entry.fits(place)), None)
             if entry is not None:
@@ -164,6 +165,13 @@ class Options:
             )
         taken = tuple(part.at(place.depth) if isinstance(part, Gradient) else part for part in parts)
         return taken if isinstance(value, tuple) else taken[0]
+
+    def _read_once(self, raw: Mapping[str, Any]) -> dict[str, tuple[Entry, ...]]:
+        """As `_read_all`; most tensors have the same options as others."""
+        said = repr(raw)
+        if said not in self._resolved:
+            self._resolved[said] = self._read_all(raw)
+        return self._resolved[said]
 
     def _read_all(self, raw: Mapping[str, Any]) -> dict[str, tuple[Entry, ...]]:
         """Return the entries of every option."""

@@ -15,6 +15,10 @@ from graftwork.recipe.mergekit.document import Dtype, Extras, Parameters
 from graftwork.recipe.mergekit.methods import MERGEKIT, REQUIRED, Parameter, our_options
 from graftwork.recipe.model import Frozen, Name, Step
 
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)) for kind in (bool, int, float)
+}
+
 
 class Source(Frozen):
     """A model that goes into a slice.
@@ -151,7 +155,7 @@ def _value(parameter: str, spec: Parameter, levels: Iterable[Parameters], depth:
 def _typed(parameter: str, spec: Parameter, value: Any) -> Any:
     """Return a value as what the parameter is; YAML reads 1e-5 as a text."""
     try:
-        return TypeAdapter(spec.kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+        return _ADAPTERS[spec.kind].validate_python(value)
     except ValidationError as error:
         wanted = {bool: "true or false", int: "a whole number"}.get(spec.kind, "a number")
         raise RecipeError(f"`{parameter}` is {value!r}; expected {wanted}") from error
