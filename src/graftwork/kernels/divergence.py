@@ -109,8 +109,8 @@ def _softmax(x: Any, p: Any, powers: Any, scales: Any, lanes: Any) -> None:
     for first in range(0, x.size, TILE):
         a, e = x[first : first + TILE], p[first : first + TILE]
         for j in range(a.size):
-            t = np.float64(a[j]) - highest
-            t = -700.0 if t < -700.0 else t
+            below = np.float64(a[j]) - highest
+            t = -700.0 if below < -700.0 else below
             k = (t * LOG2_E + ROUNDER) - ROUNDER
             r = (t - k * LN2_HIGH) - k * LN2_LOW
             series = r * (1.0 / 479001600.0) + 1.0 / 39916800.0
