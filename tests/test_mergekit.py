@@ -270,6 +270,45 @@ def test_the_tokenizer_comes_from_whom_the_file_says(folder):
         gw.plan({**ignoring, "tokenizer_source": "union"})
 
 
+def test_the_template_that_most_have_is_the_one_that_is_carried(folder):
+    """`auto` where the base's template is the most common, or as common as another; refused where it is not."""
+    for name, template in (("a", "A"), ("b", "B"), ("c", "B")):
+        (folder / name / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    auto = {**LINEAR, "chat_template": "auto"}
+    assert gw.plan(auto)
+    three = {**auto, "models": [{"model": name} for name in "abc"]}
+    with pytest.raises(MismatchError, match="most common template, which is not that of a"):
+        gw.plan(three)
+    (folder / "a" / "chat_template.jinja").write_text("B\n")
+    assert gw.plan(three)
+    assert gw.plan({**three, "tokenizer_source": "c"})
+    later = {**auto, "models": [{"model": "mean"}, {"model": "b"}]}
+    (folder / "c.yml").write_text(yaml.safe_dump_all([{**LINEAR, "name": "mean"}, later]))
+    gw.run(folder / "c.yml", output=folder / "out")
+    assert (folder / "out" / "chat_template.jinja").read_text() == "B\n"
+
+
+def test_no_source_is_written_over(folder):
+    """Not the model that lends only the tokenizer, nor the base that lends only the configuration."""
+    for config in (
+        {**LINEAR, "tokenizer_source": "c"},
+        {
+            "merge_method": "linear",
+            "base_model": "c",
+            "slices": [slices(("a", (0, 2), {}), ("b", (0, 2), {}))],
+            "parameters": {"weight": 1},
+        },
+        {
+            "merge_method": "slerp",
+            "slices": [slices(("a", (0, 2), {}), ("c", (0, 2), {}), base_model="c")],
+            "parameters": {"t": 0.5},
+        },
+    ):
+        with pytest.raises(GraftworkError, match="is one of the sources"):
+            gw.run(config, output=folder / "c", overwrite=True)
+        assert gw.run(config, output=folder / "out", overwrite=True)
+
+
 def test_what_has_no_effect_is_said(folder):
     """Filters that fit nothing, parameters that mergekit takes and nobody uses, the base's own weight."""
     config = {

@@ -1,6 +1,6 @@
 """Plans of what mergekit's files ask for: layers of several models, or whole models, with their parameters tensor by tensor."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from graftwork.planning import MergePlan, MergeRequest, Step, plan_merge
 from graftwork.recipe import Recipe
 from graftwork.recipe.mergekit import MergekitStep, Slice
 from graftwork.stores.base import Reader
+from graftwork.stores.files import read_json, read_small
 from graftwork.stores.huggingface import is_of_tokenizer
 from graftwork.views import View
 
@@ -43,6 +44,8 @@ def plan_mergekit_step(step: MergekitStep, recipe: Recipe, readers: Mapping[str,
             raise
         raise MismatchError(*error.reasons, advice=f"if it does not matter, {ADVICE}") from error
     plan = replace(plan, like=_lender(step, readers, plan.lender), request=replace(plan.request, options={}))
+    if step.document.get("chat_template") == "auto":
+        _check_template([readers[name] for name in dict.fromkeys(step.inputs())], plan.lender)
     return replace(plan, notes=(*step.notes, *plan.notes, *_idle_filters(step, plan)))
 
 
@@ -191,7 +194,36 @@ def _lender(step: MergekitStep, readers: Mapping[str, Reader], like: Reader) -> 
         name: file for name, file in getattr(like, "carried", {}).items() if not is_of_tokenizer(name)
     }
     carried |= {name: file for name, file in getattr(donor, "carried", {}).items() if is_of_tokenizer(name)}
-    return View(like, {name: name for name in like.specs()}, carried=carried)
+    files = (donor.path, *donor.header.files)
+    return View(like, {name: name for name in like.specs()}, config=like.header.config, carried=carried, files=files)
+
+
+def _check_template(readers: Sequence[Reader], lender: Reader) -> None:
+    """Refuse a template that most models do not have: mergekit's `auto` is the most common one.
+
+    Raises:
+        MismatchError: If it is not that of the tokenizer that is carried over.
+    """
+    if any(getattr(reader, "is_planned", False) for reader in readers):
+        return  # what is yet to be made has no template yet; asked again when it is there
+    found = Counter(text for reader in readers if (text := _template(reader)))
+    common = found.most_common(1)[0][1] if found else 0
+    if found and found[_template(lender)] < common:
+        raise MismatchError(
+            f"`chat_template: auto` means the most common template, which is not that of {lender.path.name}, whose tokenizer is carried",
+            advice="name a model that has it in `tokenizer_source`, or remove `chat_template`",
+        )
+
+
+def _template(reader: Reader) -> str:
+    """Return a model's chat template, an empty text if it has none."""
+    carried: Mapping[str, Path] = getattr(reader, "carried", {})
+    if "chat_template.jinja" in carried:
+        return read_small(carried["chat_template.jinja"]).decode("utf-8", "replace").strip()
+    name = "tokenizer_config.json"
+    said = read_json(read_small(carried[name]), f"{name} of {reader.path.name}") if name in carried else None
+    template = said.get("chat_template") if isinstance(said, dict) else None
+    return template.strip() if isinstance(template, str) else ""
 
 
 def _idle_filters(step: MergekitStep, plan: MergePlan) -> list[str]:

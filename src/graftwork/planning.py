@@ -296,7 +296,7 @@ def check_output(plan: MergePlan, target: Path, row: Format, *, overwrite: bool,
     """
     files = [
         file
-        for reader in (*plan.models, *([plan.base] if plan.base else []), *plan.companions)
+        for reader in (*plan.models, *([plan.base] if plan.base else []), *plan.companions, plan.lender)
         for file in (reader.path, *reader.header.files)
     ]
     check_target(target, row, files, overwrite=overwrite)

@@ -24,6 +24,7 @@ class View:
         names: Name in the view → name in the source, in the view's order.
         config: The configuration that the view shows; by default the source's.
         carried: Small files that a result gets (see `graftwork.stores.huggingface`); by default the source's.
+        files: Further files that are read for it.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class View:
         *,
         config: Any = None,
         carried: Mapping[str, Path] | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.reader = reader
         self.names = names
         self.path = reader.path
-        self.header = replace(reader.header, config=reader.header.config if config is None else config)
+        header = reader.header
+        self.header = replace(header, config=header.config if config is None else config, files=(*header.files, *files))
         self.metadata: Mapping[str, str] = getattr(reader, "metadata", {})
         self.carried: Mapping[str, Path] = getattr(reader, "carried", {}) if carried is None else carried
         self.is_planned: bool = getattr(reader, "is_planned", False)

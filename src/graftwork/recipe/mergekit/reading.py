@@ -108,8 +108,6 @@ class _Reading:
                 "`chat_template` asks for another template than the models have; remove it (or say auto) to keep that of the base, "
                 "and put the template into the result's tokenizer_config.json"
             )
-        if document.chat_template == "auto":
-            notes.append("chat_template auto: the template is carried over with the tokenizer")
         named = {p for part in _parameters(document) for p in part}
         idle = sorted(p for p in named if not row.parameters[p].has_effect)
         notes += [f"`{name}` has no effect on {document.merge_method}" for name in idle]

@@ -83,15 +83,16 @@ class MergekitStep(Step):
             yield from slices
 
     def models(self) -> list[str]:
-        """Return the names of the models in the order in which they are named, without the base."""
-        found = [source.model for part in self.slices() for source in part.sources]
+        """Return the names of all models in the order in which they are named, without the base of the whole."""
+        found = [
+            source.model for part in self.slices() for source in (*part.sources, *([part.base] if part.base else []))
+        ]
         return [name for name in dict.fromkeys(found) if name != self.base]
 
     def inputs(self) -> Iterator[str]:
-        """Yield the names of the models, then of the bases, then of what lends the tokenizer."""
+        """Yield the names of the models, then of what lends configuration and tokenizer, which may be among them."""
         yield from self.models()
-        yield from (part.base.model for part in self.slices() if part.base is not None)
-        yield from (name for name in (self.like, self.tokenizer) if name is not None)
+        yield from (name for name in (self.base, self.like, self.tokenizer) if name is not None)
 
     def settings(self) -> dict[str, Any]:
         """Return the document as it was written."""
