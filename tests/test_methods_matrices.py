@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 from reference_methods import REFERENCES, in_units
+from safetensors.numpy import save_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
+import graftwork as gw
 from graftwork import methods
 from graftwork.errors import OptionError
+from graftwork.kernels.blas import one_thread
 from graftwork.methods.arrays import merge_arrays
 from graftwork.methods.options import companion_files
 
@@ -95,9 +99,44 @@ def test_matrices_count_their_memory():
         cls = methods.get(method)()
         assert cls.granularity((100, 2048)) == "tensor"
         assert cls.granularity((2048,)) == "block"
-        wide = cls.matrix_bytes(3, 32000 * 2048, 2048)
+        wide = cls.working_bytes(3, 32000 * 2048, 2048)
         assert 6 * 8 * 2048**2 < wide < 20 * 8 * 2048**2
-        assert wide == cls.matrix_bytes(3, 32000 * 2048, 32000)
+        assert wide == cls.working_bytes(3, 32000 * 2048, 32000)
+
+
+def test_linear_algebra_has_one_thread_while_anybody_is_inside():
+    """Whoever leaves first does not take it from the others, and in the end all is as before."""
+
+    def threads():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before = threads()
+    first, second = one_thread(), one_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(threads()) == {1}
+    second.__exit__(None, None, None)
+    assert threads() == before
+
+
+@pytest.mark.parametrize("method", ["tsv", "iso_c"])
+def test_threads_do_not_change_a_bit(method, tmp_path):
+    """Whatever they do at the same time, and however many threads NumPy's linear algebra would take by itself."""
+    rng = np.random.default_rng(6)
+    for name in ("base", "a", "b"):
+        tensors = {f"layer{k}/kernel": rng.standard_normal((200, 150)).astype(np.float32) for k in range(4)}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    paths = [tmp_path / f"{name}.safetensors" for name in ("a", "b", "base")]
+
+    results = []
+    for threads, blas in ((1, 1), (3, 2)):
+        with threadpool_limits(blas, user_api="blas"):
+            out = tmp_path / f"{threads}.safetensors"
+            gw.merge(paths[:2], base=paths[2], method=method, output=out, threads=threads)
+            results.append(out.read_bytes())
+
+    assert results[0] == results[1]
 
 
 # ------------------------------------------------------------------------------------------------------- with companions

@@ -89,7 +89,7 @@ class EstimatePlan:
         return [self.model.path, *self.model.header.files, *([self.data] if self.data is not None else [])]
 
     @property
-    def matrix_bytes(self) -> int:
+    def working_bytes(self) -> int:
         """Memory that the numbers take while they are added up, in float64, beside the live model."""
         return sum(2 * spec.size_bytes for spec in self.specs)
 
@@ -244,7 +244,7 @@ def _grams(
         for s in plan.model.specs().values()
         if s.role is Role.WEIGHT and len(s.shape) > 1 and s.name not in arrays
     ]
-    notes = [f"{len(arrays)} Gram matrices, which took {size / 2**20:.1f} MiB of memory", *found.notes]
+    notes = [f"{len(arrays)} Gram matrices, which took {size:,} bytes of memory", *found.notes]
     if without:
         shown = ", ".join(map(repr, without[:3])) + f" and {len(without) - 3} more" * (len(without) > 3)
         notes.append(f"{len(without)} matrices have none, and regmean averages them: {shown}")

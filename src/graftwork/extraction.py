@@ -164,7 +164,7 @@ class ExtractionPlan:
         return sum(spec.size_bytes for part in self.parts(self.names) for spec in (part.down, part.up))
 
     @property
-    def matrix_bytes(self) -> int:
+    def working_bytes(self) -> int:
         """Memory for the largest difference, its singular vectors and what finding them takes."""
         return max(40 * self.base.specs()[name].size for name in self.names)
 

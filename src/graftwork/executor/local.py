@@ -98,13 +98,16 @@ def peak_bytes(plan: "MergePlan", threads: int) -> int:
 
 
 def _whole_bytes(step: "Step") -> int:
-    """Return the memory that a tensor takes which is seen in one piece."""
-    if step.method is None or step.granularity != "tensor":
+    """Return the memory that grows with a tensor: all of it where it is seen in one piece, and what its method keeps."""
+    if step.method is None:
         return 0
+    kept = step.method.working_bytes(step.n_models, step.spec.size, step.unit)
+    if step.granularity != "tensor":
+        return kept
     itemsize = _work_dtype(step).itemsize
     arrays = (len(step.sources) + 1 + step.method.scratch_rows) * step.spec.size * itemsize
     extra = 2 * itemsize * sum(reader.specs()[source.name].size for reader, source in step.companions)
-    return arrays + extra + step.method.matrix_bytes(step.n_models, step.spec.size, step.unit)
+    return arrays + extra + kept
 
 
 class Cancelled(Exception):  # noqa: N818 - no error: another thread failed or the user stopped the work

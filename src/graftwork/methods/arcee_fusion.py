@@ -33,7 +33,7 @@ class ArceeFusion(MergeMethod):
         """Return that divergences are of units."""
         return "unit"
 
-    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
+    def working_bytes(self, n_models: int, size: int, unit: int) -> int:
         """Return one divergence per unit."""
         return 8 * (size // max(unit, 1))
 

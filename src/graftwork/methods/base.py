@@ -203,8 +203,8 @@ class MergeMethod(BaseModel):
         """Return the method for a tensor that a model's companion says nothing of; None where that is a mistake."""
         return None
 
-    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
-        """Return the memory that `combine` takes for itself on a whole tensor, beside models, base and result.
+    def working_bytes(self, n_models: int, size: int, unit: int) -> int:
+        """Return the memory that the method takes for itself and that grows with the tensor, beside models, base and result.
 
         Args:
             n_models: Number of models, without the base.

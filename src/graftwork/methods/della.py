@@ -48,7 +48,7 @@ class Della(MergeMethod):
         """Return that entries are ranked within units."""
         return "unit"
 
-    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
+    def working_bytes(self, n_models: int, size: int, unit: int) -> int:
         """Return one bit per entry and model, and two sums per unit, where the norms are found in a pass of their own."""
         if not (self.rescale and self.rescale_norm == "l1"):
             return 0

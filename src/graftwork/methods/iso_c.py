@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from graftwork.kernels import matrices
+from graftwork.kernels.blas import one_thread
 from graftwork.kernels.deltas import add_differences
 from graftwork.methods.base import Base, Block, Granularity, MergeMethod, PerModel, merge_method, per_model
 
@@ -39,11 +40,12 @@ class IsoC(MergeMethod):
         """Matrices are seen whole."""
         return "tensor" if len(shape) > 1 else "block"
 
-    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
+    def working_bytes(self, n_models: int, size: int, unit: int) -> int:
         """Return what a Gram matrix, its eigenvectors and some rows take."""
         side = min(unit, size // max(unit, 1))
         return 8 * (6 * side * side + 3 * min(matrices.SLAB, size))
 
+    @one_thread()
     def combine(self, block: Block, reduced: Any) -> None:
         """Write the base plus the isotropic matrix, or the mean of vectors."""
         assert block.base is not None

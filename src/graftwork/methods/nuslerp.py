@@ -52,7 +52,7 @@ class NuSlerp(MergeMethod):
             return "block"
         return "tensor" if self.nuslerp_row_wise and len(shape) > 1 else "unit"
 
-    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
+    def working_bytes(self, n_models: int, size: int, unit: int) -> int:
         """Return the memory of the turned tensors, where vectors run across the units."""
         return 8 * (n_models + 2) * size if self.nuslerp_row_wise and not self.nuslerp_flatten else 0
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graftwork.errors import OptionError
+from graftwork.kernels.blas import one_thread
 from graftwork.kernels.matrices import SLAB, Matrix, slabs
 from graftwork.kernels.sums import weighted_sum
 from graftwork.methods.base import Block, Granularity, MergeMethod, PerModel, get, merge_method, per_model
@@ -63,10 +64,11 @@ class RegMean(MergeMethod):
         """Return the weighted mean, for tensors that the files hold no Gram matrix of."""
         return get("linear").model_validate({"weight": tuple(per_model(self.weight, n_models).tolist())})
 
-    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
+    def working_bytes(self, n_models: int, size: int, unit: int) -> int:
         """Return what the equations, their solution and some rows take."""
         return 8 * ((n_models + 5) * unit * unit + 4 * min(SLAB, size))
 
+    @one_thread()
     def combine(self, block: Block, reduced: Any) -> None:
         """Write the solution, or the mean where there are no Gram matrices.
 

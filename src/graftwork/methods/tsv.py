@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graftwork.kernels import matrices
+from graftwork.kernels.blas import one_thread
 from graftwork.kernels.deltas import add_differences
 from graftwork.methods.base import Base, Block, Granularity, MergeMethod, PerModel, merge_method, per_model
 
@@ -43,12 +44,13 @@ class TaskSingularVectors(MergeMethod):
         """Matrices are seen whole."""
         return "tensor" if len(shape) > 1 else "block"
 
-    def matrix_bytes(self, n_models: int, size: int, unit: int) -> int:
+    def working_bytes(self, n_models: int, size: int, unit: int) -> int:
         """Return what Gram matrices, eigenvectors and some rows take."""
         side = min(unit, size // max(unit, 1))
         kept = n_models * max(side // n_models, 1)
         return 8 * (6 * side * side + 3 * side * kept + 6 * kept * kept + 5 * min(matrices.SLAB, size))
 
+    @one_thread()
     def combine(self, block: Block, reduced: Any) -> None:
         """Write the base plus the orthogonalised sum, or the mean of vectors."""
         assert block.base is not None
