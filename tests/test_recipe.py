@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 import graftwork as gw
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.methods import METHODS
-from graftwork.recipe import read_recipe, schema
+from graftwork.pipeline import PLANNERS
+from graftwork.recipe import STEP_KINDS, read_recipe, schema
 
 MODELS = "models: {base: base.safetensors, a: a.safetensors, b: b.safetensors}\n"
 
@@ -289,6 +290,25 @@ def test_the_schema_refuses_what_the_reader_refuses(text: str, validator: jsonsc
         read_recipe(yaml.safe_load(text))
     with pytest.raises(jsonschema.ValidationError):
         validator.validate(yaml.safe_load(text))
+
+
+def test_every_kind_of_step_can_be_planned():
+    """A kind of step that recipes may name has a planner."""
+    assert set(PLANNERS) >= set(STEP_KINDS)
+
+
+def test_the_schema_knows_layers_to_assemble():
+    """What the reader takes the schema takes, and what it refuses the schema does not."""
+    validator = jsonschema.Draft202012Validator(schema())
+    runs = [{"model": "a", "range": [0, 2]}, {"model": "b", "range": [1, 2], "scale": 0.5}]
+    for layers, good in ((runs, True), ([], False), ([{"model": "a"}], False), ([{**runs[0], "rnge": 1}], False)):
+        recipe = {"models": {"a": "a", "b": "b"}, "steps": {"s": {"assemble": {"layers": layers}}}}
+        assert validator.is_valid(recipe) == good
+        if good:
+            assert read_recipe(recipe)
+        else:
+            with pytest.raises(RecipeError):
+                read_recipe(recipe)
 
 
 def test_the_schema_knows_every_method_with_its_options():
