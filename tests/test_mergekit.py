@@ -88,6 +88,17 @@ def test_the_first_filter_that_fits_counts(folder):
     assert found["lm_head.weight"]["weight"] == (3, 3)
 
 
+def test_what_is_left_empty_says_nothing(folder):
+    """`parameters:` and other keys without a value, and an empty list, are as good as not there."""
+    empty = {"base_model": None, "tokenizer_source": None, "slices": [], "modules": None, "dtype": None}
+    config = {
+        **LINEAR,
+        **empty,
+        "models": [{"model": "a", "parameters": None}, {"model": "b", "parameters": {"weight": []}}],
+    }
+    assert coefficients(config) == coefficients(LINEAR)
+
+
 def test_gradients_lie_along_the_layers_of_their_slice(folder):
     """Numbers are interpolated, other values chosen; 0 outside of the layers, 1 in a slice of one layer."""
     config = {

@@ -43,7 +43,10 @@ def _as_conditionals(value: Any) -> Any:
     return ({"value": value},)
 
 
-Parameters = Mapping[str, Annotated[tuple[Conditional, ...], BeforeValidator(_as_conditionals)]]
+Parameters = Annotated[
+    Mapping[str, Annotated[tuple[Conditional, ...], BeforeValidator(_as_conditionals)]],
+    BeforeValidator(lambda value: {} if value is None else value),
+]
 
 
 class Located(Frozen):
