@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from reference_methods import REFERENCES, in_units
 from safetensors.numpy import save_file
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 import graftwork as gw
 from graftwork import methods
 from graftwork.errors import OptionError
-from graftwork.kernels.blas import one_thread
 from graftwork.methods.arrays import merge_arrays
 from graftwork.methods.options import companion_files
 
@@ -102,22 +101,6 @@ def test_matrices_count_their_memory():
         wide = cls.working_bytes(3, 32000 * 2048, 2048)
         assert 6 * 8 * 2048**2 < wide < 20 * 8 * 2048**2
         assert wide == cls.working_bytes(3, 32000 * 2048, 32000)
-
-
-def test_linear_algebra_has_one_thread_while_anybody_is_inside():
-    """Whoever leaves first does not take it from the others, and in the end all is as before."""
-
-    def threads():
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-
-    before = threads()
-    first, second = one_thread(), one_thread()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert set(threads()) == {1}
-    second.__exit__(None, None, None)
-    assert threads() == before
 
 
 @pytest.mark.parametrize("method", ["tsv", "iso_c"])

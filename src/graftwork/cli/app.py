@@ -481,7 +481,6 @@ def fisher(
     """
     from graftwork import api
 
-    _calm_tensorflow()
     with refusing():
         results: list[Any] = []
         with progress(quiet) as tell:
@@ -523,7 +522,6 @@ def gram(
     """
     from graftwork import api
 
-    _calm_tensorflow()
     with refusing():
         results: list[Any] = []
         with progress(quiet) as tell:
@@ -576,10 +574,10 @@ def methods(
 
     with refusing():
         if as_json:
-            chosen = [name] if name else list(METHODS)
+            chosen = [name] if name else sorted(METHODS)
             print_json([render.method_as_dict(get(each)) for each in chosen])
         elif name is None:
-            render.method_list(METHODS)
+            render.method_list({each: METHODS[each] for each in sorted(METHODS)})
         else:
             render.method(get(name))
 
@@ -688,13 +686,6 @@ def _layers(text: str) -> tuple[str, int, int, float]:
             f"{text!r} is no run of layers such as MODEL:0-16 or MODEL:0-16*0.5", param_hint="MODEL:FIRST-END"
         )
     return found[1], int(found[2]), int(found[3]), float(found[4] or 1)
-
-
-def _calm_tensorflow() -> None:
-    """Have TensorFlow keep what only its developers want to read to itself."""
-    import os
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _size(text: str | None) -> int | None:

@@ -20,9 +20,10 @@ INTERRUPTED = 130
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
     """Turn our own errors into one line and status 1; let bugs show their traceback. Ctrl-C and SIGTERM end work cleanly."""
+    from graftwork import models
     from graftwork.kernels import loop
 
-    loop.lean = True
+    loop.lean = models.quiet = True
     with _terminable():
         try:
             yield

@@ -26,6 +26,7 @@ from graftwork import rng
 from graftwork.errors import NonFiniteError, OptionError, OutputError
 from graftwork.executor.gather import read_gathered
 from graftwork.kernels import loop
+from graftwork.kernels.blas import one_thread
 from graftwork.kernels.convert import count_nonfinite, decode, encode
 from graftwork.methods.base import CHUNK, Block, MergeMethod, block_length
 from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
@@ -150,7 +151,11 @@ class LocalExecutor:
             StoreError: If a source ends early or the disk is full.
         """
         loop.short_work = self.plan.bytes_read * self.plan.passes < SHORT_WORK_BYTES
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="graftwork") as pool:
+        whole = any(step.granularity == "tensor" for step in self.plan.steps)
+        with (
+            one_thread() if whole else contextlib.nullcontext(),
+            ThreadPoolExecutor(self.threads, thread_name_prefix="graftwork") as pool,
+        ):
             try:
                 self._run(pool)
             except BaseException:

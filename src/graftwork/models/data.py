@@ -69,6 +69,8 @@ def samples_of(data: Data, *, x: Sequence[str] = ("x",), y: str = "y", most: int
 
 
 def _archive(path: Path) -> Any:
+    if not path.is_file():
+        raise OptionError(f"there is no file {path} with data")
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -1,5 +1,6 @@
 """The diagonal of a model's Fisher information: for each weight, how much the likelihood of labels changes with it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ GRADIENT_BYTES = 1 << 28
 
 MOST_DIRECTIONS = 1000
 """More outputs than this are not gone through one by one."""
+
+
+def _no_loops(record: logging.LogRecord) -> bool:
+    """Leave out TensorFlow's remark that it computes the gradients of some operations one sample after the other."""
+    return "while_loop" not in record.getMessage()
+
 
 LABELS = ("model", "sampled", "data")
 
@@ -63,6 +70,7 @@ def information(
     size = sum(int(np.prod(value.shape)) for value in values)
     batch = max(min(batch, GRADIENT_BYTES // (4 * max(size, 1))), 1)
     sums = [np.zeros(value.shape, np.float64) for value in values]
+    logging.getLogger("tensorflow").addFilter(_no_loops)
     square = _squares(model, values, kind)
     generator = np.random.default_rng(seed)
     for part in samples.batches(batch):

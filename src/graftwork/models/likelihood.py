@@ -119,8 +119,8 @@ def drawn(logits: NDArray[Any], kind: str, generator: np.random.Generator) -> ND
     """Return labels drawn from what the model says, in the shape of the outputs."""
     numbers = logits.astype(np.float64)
     if kind in ("probabilities", "logits"):
-        gumbel = -np.log(-np.log(generator.random(numbers.shape)))
-        return _one_hot((numbers + gumbel).argmax(axis=-1), numbers.shape[-1])
+        noisy = numbers + generator.gumbel(size=numbers.shape)
+        return _one_hot(noisy.argmax(axis=-1), numbers.shape[-1])
     if kind == "sigmoid":
         return (generator.random(numbers.shape) < 1 / (1 + np.exp(-numbers))).astype(np.float32)
     return (numbers + generator.standard_normal(numbers.shape)).astype(np.float32)
