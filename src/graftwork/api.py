@@ -829,7 +829,7 @@ def _report_estimate(name: str, plan_: estimates.EstimatePlan, target: pipeline.
     weights = sum(spec.size_bytes for spec in plan_.model.specs().values())
     return PlanReport(
         step=name,
-        method=plan_.wishes.kind,
+        method=f"estimate {plan_.wishes.kind}",
         models=(plan_.label,),
         base=None,
         tensors=tuple(rows),

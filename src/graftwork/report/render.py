@@ -171,6 +171,7 @@ def difference(found: Diff, *, tensors: bool) -> None:
 def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
     """Print what a step would do; every tensor, and the options of every kind of tensor, if that is wanted."""
     done, rest = ("factored", "compared") if report.method == "extract_lora" else ("merged", "copied")
+    done = "estimated" if report.method.startswith("estimate ") else done
     touched = sum(1 for row in report.tensors if row["action"] not in ("copy", "compare"))
     _facts(
         [
