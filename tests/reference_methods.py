@@ -207,11 +207,16 @@ def largest(difference, fraction):
     return kept.reshape(difference.shape)
 
 
-def ties(models, base, *, density=0.2, weight=1.0, normalize=True, lambda_=1.0, election="sum", **_):
+def ties(models, base, *, density=0.2, weight=1.0, normalize=True, lambda_=1.0, rescale=False, election="sum", **_):
     n = len(models)
     # which are largest is decided in the dtype of the models, as documented
     kept = [largest(x - base, d) for x, d in zip(models, vector(density, n), strict=True)]
-    trimmed = [np.where(k, d, 0) for k, d in zip(kept, differences(models, base), strict=True)]
+    deltas = differences(models, base)
+    trimmed = [np.where(k, d, 0) for k, d in zip(kept, deltas, strict=True)]
+    if rescale:
+        trimmed = [
+            t * (np.abs(d).sum() / np.abs(t).sum()) if t.any() else t for t, d in zip(trimmed, deltas, strict=True)
+        ]
     return elect(trimmed, vector(weight, n), base, normalize=normalize, lambda_=lambda_, election=election)
 
 

@@ -153,7 +153,7 @@ def test_every_method_is_ours(name):
     row, method = MERGEKIT[name], METHODS[name]
     known = {option.name for option in option_rows(method)}
     missing = {p for p, spec in row.parameters.items() if spec.has_effect and p not in known}
-    assert missing <= {"rescale"}
+    assert not missing
     assert known - set(row.parameters) - set(row.ours) <= {"trim", "election"} | (
         {"weight"} if name == "karcher" else set()
     )

@@ -135,6 +135,7 @@ CASES = [
             {"density": 0.4, "election": "unweighted", "weight": "ramp"},
             {"density": 0.4, "election": "count", "weight": "ramp"},
             {"density": 0.7, "normalize": False, "weight": -0.5},
+            {"density": "ramp", "rescale": True, "weight": "ramp"},
         ),
         averages=True,
     ),

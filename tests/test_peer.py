@@ -171,6 +171,7 @@ EXACT = [
     *[untied("ties", {"weight": 1 / 3, "density": density}) for density in (0.001, 0.2, 0.5, 0.9)],
     untied("ties", {"weight": W3, "density": [0.3, 0.5, 0.7], "lambda": 1.4}),
     untied("ties", {"weight": [-1.0, 0.5], "density": 0.4, "normalize": False}, models=2),
+    untied("ties", {"weight": W3, "density": 0.4, "rescale": True}),
     *[Case("passthrough", {"scale": scale}, models=1, base=False) for scale in (1.0, 0.5, -2.0)],
     *[
         Case(

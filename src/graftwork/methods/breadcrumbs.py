@@ -1,5 +1,6 @@
 """Model Breadcrumbs: leave out the smallest entries of task vectors, and the very largest."""
 
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -7,9 +8,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graftwork.kernels.chain import Chain
-from graftwork.kernels.deltas import add_differences, add_distances, elect_and_add, keep_between
+from graftwork.kernels.deltas import add_differences, elect_and_add, keep_between
 from graftwork.kernels.largest import Largest, Rank, Thresholds
-from graftwork.kernels.sums import ChunkSums
+from graftwork.kernels.norms import NormRatios
 from graftwork.methods.base import Base, Block, MergeMethod, PerModel, merge_method, per_model
 from graftwork.methods.linear import refuse_zero_sum
 from graftwork.methods.ties import Election, election_coefficients
@@ -42,7 +43,7 @@ class Breadcrumbs(MergeMethod):
         outliers = [(i, outlying(float(d), float(g))) for i, (d, g) in enumerate(fractions)]
         largest = [(i, outlying_or_kept(float(d), float(g))) for i, (d, g) in enumerate(fractions)]
         search = Largest([*outliers, *largest], size, dtype)
-        return Chain(search, lambda found: Norms(found, n_models, size)) if self.rescale else search
+        return Chain(search, partial(norm_ratios, n_models, size)) if self.rescale else search
 
     def trim_and_scale(self, block: Block, reduced: Any) -> NDArray[np.float64]:
         """Trim the block's task vectors in place; return the factors that make up for it, shape (n,)."""
@@ -131,6 +132,11 @@ def outlying_or_kept(density: float, gamma: float) -> Rank:
     return lambda size, nonzero: outliers(size, nonzero) + max(1, int(density * size))
 
 
+def norm_ratios(n_models: int, size: int, thresholds: Thresholds) -> NormRatios:
+    """Return the reduction that tells by how much trimming shortens each task vector."""
+    return NormRatios(lambda rows, block: trim_both_ends(rows, block, thresholds), n_models, size)
+
+
 def trim_both_ends(rows: NDArray[Any], block: Block, thresholds: Thresholds) -> None:
     """Set what is too large or too small in `rows`, a block's models or a copy of them, to the base's."""
     assert block.base is not None
@@ -139,31 +145,3 @@ def trim_both_ends(rows: NDArray[Any], block: Block, thresholds: Thresholds) -> 
     ends = list(zip(thresholds.magnitudes, cuts, strict=True))
     for row, outliers, least in zip(rows, ends[:n], ends[n:], strict=True):
         keep_between(row, block.base, least, outliers)
-
-
-class Norms:
-    """A reduction: ‖xᵢ - base‖₁ divided by the same after trimming; 1 where nothing is left."""
-
-    def __init__(self, thresholds: Thresholds, n_models: int, size: int) -> None:
-        self._thresholds = thresholds
-        self._sums = ChunkSums(2 * n_models, size)
-
-    def local(self) -> None:
-        """Return nothing: sums go to places of their own."""
-
-    def observe(self, block: Block, local: None) -> None:
-        """Sum up one block."""
-        assert block.base is not None
-        trimmed = block.models.copy()
-        trim_both_ends(trimmed, block, self._thresholds)
-        for i, row in enumerate([*block.models, *trimmed]):
-            add_distances(row, block.base, self._sums.places(i, block.start, row.size))
-
-    def end_pass(self, locals_: Any) -> bool:
-        """Add the sums up; one pass is enough."""
-        return False
-
-    def result(self) -> NDArray[np.float64]:
-        """Return the ratios."""
-        before, after = self._sums.totals().reshape(2, -1)
-        return np.where(after > 0, before, 1.0) / np.where(after > 0, after, 1.0)
