@@ -594,10 +594,10 @@ def test_a_result_that_does_not_hold_what_was_written_is_refused(tmp_path, pair,
     """The reopened file is compared with what was computed; a disk that lies is found out."""
     real = os.pwritev
 
-    def lying(fd, buffers, offset):
+    def lying(fd, buffers, offset, flags=0):
         data = bytearray(buffers[0])
         data[0] ^= 1
-        return real(fd, [bytes(data)], offset)
+        return real(fd, [bytes(data)], offset, flags)
 
     monkeypatch.setattr(os, "pwritev", lying)
     there = listing(tmp_path)

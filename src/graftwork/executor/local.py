@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 INTERPRETER_BYTES = 130 * 2**20
 """Resident memory of the interpreter with NumPy, Numba and HDF5, before any block."""
 
-BLOCK = 1 << 17
+BLOCK = 1 << 19
 """Elements of a block for two or three models; more models make shorter blocks, so that scratch stays in the cache."""
 
 SHORT_WORK_BYTES = 1 << 29
 """Below so many bytes, importing Numba takes longer than NumPy does for the loops that it can do as well."""
 
-SHARED_BLOCKS = 16
+SHARED_BLOCKS = 4
 """A tensor of more blocks than this is worked on by all threads together."""
 
 Progress = Callable[[int], None]
@@ -55,9 +55,13 @@ Visit = Callable[["Step", Block, Any], None]
 """What a thread does with a block of a step, and with what it keeps for itself."""
 
 
+HEAD = 1024
+"""Elements of a block that was compared when it was written, which are read again to see that they are found under their name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A run of raw bytes of the result and its CRC-32C, to compare with what the file holds when it is read again."""
+    """Raw elements of the result and their CRC-32C, to compare with what the file holds when it is opened again."""
 
     name: str
     start: int
@@ -440,11 +444,12 @@ class LocalExecutor:
 
     def _write(self, spec: TensorSpec, start: int, raw: Raw) -> None:
         try:
-            self.writer.write(spec.name, start, raw)
+            compared = self.writer.write(spec.name, start, raw)
         except OSError as error:
             raise OutputError(
                 f"the result cannot be written: {error.strerror or error}; nothing is left behind"
             ) from error
+        raw = raw[:HEAD] if compared else raw
         self.outcome.written.append(Written(spec.name, start, len(raw), google_crc32c.value(raw.view(np.uint8))))
 
     def _copy(self, step: "Step") -> None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from graftwork.architecture.layer import Layer
 from graftwork.errors import StoreError, UnknownNameError
 from graftwork.stores.model_card import Card
-from graftwork.stores.writeback import begin_writeback
 from graftwork.tensor import ITEMSIZE, TensorSpec
 
 Raw = NDArray[Any]
@@ -116,8 +115,12 @@ class Writer(Protocol):
         provenance: JSON that the file carries for `verify` and `inspect`, without a date, so that equal inputs give equal bytes.
     """
 
-    def write(self, name: str, start: int, block: Raw) -> None:
-        """Write raw elements of a tensor from flat position `start` on; blocks never overlap and come from any thread."""
+    def write(self, name: str, start: int, block: Raw) -> bool:
+        """Write raw elements of a tensor from flat position `start` on; blocks never overlap and come from any thread.
+
+        Returns:
+            Whether the block was read back from the file and compared; what was not, will be when the result is reopened.
+        """
         ...
 
     def finish(self) -> None:
@@ -229,17 +232,3 @@ def pread_full(fd: int, out: Raw, offset: int, path: Path) -> None:
                 f"{path.name} ends at byte {offset + done}, where {len(view) - done} more bytes of a tensor should be"
             )
         done += count
-
-
-WRITEBACK_BYTES = 1 << 16
-"""Blocks from which on it is worth asking the system to begin writing them to the disk."""
-
-
-def pwrite_full(fd: int, block: Raw, offset: int) -> None:
-    """Write all of `block` at a byte offset."""
-    view = block.data.cast("B")
-    done = 0
-    while done < len(view):
-        done += os.pwritev(fd, [view[done:]], offset + done)
-    if done >= WRITEBACK_BYTES:
-        begin_writeback(fd, offset, done)

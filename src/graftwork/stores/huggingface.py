@@ -357,9 +357,9 @@ class HuggingFaceWriter:
             self.close()
             raise
 
-    def write(self, name: str, start: int, block: Raw) -> None:
-        """Write raw elements of a tensor."""
-        self._shards[self._where[name]].write(name, start, block)
+    def write(self, name: str, start: int, block: Raw) -> bool:
+        """Write raw elements of a tensor; return whether they were compared."""
+        return self._shards[self._where[name]].write(name, start, block)
 
     def finish(self) -> None:
         """Sync the shards, then write the index."""

@@ -24,7 +24,7 @@ from graftwork.errors import StoreError
 from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import brief, digest_of, open_fd, read_json, read_small
 from graftwork.stores.hdf5 import H5Source, Tree
-from graftwork.stores.keras_weights import KerasWeights, keras_tree, open_part, weights_header
+from graftwork.stores.keras_weights import H5Part, KerasWeights, keras_tree, open_part, weights_header
 from graftwork.stores.keras_zip import (
     CONFIG,
     METADATA,
@@ -174,7 +174,7 @@ class KerasDirWriter:
         sharded = shard_bytes is not None or (isinstance(like, KerasDirReader) and (like.path / INDEX).exists())
         self._shards: ShardedParts | None = None
         self._files: list[Any] = []
-        self._where: dict[str, tuple[Any, str]] = {}
+        self._where: dict[str, tuple[H5Part, str]] = {}
         tree, paths = keras_tree(specs, like)
         if sharded:
             self._shards = ShardedParts(path / INDEX, body, like, "", shard_bytes or DEFAULT_SHARD_BYTES, stem="model")
@@ -211,13 +211,13 @@ class KerasDirWriter:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
 
-    def write(self, name: str, start: int, block: Raw) -> None:
-        """Write raw elements of a tensor."""
+    def write(self, name: str, start: int, block: Raw) -> bool:
+        """Write raw elements of a tensor; return whether they were compared."""
         if name in self._where:
             part, path = self._where[name]
-            part.write(path, start, block, self._dtypes[name])
-        elif self._shards is not None:
-            self._shards.write(name, start, block)
+            return part.write(path, start, block, self._dtypes[name])
+        assert self._shards is not None  # what is in no part is in a shard
+        return self._shards.write(name, start, block)
 
     def finish(self) -> None:
         """Sync every file."""

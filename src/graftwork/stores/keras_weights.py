@@ -19,9 +19,10 @@ from typing import Any
 from graftwork.architecture.layer import Layer
 from graftwork.architecture.layout import Group, Layout, layout, name_tree
 from graftwork.errors import OutputError, StoreError
-from graftwork.stores.base import Header, Raw, Reader, SpecTable, pwrite_full
+from graftwork.stores.base import Header, Raw, Reader, SpecTable
 from graftwork.stores.files import read_json
 from graftwork.stores.hdf5 import H5Source, Tree, lay_out
+from graftwork.stores.writeback import Sink
 from graftwork.tensor import ITEMSIZE, Role, TensorSpec, number_in
 
 PROVENANCE = "graftwork"
@@ -249,11 +250,12 @@ class H5Part:
     path: Path
     fd: int
     places: Mapping[str, tuple[int, int]]
+    sink: Sink
     shift: int = 0  # where the HDF5 file begins in the file
 
-    def write(self, key: str, start: int, block: Raw, dtype: str) -> None:
-        """Write raw elements of the dataset `key`."""
-        pwrite_full(self.fd, block, self.shift + self.places[key][0] + start * ITEMSIZE[dtype])
+    def write(self, key: str, start: int, block: Raw, dtype: str) -> bool:
+        """Write raw elements of the dataset `key`; return whether they were compared."""
+        return self.sink.write(block, self.shift + self.places[key][0] + start * ITEMSIZE[dtype])
 
     def close(self) -> None:
         """Close the descriptor; closing twice does nothing."""
@@ -268,7 +270,8 @@ def open_part(path: Path, tree: Tree, provenance: str) -> H5Part:
     if provenance and len(provenance.encode()) <= MAX_ATTRIBUTE:
         groups.setdefault("", {})[PROVENANCE] = provenance
     places = lay_out(path, Tree(groups=groups, datasets=tree.datasets))
-    return H5Part(path=path, fd=os.open(path, os.O_RDWR | os.O_CLOEXEC), places=places)
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    return H5Part(path=path, fd=fd, places=places, sink=Sink(fd, os.fstat(fd).st_size))
 
 
 def weights_header(

@@ -27,6 +27,7 @@ from graftwork.stores.base import Format, Header, Raw, Reader, register
 from graftwork.stores.files import open_fd, read_json
 from graftwork.stores.hdf5 import H5Source, gaps
 from graftwork.stores.keras_weights import KerasWeights, check_places, keras_tree, open_part, weights_header
+from graftwork.stores.writeback import Sink
 from graftwork.stores.zip_members import ZipMembers
 from graftwork.tensor import ITEMSIZE, TensorSpec
 
@@ -185,23 +186,22 @@ class KerasZipWriter:
         self._file.write(self._member.FileHeader(zip64=True))
         self._begin, self._length = self._file.tell(), length
         self._file.truncate(self._begin + length)
+        self._sink = Sink(self._file.fileno(), self._begin + length)
         self._static = gaps(self._part.places.values(), length)
         self._file.flush()
         for offset, nbytes in self._static:
             data = os.pread(self._part.fd, nbytes, offset)
             os.pwrite(self._file.fileno(), data, self._begin + offset)
 
-    def write(self, name: str, start: int, block: Raw) -> None:
-        """Write raw elements of a tensor."""
+    def write(self, name: str, start: int, block: Raw) -> bool:
+        """Write raw elements of a tensor; return whether they were compared."""
         spec = self._specs[name]
         offset = self._part.places[self._paths[name]][0] + start * ITEMSIZE[spec.dtype]
-        data = block.data.cast("B")
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._file.fileno(), data[done:], self._begin + offset + done)
-        piece = (offset, len(data), zlib.crc32(data))
+        compared = self._sink.write(block, self._begin + offset)
+        piece = (offset, block.nbytes, zlib.crc32(block.data.cast("B")))
         with self._lock:
             self._pieces.append(piece)
+        return compared
 
     def finish(self) -> None:
         """Write the weights member's CRC and the zip's directory, and sync."""

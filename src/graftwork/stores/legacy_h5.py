@@ -238,9 +238,9 @@ class LegacyH5Writer:
         self._dtypes = {spec.name: spec.dtype for spec in specs}
         self._part = open_part(path, plan.tree, provenance)
 
-    def write(self, name: str, start: int, block: Raw) -> None:
-        """Write raw elements of a tensor."""
-        self._part.write(self._paths[name], start, block, self._dtypes[name])
+    def write(self, name: str, start: int, block: Raw) -> bool:
+        """Write raw elements of a tensor; return whether they were compared."""
+        return self._part.write(self._paths[name], start, block, self._dtypes[name])
 
     def finish(self) -> None:
         """Sync the file."""

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import OutputError, StoreError
-from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, pread_full, pwrite_full, register
+from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, pread_full, register
 from graftwork.stores.files import read_json
 from graftwork.stores.held import HeldFile
+from graftwork.stores.writeback import Sink
 from graftwork.tensor import FLOATS, ITEMSIZE, Role, TensorSpec
 
 DTYPES = {
@@ -355,6 +356,7 @@ class SafetensorsWriter:
             raise OutputError(f"{path} cannot be made: {error.strerror or error}") from error
         try:
             reserve(self._fd, begin + size, path)
+            self._sink = Sink(self._fd, begin + size)
             os.pwrite(self._fd, len(text).to_bytes(8, "little"), 0)
             done = 0
             while done < len(text):
@@ -363,13 +365,12 @@ class SafetensorsWriter:
             self.close()
             raise
 
-    def write(self, name: str, start: int, block: Raw) -> None:
-        """Write raw elements of a tensor."""
+    def write(self, name: str, start: int, block: Raw) -> bool:
+        """Write raw elements of a tensor; return whether they were compared."""
         begin, spec = self._places[name]
         if block.itemsize != ITEMSIZE[spec.dtype] or start < 0 or start + block.size > spec.size:
             raise ValueError(f"{block.size} elements of {block.dtype} from {start} on are not a part of {spec}")
-        if block.size:
-            pwrite_full(self._fd, block, begin + start * block.itemsize)
+        return block.size > 0 and self._sink.write(block, begin + start * block.itemsize)
 
     def finish(self) -> None:
         """Sync the file."""

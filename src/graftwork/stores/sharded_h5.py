@@ -189,10 +189,10 @@ class ShardedParts:
             self.close()
             raise
 
-    def write(self, name: str, start: int, block: Raw) -> None:
-        """Write raw elements of a tensor."""
+    def write(self, name: str, start: int, block: Raw) -> bool:
+        """Write raw elements of a tensor; return whether they were compared."""
         number, path = self._place[name]
-        self.parts[number].write(path, start, block, self._specs[name].dtype)
+        return self.parts[number].write(path, start, block, self._specs[name].dtype)
 
     def finish(self) -> None:
         """Sync the shards, then write the index."""
