@@ -204,8 +204,7 @@ def merge(
                 on_result=results.append,
                 **arguments,
             )
-        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
-        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
+        _tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -255,8 +254,7 @@ def assemble(
                 progress=tell,
                 on_result=results.append,
             )
-        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
-        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
+        _tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -394,8 +392,7 @@ def convert(
                 overwrite=overwrite,
                 progress=tell,
             )
-        say(quiet or as_json, *(f"note: {note}" for note in result.notes))
-        print_json(_result(result)) if as_json else typer.echo(str(result.path))
+        _tell(result, quiet=quiet, as_json=as_json)
 
 
 @app.command("extract-lora")
@@ -499,8 +496,7 @@ def fisher(
                 progress=tell,
                 on_result=results.append,
             )
-        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
-        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
+        _tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -537,8 +533,7 @@ def gram(
                 progress=tell,
                 on_result=results.append,
             )
-        say(quiet or as_json, *(f"note: {note}" for note in results[0].notes))
-        print_json(_result(results[0])) if as_json else typer.echo(str(results[0].path))
+        _tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -702,6 +697,12 @@ def _size(text: str | None) -> int | None:
     if size <= 0:
         raise typer.BadParameter(f"{text!r} is not a positive size", param_hint="--shard-size")
     return size
+
+
+def _tell(result: Any, *, quiet: bool, as_json: bool) -> None:
+    """Print what was made: its notes for the user, its path or all of it for programs."""
+    say(quiet or as_json, *(f"note: {note}" for note in result.notes))
+    print_json(_result(result)) if as_json else typer.echo(str(result.path))
 
 
 def _result(result: Any) -> dict[str, Any]:

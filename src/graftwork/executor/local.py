@@ -172,15 +172,20 @@ class LocalExecutor:
 
     def _run(self, pool: ThreadPoolExecutor) -> None:
         copies = [step for step in self.plan.steps if step.method is None]
-        merges = [step for step in self.plan.steps if step.method is not None]
-        wide = [
-            s for s in merges if s.method is not None and s.method.scope() == "model" and s.spec.role is Role.WEIGHT
-        ]
+        wide: list[Step] = []
+        shared: list[Step] = []
+        alone: list[Step] = []
+        for step in self.plan.steps:
+            if step.method is None:
+                continue
+            if step.method.scope() == "model" and step.spec.role is Role.WEIGHT:
+                wide.append(step)
+            elif step.granularity != "tensor" and step.spec.size > SHARED_BLOCKS * self._length(step):
+                shared.append(step)
+            else:
+                alone.append(step)
         if wide:
             self._run_shared(pool, wide)
-            merges = [step for step in merges if step not in wide]
-        shared = [s for s in merges if s.granularity != "tensor" and s.spec.size > SHARED_BLOCKS * self._length(s)]
-        alone = [step for step in merges if step not in shared]
         for step in shared:
             with _naming(step):
                 self._run_shared(pool, [step])
@@ -367,9 +372,7 @@ class LocalExecutor:
     ) -> int:
         """Fill `into` with numbers from flat position `start` on; return how many are not finite, if asked to."""
         spec = reader.specs()[source.name]
-        plain = (
-            RAW_DTYPES[spec.dtype] == into.dtype
-        )  # the file's elements are the numbers, and need no scratch of their own
+        plain = RAW_DTYPES[spec.dtype] == into.dtype  # elements are the numbers already, and need no scratch
         bad = 0
         for first in range(0, len(into), len(into) if plain and not source.gather else self.block):
             part = into[first:] if plain and not source.gather else into[first : first + self.block]

@@ -1,21 +1,19 @@
 """Model Breadcrumbs: leave out the smallest entries of task vectors, and the very largest."""
 
 from functools import partial
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from graftwork.kernels.chain import Chain
-from graftwork.kernels.deltas import add_differences, elect_and_add, keep_between
+from graftwork.kernels.deltas import add_differences, keep_between
 from graftwork.kernels.largest import Largest, Rank, Thresholds
 from graftwork.kernels.norms import NormRatios
 from graftwork.methods.base import Base, Block, MergeMethod, PerModel, merge_method, per_model
 from graftwork.methods.linear import refuse_zero_sum
-from graftwork.methods.ties import Election, election_coefficients
-
-Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+from graftwork.methods.ties import Election, Fraction, add_elected
 
 
 class Breadcrumbs(MergeMethod):
@@ -113,12 +111,7 @@ class BreadcrumbsTies(Breadcrumbs):
     def combine(self, block: Block, reduced: Any) -> None:
         """Write the base plus the elected sum or mean."""
         assert block.base is not None
-        scales = self.trim_and_scale(block, reduced)
-        coefficients = election_coefficients(self.election, per_model(self.weight, len(block.models)), scales)
-        count = self.election == "count"
-        elect_and_add(
-            block.models, block.base, coefficients, self.lambda_, normalize=self.normalize, count=count, out=block.out
-        )
+        add_elected(self, block, block.base, self.trim_and_scale(block, reduced))
 
 
 def outlying(density: float, gamma: float) -> Rank:

@@ -1,20 +1,18 @@
 """DARE: drop entries of task vectors at random and rescale the rest."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from graftwork.kernels.deltas import add_differences, elect_and_add
+from graftwork.kernels.deltas import add_differences
 from graftwork.kernels.masks import add_kept_magnitudes, drop
 from graftwork.kernels.sums import ChunkSums
 from graftwork.methods.base import Base, Block, MergeMethod, PerModel, merge_method, per_model
 from graftwork.methods.linear import refuse_zero_sum
-from graftwork.methods.ties import Election, election_coefficients
+from graftwork.methods.ties import Election, Fraction, add_elected
 from graftwork.rng import bound
-
-Fraction: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 
 
 class Dare(MergeMethod):
@@ -111,12 +109,7 @@ class DareTies(Dare):
     def combine(self, block: Block, reduced: NDArray[np.float64] | None) -> None:
         """Write the base plus the elected mean."""
         assert block.base is not None
-        scales = self.drop_and_scale(block, reduced)
-        coefficients = election_coefficients(self.election, per_model(self.weight, len(block.models)), scales)
-        count = self.election == "count"
-        elect_and_add(
-            block.models, block.base, coefficients, self.lambda_, normalize=self.normalize, count=count, out=block.out
-        )
+        add_elected(self, block, block.base, self.drop_and_scale(block, reduced))
 
 
 class KeptNorms:

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from graftwork.errors import OptionError
-from graftwork.kernels.deltas import add_differences, elect_and_add
+from graftwork.kernels.deltas import add_differences
 from graftwork.kernels.ranks import add_kept, drop_where, keep_by_rank
 from graftwork.methods.base import Base, Block, Granularity, MergeMethod, PerModel, merge_method, per_model
 from graftwork.methods.linear import refuse_zero_sum
-from graftwork.methods.ties import Election, election_coefficients
+from graftwork.methods.ties import Election, add_elected
 
 
 class Della(MergeMethod):
@@ -157,11 +157,7 @@ class DellaTies(Della):
         """Write the base plus the elected mean."""
         assert block.base is not None
         origin, scales = self.drop_and_scale(block, reduced)
-        coefficients = election_coefficients(self.election, per_model(self.weight, len(block.models)), scales)
-        count = self.election == "count"
-        elect_and_add(
-            block.models, origin, coefficients, self.lambda_, normalize=self.normalize, count=count, out=block.out
-        )
+        add_elected(self, block, origin, scales)
         if origin is not block.base:
             block.out += block.base
 

@@ -1,7 +1,7 @@
 """TIES: trim, elect sign and merge."""
 
 from functools import partial
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,11 +79,7 @@ class Ties(MergeMethod):
         thresholds, scales = reduced if self.rescale and reduced is not None else (reduced, 1.0)
         if thresholds is not None:
             trim_smallest(block.models, block, thresholds)
-        coefficients = election_coefficients(self.election, per_model(self.weight, len(block.models)), scales)
-        count = self.election == "count"
-        elect_and_add(
-            block.models, block.base, coefficients, self.lambda_, normalize=self.normalize, count=count, out=block.out
-        )
+        add_elected(self, block, block.base, scales)
 
 
 def norm_ratios(n_models: int, size: int, thresholds: Thresholds) -> NormRatios:
@@ -100,9 +96,40 @@ def trim_smallest(rows: NDArray[Any], block: Block, thresholds: Thresholds) -> N
             trim(row, block.base, magnitude, cut)
 
 
-def election_coefficients(
-    election: Election, weights: NDArray[np.float64], scales: NDArray[np.float64] | float
-) -> NDArray[np.float64]:
-    """Return votes, factors and divisors for `elect_and_add`, of task vectors that are to be multiplied by `scales` first."""
-    votes = np.ones_like(weights) if election == "unweighted" else weights
-    return np.stack((votes * scales, weights * scales, weights))
+class Electing(Protocol):
+    """The options of a method that adds those differences whose sign wins an election; see `Ties`."""
+
+    @property
+    def weight(self) -> PerModel[float]:
+        """See `Ties`."""
+        ...
+
+    @property
+    def normalize(self) -> bool:
+        """See `Ties`."""
+        ...
+
+    @property
+    def lambda_(self) -> float:
+        """See `Ties`."""
+        ...
+
+    @property
+    def election(self) -> Election:
+        """See `Ties`."""
+        ...
+
+
+def add_elected(method: Electing, block: Block, base: NDArray[Any], scales: NDArray[np.float64] | float = 1.0) -> None:
+    """Write the base plus the elected sum or mean of the block's differences from it, which are to be multiplied by `scales` first."""
+    weights = per_model(method.weight, len(block.models))
+    votes = np.ones_like(weights) if method.election == "unweighted" else weights
+    elect_and_add(
+        block.models,
+        base,
+        np.stack((votes * scales, weights * scales, weights)),
+        method.lambda_,
+        normalize=method.normalize,
+        count=method.election == "count",
+        out=block.out,
+    )
