@@ -4,16 +4,12 @@ A round trip through a ``.keras`` file is the one way to copy a model that is ex
 tables, quantized weights); `clone_model` with `set_weights` is not.
 """
 
-import contextlib
-import importlib
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from graftwork import models
 from graftwork.errors import StoreError
+from graftwork.models.lazy import keras
 from graftwork.stores.files import brief
 
 
@@ -49,36 +45,12 @@ def load(path: Path, like: Any = None, *, compiled: bool = True) -> Any:
     Raises:
         StoreError: If Keras cannot load it.
     """
-    keras = _keras()
     custom = {cls.__name__: cls for cls in custom_classes(like)} if like is not None else None
     try:
         # Lambda code of a live model is the caller's own; a file's is never run
         return keras.saving.load_model(path, custom_objects=custom, compile=compiled, safe_mode=like is None)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise StoreError(f"Keras cannot load {path.name}: {brief(error)}") from error
-
-
-def _keras() -> Any:
-    """Return Keras, imported as loudly as `graftwork.models.quiet` allows."""
-    if not models.quiet or "keras" in sys.modules:
-        return importlib.import_module("keras")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_stderr():
-        return importlib.import_module("keras")
-
-
-@contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Lose what is written to standard error, from C++ as well, which Python cannot catch."""
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
 
 
 def custom_classes(model: Any) -> Iterator[type]:

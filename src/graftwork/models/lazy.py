@@ -1,0 +1,44 @@
+"""Keras, imported when it is first used: what only declares things about models costs nothing to import."""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from graftwork import models
+
+
+class _Lazy:
+    """Stands for a module until an attribute of it is wanted."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(load_keras(), name)
+
+
+keras: Any = _Lazy()
+"""The module `keras`."""
+
+
+def load_keras() -> Any:
+    """Return Keras, imported as loudly as `graftwork.models.quiet` allows."""
+    if not models.quiet or "keras" in sys.modules:
+        return importlib.import_module("keras")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _without_stderr():
+        return importlib.import_module("keras")
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Lose what is written to standard error, from C++ as well, which Python cannot catch."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
