@@ -4,12 +4,15 @@ A round trip through a ``.keras`` file is the one way to copy a model that is ex
 tables, quantized weights); `clone_model` with `set_weights` is not.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import StoreError
+from graftwork.errors import OptionError, StoreError
 from graftwork.models.lazy import keras
+from graftwork.stores import open_store
+from graftwork.stores.base import Reader
 from graftwork.stores.files import brief
 
 
@@ -46,9 +49,54 @@ def load(path: Path, like: Any = None, *, compiled: bool = True) -> Any:
         StoreError: If Keras cannot load it.
     """
     custom = {cls.__name__: cls for cls in custom_classes(like)} if like is not None else None
+    # Lambda code of a live model is the caller's own; a file's is never run
+    return _loaded(path, custom, compiled=compiled, safe_mode=like is None)
+
+
+def load_model(
+    source: Path | str | Reader,
+    *,
+    name: str | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> Any:
+    """Return the model in a file of any format that holds an architecture, not compiled.
+
+    Args:
+        source: The file or directory, or an open reader of it.
+        name: What the model is called; by default as in the file.
+        custom_objects: Classes and functions that the file refers to and Keras does not know, by name.
+        safe_mode: Whether code in the file (of a Lambda layer) is refused; without it, loading runs that code.
+
+    Raises:
+        StoreError: If it cannot be loaded.
+        OptionError: If the name cannot be a model's.
+    """
+    with contextlib.ExitStack() as stack:
+        reader = source if isinstance(source, Reader) else stack.enter_context(open_store(source))
+        model = _loaded(reader.path, custom_objects, compiled=False, safe_mode=safe_mode)
+    return renamed(model, name)
+
+
+def renamed(model: Any, name: str | None) -> Any:
+    """Return a model that the caller owns under another name; None leaves it as it is.
+
+    Raises:
+        OptionError: If a model cannot be called so.
+    """
+    if name is None:
+        return model
+    if not name or "/" in name:
+        raise OptionError(f"a model cannot be called {name!r}; a name has at least one character and no slash")
+    model.name = name
+    return model
+
+
+def _loaded(path: Path, custom_objects: Mapping[str, Any] | None, *, compiled: bool, safe_mode: bool) -> Any:
     try:
-        # Lambda code of a live model is the caller's own; a file's is never run
-        return keras.saving.load_model(path, custom_objects=custom, compile=compiled, safe_mode=like is None)
+        return keras.saving.load_model(
+            path, custom_objects=dict(custom_objects or {}), compile=compiled, safe_mode=safe_mode
+        )
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise StoreError(f"Keras cannot load {path.name}: {brief(error)}") from error
 
