@@ -1,0 +1,114 @@
+"""What a verb is: models go in that nobody else holds, one plain Functional model comes out.
+
+A verb never reads the value of a weight. So the same code makes the result from live models and, for a plan, from models whose variables
+have shapes and no values (`graftwork.models.skeleton`): whatever can be refused is refused there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from graftwork.errors import UnknownNameError
+
+Tensors = Mapping[str, Any]
+"""Keras tensors, or arrays, by the name of the port they stand at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A model that goes into a composition.
+
+    Attributes:
+        name: What it is called in options, messages and the result; no other member is called so.
+        model: The live model, called by the same name. It was loaded or copied for the composition, which may do with it as it likes.
+        source: Where it comes from, for messages.
+        classes: Names of its classes in the order of its outputs, where they are known.
+    """
+
+    name: str
+    model: Any
+    source: str = ""
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """What a verb made.
+
+    Attributes:
+        model: A plain Functional model.
+        reference: Gives, for inputs in the structure of the model's own, what its outputs should be: the members run one by one, without
+            the graph that was made of them. None where there is no other way to tell.
+        exact: Whether the two are equal to the last bit, since no arithmetic was added or reordered.
+        classes: Names of the classes of its output, where they are known.
+        notes: What the user should know, one sentence each.
+        tables: What the verb decided, by what it is about, as rows of plain values: the mapping of classes and the like.
+        more: Further models that the verb made, by name: the head of a `split`.
+    """
+
+    model: Any
+    reference: Callable[[Any], Any] | None = None
+    exact: bool = False
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Verb(BaseModel):
+    """One way to make a model of models; a verb is a class below this one.
+
+    Its fields are its options as the Python API, the command line and recipes spell them.
+
+    Attributes:
+        kind: The word for it.
+        takes: Names of the arguments that are models, in the order of `compose`'s members; ``models`` is a list of any length.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True, use_attribute_docstrings=True
+    )
+
+    kind: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ("models",)
+
+    def compose(self, members: Sequence[Member]) -> Composed:
+        """Make the result of the members.
+
+        Raises:
+            MismatchError: If they do not go together.
+            OptionError: If an option makes no sense for them.
+            UnknownNameError: If an option names what is not there.
+        """
+        raise NotImplementedError
+
+
+VERBS: dict[str, type[Verb]] = {}
+"""Every verb by its word."""
+
+V = TypeVar("V", bound=type[Verb])
+
+
+def verb(cls: V) -> V:
+    """Register a verb.
+
+    Raises:
+        ValueError: If there is one of this word.
+    """
+    if cls.kind in VERBS:
+        raise ValueError(f"a verb is called {cls.kind!r} already")
+    VERBS[cls.kind] = cls
+    return cls
+
+
+def get(kind: str) -> type[Verb]:
+    """Return a verb by its word.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if kind not in VERBS:
+        raise UnknownNameError("verb", kind, VERBS)
+    return VERBS[kind]
