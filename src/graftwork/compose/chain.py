@@ -1,5 +1,6 @@
 """One model after the other: what one gives goes into the next."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
@@ -77,7 +78,7 @@ class _Chaining:
         self.feeds = self._feeds()
         unknown = [key for key in wishes.adapters if key not in self.used_adapters]
         if unknown:
-            known = [f"{a.name}:{b.name}" for a, b in zip(members, members[1:], strict=False)]
+            known = [f"{a.name}:{b.name}" for a, b in itertools.pairwise(members)]
             raise UnknownNameError("pair of models (under `adapters`)", unknown[0], known)
 
     def composed(self) -> Composed:
@@ -117,20 +118,24 @@ class _Chaining:
 
     def _run(self, given: Mapping[str, Any], place: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """Run the members one after the other on tensors or arrays, and return what the last one gives."""
-        first = self.members[0]
-        made = {first.name: place(first.model, {name: given[name] for name in self.ins[first.name]})}
-        for member in self.members[1:]:
-            tensors = {}
-            for port, (source, output, adapter) in self.feeds[member.name].items():
-                tensors[port] = given[output] if source is None else adapter.adapt(made[source][output])
-            made[member.name] = place(member.model, tensors)
+        made: dict[str, dict[str, Any]] = {}
+        for member in self.members:
+            if member is self.members[0]:
+                tensors = {name: given[name] for name in self.ins[member.name]}
+            else:
+                tensors = {
+                    port: given[output] if source is None else adapter.adapt(made[source][output])
+                    for port, (source, output, adapter) in self.feeds[member.name].items()
+                }
+            # by position: layers in one graph with others have other names than before
+            made[member.name] = dict(zip(self.outs[member.name], place(member.model, tensors).values(), strict=True))
         return made[self.members[-1].name]
 
     def _feeds(self) -> dict[str, dict[str, tuple[str | None, str, ways.Adapter]]]:
         """Return for each input of each member after the first which output of which member it gets, and through what."""
         explicit = self._explicit()
         feeds: dict[str, dict[str, tuple[str | None, str, ways.Adapter]]] = {}
-        for before, member in zip(self.members, self.members[1:], strict=False):
+        for before, member in itertools.pairwise(self.members):
             feeds[member.name] = {}
             for port in self.ins[member.name].values():
                 source, output = explicit.get((member.name, port.name)) or self._meets(before, member, port)
