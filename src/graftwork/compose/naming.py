@@ -15,6 +15,10 @@ class Names:
     def __init__(self, used: Iterable[str] = ()) -> None:
         self._used = set(used)
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether a name is in use."""
+        return name in self._used
+
     def fresh(self, wanted: str) -> str:
         """Return a name nobody has, and take it: the one that is wanted, or that with the first free number behind it."""
         wanted = as_layer_name(wanted)
