@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import graftwork as gw
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.methods import METHODS
-from graftwork.pipeline import PLANNERS
+from graftwork.jobs import JOBS
 from graftwork.recipe import STEP_KINDS, read_recipe, schema
 
 MODELS = "models: {base: base.safetensors, a: a.safetensors, b: b.safetensors}\n"
@@ -294,7 +294,7 @@ def test_the_schema_refuses_what_the_reader_refuses(text: str, validator: jsonsc
 
 def test_every_kind_of_step_can_be_planned():
     """A kind of step that recipes may name has a planner."""
-    assert set(PLANNERS) >= set(STEP_KINDS)
+    assert set(JOBS) >= set(STEP_KINDS)
 
 
 def test_the_schema_knows_layers_to_assemble():

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import graftwork as gw
 from graftwork.cli.app import app
 from graftwork.errors import StoreError
-from graftwork.pipeline import labels_of
+from graftwork.writing import labels_of
 from graftwork.stores import hub, open_store, spelling
 
 COMMIT = "0123456789abcdef"

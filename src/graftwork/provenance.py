@@ -12,13 +12,13 @@ from graftwork import __version__
 from graftwork.stores.base import Reader
 
 
-def record(verb: str, settings: Mapping[str, Any], sources: Sequence[tuple[str, Reader]]) -> str:
+def record(verb: str, settings: Mapping[str, Any], sources: Sequence[tuple[str, Reader | None]]) -> str:
     """Return the record as JSON.
 
     Args:
         verb: What was done, as in ``merge``.
         settings: The step of a recipe that does it again.
-        sources: Label and open source of every model that went in.
+        sources: Label and open source of every model that went in; None instead of a source for a live model.
     """
     content = {
         "graftwork": __version__,
@@ -28,8 +28,10 @@ def record(verb: str, settings: Mapping[str, Any], sources: Sequence[tuple[str, 
     return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
-def describe(label: str, reader: Reader) -> dict[str, Any]:
+def describe(label: str, reader: Reader | None) -> dict[str, Any]:
     """Return what identifies a source: file name, format, size and a digest of its header."""
+    if reader is None:
+        return {"label": label, "format": "live model"}
     header = reader.header
     digest = hashlib.blake2b(digest_size=12)
     for name, spec in reader.specs().items():

@@ -306,7 +306,7 @@ def plan(
             arguments = _merge_arguments(
                 method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
             )
-            reports = [
+            reports: list[Any] = [
                 api.plan_merge(
                     [Path(m) for m in what[1:]],
                     output=output,

@@ -1,5 +1,7 @@
 """Recipes: the whole way from sources to result as one frozen value, and the YAML that spells it."""
 
+from graftwork.recipe.base import Step, as_name
+from graftwork.recipe.composition import ComposeStep
 from graftwork.recipe.model import (
     STEP_KINDS,
     AssembleStep,
@@ -9,14 +11,13 @@ from graftwork.recipe.model import (
     MergeStep,
     ModelSource,
     Recipe,
-    Step,
-    as_name,
 )
 from graftwork.recipe.reader import read_recipe, schema
 
 __all__ = [
     "STEP_KINDS",
     "AssembleStep",
+    "ComposeStep",
     "EstimateStep",
     "ExtractLoraStep",
     "LayerRun",

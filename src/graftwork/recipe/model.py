@@ -1,39 +1,21 @@
 """What a recipe is: named models, named steps whose outputs other steps may use, and where results go.
 
-Every kind of step is one class, a `Step` and one row of `STEP_KINDS`; its fields are its declaration, from which the reader's
-checks and the JSON Schema are made. How it is planned is one row of `graftwork.pipeline.PLANNERS`. Paths are as the user wrote them,
-relative to the recipe's own directory.
+Every kind of step is one class, a `Step` and one row of `STEP_KINDS` (those of verbs that compose graphs are made of the verbs); its fields
+are its declaration, from which the reader's checks and the JSON Schema are made. How it is planned is one row of
+`graftwork.pipeline.KINDS`. Paths are as the user wrote them, relative to the recipe's own directory.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from graftwork.errors import GraftworkError, OptionError, RecipeError, UnknownNameError, suggest
 from graftwork.methods import METHODS, Base, MergeMethod, get
 from graftwork.methods.options import Options, companion_files, json_schema
+from graftwork.recipe.base import Frozen, Name, Step, as_tuple
+from graftwork.recipe.composition import COMPOSE_STEPS
 from graftwork.recipe.slips import sentence
-
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^/\s]+$")]
-"""What a model or step is called: any word without a slash."""
-
-
-def as_name(text: str) -> str:
-    """Return a text as a name: blanks and slashes become underscores."""
-    return re.sub(r"[/\s]+", "_", text) or "model"
-
-
-def as_tuple(value: Any) -> Any:
-    """Return one word as a list of one."""
-    return (value,) if isinstance(value, str) else value
-
-
-class Frozen(BaseModel):
-    """A value that is checked when it is made and never changes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, defer_build=True)
 
 
 class ModelSource(Frozen):
@@ -46,33 +28,6 @@ class ModelSource(Frozen):
 
     path: str
     classes: tuple[str, ...] | None = None
-
-
-class Step(Frozen):
-    """What is made of models and earlier steps; a kind of step is a class below this one.
-
-    Attributes:
-        kind: The word that recipes and records use for it.
-    """
-
-    kind: ClassVar[str]
-
-    def inputs(self) -> Iterator[str]:
-        """Yield the names of the models and steps that it needs, in order."""
-        raise NotImplementedError
-
-    def files(self) -> tuple[str, ...]:
-        """Return the further files that it needs, each the name of a step that makes it or a path."""
-        return ()
-
-    def settings(self) -> dict[str, Any]:
-        """Return the step as its result's record spells it."""
-        return self.model_dump(mode="json", exclude_defaults=True)
-
-    @classmethod
-    def schema_of_settings(cls) -> dict[str, Any]:
-        """Return the JSON Schema of what recipes say of such a step."""
-        return cls.model_json_schema()
 
 
 class MergeStep(Step):
@@ -318,7 +273,8 @@ def _options(method: type[MergeMethod]) -> dict[str, Any]:
 
 
 STEP_KINDS: dict[str, type[Step]] = {
-    cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)
+    **{cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)},
+    **COMPOSE_STEPS,
 }
 """Every kind of step by the word that recipes use for it."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from graftwork.errors import RecipeError
-from graftwork.recipe.model import Frozen, Name, as_tuple
+from graftwork.recipe.base import Frozen, Name, as_tuple
 
 
 def _as_value(value: Any) -> Any:

@@ -23,10 +23,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from graftwork.errors import GraftworkError, RecipeError, UnknownNameError, suggest
+from graftwork.recipe.base import as_name
 from graftwork.recipe.mergekit.document import Document, Located, ModuleItem, Parameters, Reference, SliceItem
 from graftwork.recipe.mergekit.methods import MERGEKIT
 from graftwork.recipe.mergekit.step import MergekitStep, Slice, Source
-from graftwork.recipe.model import ModelSource, Recipe, as_name
+from graftwork.recipe.model import ModelSource, Recipe
 from graftwork.recipe.slips import sentence
 from graftwork.stores import hub, label_of
 

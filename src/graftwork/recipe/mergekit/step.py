@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from graftwork.errors import RecipeError
+from graftwork.recipe.base import Frozen, Name, Step
 from graftwork.recipe.mergekit.document import Dtype, Extras, Parameters
 from graftwork.recipe.mergekit.methods import MERGEKIT, REQUIRED, Parameter, our_options
-from graftwork.recipe.model import Frozen, Name, Step
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)) for kind in (bool, int, float)

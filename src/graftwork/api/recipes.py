@@ -1,0 +1,89 @@
+"""Recipes: planned, and run."""
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from graftwork import pipeline
+from graftwork.api.plans import CompositionReport, PlanReport, report_of
+from graftwork.api.sources import Progress
+from graftwork.errors import RecipeError
+from graftwork.recipe import Recipe, read_recipe
+from graftwork.writing import Result, Target
+
+
+def plan(
+    recipe: str | PathLike[str] | Mapping[str, Any] | Recipe, *, threads: int | None = None, overwrite: bool = False
+) -> list[PlanReport | CompositionReport]:
+    """Return what a recipe would do, step by step, reading only headers.
+
+    Args:
+        recipe: A YAML file, a mapping that spells a recipe, or a `Recipe`.
+        threads: How many threads it would use.
+        overwrite: Whether existing outputs may be replaced.
+
+    Raises:
+        GraftworkError: For every reason for which `run` would refuse, but those that only values tell.
+    """
+    found, root = _recipe(recipe)
+    with pipeline.planned(found, root) as jobs:
+        reports = []
+        for name, job in jobs.items():
+            target = None
+            if name in found.outputs:
+                target = Target(
+                    path=root / Path(found.outputs[name]).expanduser(), overwrite=overwrite, threads=threads or 0
+                )
+            reports.append(report_of(name, job, target, threads))
+        return reports
+
+
+def run(
+    recipe: str | PathLike[str] | Mapping[str, Any] | Recipe,
+    *,
+    output: str | PathLike[str] | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    shard_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Result]:
+    """Run a recipe and return its results by step.
+
+    Args:
+        recipe: A YAML file, a mapping that spells a recipe, or a `Recipe`. Its paths are relative to the file (else to the
+            working directory). A file or mapping of mergekit's is one, too.
+        output: Where to write the last step's result, for a recipe that does not say (or says otherwise).
+        threads: How many threads work.
+        overwrite: Whether existing outputs may be replaced.
+        shard_bytes: Greatest size of a shard of each output, for formats with shards.
+        progress: Told how far each step is.
+
+    Raises:
+        RecipeError: If it is no recipe, or says nowhere what to write.
+        GraftworkError: As `merge`.
+    """
+    found, root = _recipe(recipe)
+    if output is not None:
+        if len(found.outputs) > 1:
+            raise RecipeError(f"the recipe has {len(found.outputs)} outputs; `output` can replace only one")
+        name = next(iter(found.outputs), found.order()[-1] if found.steps else "")
+        outputs = {name: Path(output)}
+    else:
+        outputs = {name: root / Path(path).expanduser() for name, path in found.outputs.items()}
+    if not outputs or not found.steps:
+        raise RecipeError("the recipe names no outputs; add `outputs: {step: path}`, or say where to write (-o)")
+    if len(set(outputs.values())) != len(outputs):
+        raise RecipeError("two outputs of the recipe have the same path")
+    targets = {
+        name: Target(path=path, overwrite=overwrite, threads=threads or 0, shard_bytes=shard_bytes)
+        for name, path in outputs.items()
+    }
+    return pipeline.run(found, root, targets, progress)
+
+
+def _recipe(recipe: str | PathLike[str] | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path]:
+    if isinstance(recipe, str | PathLike):
+        path = Path(recipe)
+        return read_recipe(path), path.parent
+    return read_recipe(recipe), Path()

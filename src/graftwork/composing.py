@@ -1,0 +1,342 @@
+"""From sources to a composed model: loaded or copied, put together, saved, and looked at again in a process of its own.
+
+Planning makes the same composition of the same models without their values (`graftwork.models.skeleton`), so a plan refuses what the
+making would refuse, and its numbers are those of the result.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from graftwork.architecture.layer import Layer, parse
+from graftwork.compose import Composed, Member, Verb, get
+from graftwork.compose.naming import as_layer_name
+from graftwork.compose.ports import has_graph, inputs, outputs
+from graftwork.errors import MismatchError, OptionError, OutputError
+from graftwork.models import live
+from graftwork.models.copying import copy_model
+from graftwork.models.lazy import keras
+from graftwork.models.skeleton import skeleton, weightless
+from graftwork.recipe.slips import sentence
+from graftwork.stores import Format, Reader, format_for_target, open_store
+from graftwork.stores.staged import check_target
+from graftwork.tensor import ITEMSIZE, TensorSpec
+from graftwork.writing import Progress, Result, Target, plan_convert, write_merge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A model that goes into a composition.
+
+    Attributes:
+        name: What it is called in options and in the result.
+        reader: The open file, or the plan of a step that makes it; None for a live model.
+        model: The live model; None for a file.
+        classes: Names of its classes in the order of its outputs, where they are known.
+        shared: Whether the live model itself goes in, not a copy.
+    """
+
+    name: str
+    reader: Reader | None = None
+    model: Any = None
+    classes: tuple[str, ...] | None = None
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompositionPlan:
+    """What a composition would make.
+
+    Attributes:
+        verb: Which one.
+        sources: What goes in.
+        config: Keras's configuration of the result.
+        members: One row for each model that goes in: its name, where it comes from, its class, layers and parameters.
+        inputs: The ports of the result: name, shape, dtype.
+        outputs: Likewise.
+        parameters: How many it has: in all, trained, frozen, and new ones, which are not trained yet.
+        size_bytes: What its weights need.
+        needs: What has to be given to Keras to load the result; empty for a plain model.
+        tables: What the verb decided; see `graftwork.compose.Composed`.
+        notes: What the user should know.
+        custom_objects: Classes and functions of the sources that Keras does not know.
+    """
+
+    verb: Verb
+    sources: tuple[Source, ...]
+    config: Any
+    members: tuple[Mapping[str, Any], ...]
+    inputs: tuple[Mapping[str, Any], ...]
+    outputs: tuple[Mapping[str, Any], ...]
+    parameters: Mapping[str, int]
+    size_bytes: int
+    needs: str
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    notes: tuple[str, ...]
+    custom_objects: Mapping[str, Any]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read."""
+        return [file for source in self.sources if source.reader is not None for file in source.reader.header.files]
+
+    def architecture(self) -> Layer:
+        """Return the result's layers as merging sees them."""
+        return parse(self.config, where=f"the {self.verb.kind}")
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return the tensors that the result's file will hold; to know, one is written with weights of no meaning."""
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+            path = Path(folder) / "planned.keras"
+            live.save(
+                keras.saving.deserialize_keras_object(self.config, custom_objects=dict(self.custom_objects)), path
+            )
+            with open_store(path) as reader:
+                return dict(reader.specs())
+
+
+def verb_of(kind: str, options: Mapping[str, Any]) -> Verb:
+    """Return a verb with its options.
+
+    Raises:
+        UnknownNameError: If there is no such verb.
+        OptionError: If an option is not known or makes no sense.
+    """
+    cls = get(kind)
+    try:
+        return cls(**options)
+    except ValidationError as error:
+        raise OptionError(f"{kind}: {sentence(error, cls)}") from error
+
+
+def plan_composition(
+    verb: Verb, sources: Sequence[Source], custom_objects: Mapping[str, Any] | None = None
+) -> CompositionPlan:
+    """Return what a composition would make, without reading a weight.
+
+    Raises:
+        GraftworkError: For every reason for which making it would refuse.
+    """
+    custom = dict(custom_objects or {})
+    for source in sources:
+        custom.update(
+            {cls.__name__: cls for cls in live.custom_classes(source.model)} if source.model is not None else {}
+        )
+    with weightless():
+        members = _members(sources, lambda source: skeleton(_origin(source), custom_objects=custom))
+        brought = {id(variable) for member in members for variable in member.model.variables}
+        rows = tuple(_row(member) for member in members)
+        composed = verb.compose(members)
+        model = composed.model
+        weights = [v for v in model.variables if not _is_seed(v)]
+        trained = sum(math.prod(v.shape) for v in model.trainable_variables)
+        total = sum(math.prod(v.shape) for v in weights)
+        return CompositionPlan(
+            verb=verb,
+            sources=tuple(sources),
+            config=keras.saving.serialize_keras_object(model),
+            members=rows,
+            inputs=tuple(_port(port) for port in inputs(model).values()),
+            outputs=tuple(_port(port) for port in outputs(model).values()),
+            parameters={
+                "total": total,
+                "trained": trained,
+                "frozen": total - trained,
+                "new": sum(math.prod(v.shape) for v in weights if id(v) not in brought),
+            },
+            size_bytes=sum(
+                math.prod(v.shape) * ITEMSIZE.get(keras.backend.standardize_dtype(v.dtype), 4) for v in weights
+            ),
+            needs=_needs(model),
+            tables=composed.tables,
+            notes=composed.notes,
+            custom_objects=custom,
+        )
+
+
+def _origin(source: Source) -> Any:
+    return source.model if source.model is not None else source.reader
+
+
+def _members(sources: Sequence[Source], made: Callable[[Source], Any]) -> list[Member]:
+    found = []
+    for source in sources:
+        model = made(source)
+        where = source.reader.path.name if source.reader is not None else f"live model {source.model.name!r}"
+        found.append(Member(name=source.name, model=model, source=where, classes=source.classes))
+    return found
+
+
+def _row(member: Member) -> dict[str, Any]:
+    model = member.model
+    weights = [v for v in model.variables if not _is_seed(v)] if model.built else []
+    return {
+        "name": member.name,
+        "source": member.source,
+        "class": type(model).__name__,
+        "layers": len(list(model._flatten_layers(include_self=False))),
+        "parameters": sum(math.prod(v.shape) for v in weights),
+        "inputs": [_port(port) for port in inputs(model).values()] if has_graph(model) else [],
+        "outputs": [_port(port) for port in outputs(model).values()] if has_graph(model) else [],
+    }
+
+
+def _port(port: Any) -> dict[str, Any]:
+    return {"name": port.name, "shape": list(port.shape), "dtype": port.dtype}
+
+
+def _is_seed(variable: Any) -> bool:
+    return "seed_generator" in variable.path or variable.name == "seed_generator_state"
+
+
+def _needs(model: Any) -> str:
+    """Return what Keras has to be given to load a model, in words."""
+    classes = sorted({cls.__name__ for cls in live.custom_classes(model)})
+    needs = [f"custom_objects with {', '.join(classes)}"] if classes else []
+    if any(type(layer).__name__ == "Lambda" for layer in model._flatten_layers()):
+        needs.append("safe_mode=False, for it holds the code of a Lambda layer")
+    return " and ".join(needs)
+
+
+def compose(verb: Verb, sources: Sequence[Source], custom_objects: Mapping[str, Any] | None = None) -> Composed:
+    """Return a live composition of copies of the sources.
+
+    Raises:
+        GraftworkError: If the sources do not go together.
+        StoreError: If one cannot be loaded or copied.
+    """
+    _check_shared(verb, sources)
+
+    def own(source: Source) -> Any:
+        if source.shared:
+            return source.model
+        if source.reader is None:
+            return copy_model(source.model)
+        return live.load_model(source.reader, custom_objects=custom_objects)
+
+    return verb.compose(_members(sources, own))
+
+
+def _check_shared(verb: Verb, sources: Sequence[Source]) -> None:
+    """Refuse to use live models themselves where the result would change them or could not be loaded again."""
+    shared = [source for source in sources if source.shared]
+    if not shared:
+        return
+    if any(source.model is None for source in sources):
+        raise OptionError("share=True takes live models; a file is loaded for the result alone")
+    if getattr(verb, "inline", False):
+        raise OptionError("share=True and inline=True exclude each other: layers would get other names in the sources")
+    held: dict[int, str] = {}
+    for source in shared:
+        if source.name != source.model.name or as_layer_name(source.name) != source.name:
+            raise OptionError(
+                f"share=True keeps names as they are, but model {source.model.name!r} would be called {source.name!r} in the result; "
+                "give every model a name of its own"
+            )
+        for layer in source.model._flatten_layers():
+            other = held.setdefault(id(layer), source.name)
+            if other != source.name:
+                raise MismatchError(
+                    f"{other} and {source.name} share the layer {layer.name!r}; Keras saves such a model and cannot load it again",
+                    advice="leave out share=True, so that each gets its own copy",
+                )
+
+
+# Written ---------------------------------------------------------------------------------------------------------------
+
+
+def check_composition(plan: CompositionPlan, target: Target) -> Format:
+    """Return the format of a target that can take a composition.
+
+    Raises:
+        OutputError: If it cannot.
+    """
+    lender = next((source.reader for source in plan.sources if source.reader is not None), None)
+    row = format_for_target(target.path, lender, target.format)
+    if row.create is None:
+        raise OutputError(f"format {row.name!r} is only read")
+    if not row.holds_architecture or row.name == "preset":
+        raise OutputError(
+            f"format {row.name!r} holds weights only, but a composition is an architecture too; end the target in .keras"
+        )
+    check_target(target.path, row, plan.files, overwrite=target.overwrite)
+    return row
+
+
+def write_composition(
+    plan: CompositionPlan,
+    target: Target,
+    progress: Progress | None = None,
+    *,
+    check: bool = True,
+    composed: Composed | None = None,
+) -> Result:
+    """Make a composition and write it.
+
+    Args:
+        plan: The plan; its sources are open.
+        target: Where to.
+        progress: Told how far the work is.
+        check: Load the result in a fresh process, and compare what it says of random inputs with what the members say.
+        composed: The composition, where it is made already.
+
+    Raises:
+        OutputError: If the target cannot be written.
+        StoreError: If the result is not what it should be; then nothing is written.
+    """
+    begin = time.perf_counter()
+    check_composition(plan, target)
+    steps = 3 if check else 2
+    _tell(progress, plan.verb.kind, 0, steps)
+    composed = composed or compose(plan.verb, plan.sources, plan.custom_objects)
+    notes = list(composed.notes)
+    _tell(progress, plan.verb.kind, 1, steps)
+    with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+        path = Path(folder) / "result.keras"
+        live.save(composed.model, path)
+        if plan.needs:
+            notes.append(f"to load it, Keras needs {plan.needs}")
+        elif check:
+            notes.append(_checked(path, composed))
+            _tell(progress, plan.verb.kind, 2, steps)
+        with open_store(path) as reader:
+            row = format_for_target(target.path, reader, target.format)
+            copied, losses = plan_convert(reader, row)
+            result = write_merge(
+                copied,
+                target,
+                _settings(plan),
+                verb=plan.verb.kind,
+                made_of=[(source.name, source.reader) for source in plan.sources],
+            )
+    _tell(progress, plan.verb.kind, steps, steps)
+    notes += [f"{row.name} cannot carry {loss}: left out" for loss in losses]
+    return replace(result, notes=tuple(notes), seconds=time.perf_counter() - begin)
+
+
+def _checked(path: Path, composed: Composed) -> str:
+    from graftwork.models.examples import inputs_for
+    from graftwork.models.fresh import self_check
+
+    return self_check(
+        path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact
+    )
+
+
+def _settings(plan: CompositionPlan) -> dict[str, Any]:
+    """Return a composition as a recipe's step spells it."""
+    options = plan.verb.model_dump(exclude_defaults=True)
+    names = [source.name for source in plan.sources]
+    takes = plan.verb.takes
+    return {**({"models": names} if takes == ("models",) else dict(zip(takes, names, strict=True))), **options}
+
+
+def _tell(progress: Progress | None, verb: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(verb, done, total)

@@ -1,0 +1,361 @@
+"""What each kind of step does: how it is planned, whether a target can take its result, how that is made.
+
+A `Job` is a plan and what is done with it; `JOBS` says for every kind of step how its job comes about.
+"""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from graftwork.assembly import plan_assemble_step
+from graftwork.compose.naming import Names
+from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, verb_of, write_composition
+from graftwork.errors import GraftworkError, OptionError, StoreError
+from graftwork.estimates import EstimatePlan, check_estimate, estimate, plan_estimate, save_estimate
+from graftwork.estimates import Wishes as EstimateWishes
+from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extraction
+from graftwork.mergekit import plan_mergekit_step
+from graftwork.models.data import Samples, samples_of
+from graftwork.planning import MergePlan, MergeRequest, check_output, plan_merge
+from graftwork.recipe import STEP_KINDS, ComposeStep, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
+from graftwork.stores import FORMATS, Header, Reader, format_for_target
+from graftwork.stores.lora import ADAPTER
+from graftwork.stores.staged import check_target
+from graftwork.tensor import TensorSpec
+from graftwork.writing import Progress, Result, Target, convert, distinct, write_merge
+
+
+class Job(Protocol):
+    """A step that has been planned.
+
+    Attributes:
+        plan: What it will do.
+        between: Ending and format of its result where no output is wanted and other steps use it.
+    """
+
+    @property
+    def plan(self) -> Any:
+        """Return the plan."""
+
+    @property
+    def between(self) -> tuple[str, str]:
+        """Return ending and format."""
+
+    def check(self, target: Target) -> None:
+        """Refuse a target that cannot take the result."""
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """Make the result and write it."""
+
+    def header(self) -> Header | None:
+        """Return what the result will say of itself, None where it is nothing that other steps can use."""
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return the tensors that the result will hold."""
+
+
+class PlannedReader:
+    """The result of a step that has been planned but not made: its specs and header, no values.
+
+    Args:
+        name: Name of the step.
+        job: What it will do.
+        header: What its result will say of itself.
+    """
+
+    is_planned = True
+
+    def __init__(self, name: str, job: Job, header: Header) -> None:
+        self.path = Path(name)
+        self.header = replace(header, files=(), provenance=None, notes=())
+        self._job = job
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return every tensor's spec."""
+        return self._job.specs()
+
+    def key(self, name: str) -> str:
+        """Return the key that the tensor will have."""
+        return name
+
+    def read_into(self, name: str, start: int, out: Any) -> None:
+        """Refuse: there are no values yet."""
+        raise GraftworkError(f"step {self.path} has been planned, not run; its tensor {name!r} has no values")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> "PlannedReader":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+# Merges ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MergeJob:
+    """A merge; see `Job`."""
+
+    plan: MergePlan
+
+    @property
+    def between(self) -> tuple[str, str]:
+        """Return ending and format of the first model."""
+        row = FORMATS[self.plan.lender.header.format]
+        return (row.suffixes[0] if row.suffixes else ""), row.name
+
+    def check(self, target: Target) -> None:
+        """See `Job.check`."""
+        row = format_for_target(target.path, self.plan.lender, target.format)
+        check_output(self.plan, target.path, row, overwrite=target.overwrite)
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """See `Job.write`."""
+        return write_merge(self.plan, target, step.settings(), progress, verb=step.kind)
+
+    def header(self) -> Header | None:
+        """See `Job.header`."""
+        return self.plan.lender.header
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """See `Job.specs`."""
+        return {spec.name: spec for spec in self.plan.specs}
+
+
+def request_of(step: MergeStep, recipe: Recipe | None = None) -> MergeRequest:
+    """Return what a recipe's step asks for."""
+    classes: dict[str, Sequence[str]] = {}
+    for name in step.inputs():
+        if recipe is not None and name in recipe.models and recipe.models[name].classes is not None:
+            classes[name] = recipe.models[name].classes or ()
+    return MergeRequest(
+        method=step.method,
+        options=step.options,
+        labels=distinct(step.models),
+        base_label=step.base,
+        seed=step.seed,
+        dtype=step.dtype,
+        map=step.map,
+        skip=step.skip,
+        ignore=step.ignore,
+        classes=classes or None,
+        allow_nonfinite=step.allow_nonfinite,
+        optimizer=step.optimizer,
+    )
+
+
+# Adapters --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterJob:
+    """The extraction of an adapter; see `Job`."""
+
+    plan: ExtractionPlan
+    between: tuple[str, str] = ("", ADAPTER.name)
+
+    def check(self, target: Target) -> None:
+        """See `Job.check`."""
+        check_adapter(self.plan, target)
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """See `Job.write`."""
+        return write_adapter(self.plan, target, progress)
+
+    def header(self) -> Header | None:
+        """Return None: an adapter is no model."""
+        return None
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return nothing: no step reads an adapter alone."""
+        return {}
+
+
+def check_adapter(plan: ExtractionPlan, target: Target) -> None:
+    """Refuse a target that cannot take an adapter.
+
+    Raises:
+        OutputError: With the reason.
+        OptionError: If the target asks for another format.
+    """
+    if target.format not in (None, ADAPTER.name):
+        raise OptionError(f"an adapter cannot be written in format {target.format!r}")
+    check_target(target.path, ADAPTER, plan.sources, overwrite=target.overwrite)
+
+
+def write_adapter(plan: ExtractionPlan, target: Target, progress: Progress | None = None) -> Result:
+    """Run the plan of an extraction into an adapter."""
+    check_adapter(plan, target)
+    found = extract(plan, target.path, overwrite=target.overwrite, progress=progress)
+    return Result(
+        path=found.path,
+        format=ADAPTER.name,
+        tensors=len(found.tensors),
+        size_bytes=found.size_bytes,
+        seconds=found.seconds,
+        notes=found.notes,
+    )
+
+
+# Estimates -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateJob:
+    """What data tells of a model; see `Job`."""
+
+    plan: EstimatePlan
+    between: tuple[str, str] = (".safetensors", "safetensors")
+
+    def check(self, target: Target) -> None:
+        """See `Job.check`."""
+        check_estimate(self.plan, target.path, overwrite=target.overwrite)
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """See `Job.write`."""
+        return write_estimate(self.plan, target, progress=progress)
+
+    def header(self) -> Header | None:
+        """See `Job.header`."""
+        return self.plan.model.header
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """See `Job.specs`."""
+        return {spec.name: spec for spec in self.plan.specs}
+
+
+@contextlib.contextmanager
+def estimated(
+    plan: EstimatePlan, samples: Samples, progress: Progress | None = None, like: Any = None
+) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
+    """Yield what data tells of a model's weights, by the names of its tensors, and what the user should know.
+
+    Args:
+        plan: The plan; its model is open.
+        samples: The data.
+        progress: Told how far the work is.
+        like: A live model whose own classes are used.
+    """
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(plan.wishes.kind, done, samples.nbytes)
+
+    with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+        path = plan.model.path
+        if plan.model.header.format not in ("keras", "legacy_h5"):
+            path = Path(folder) / "model.keras"
+            convert(plan.model.path, Target(path=path))
+        yield estimate(plan, path, samples, count, like)
+
+
+def write_estimate(
+    plan: EstimatePlan,
+    target: Target,
+    samples: Samples | None = None,
+    progress: Progress | None = None,
+    like: Any = None,
+) -> Result:
+    """Run an estimate into a file; see `estimated`. Without samples these are read from the plan's file."""
+    begin = time.perf_counter()
+    if target.format not in (None, "safetensors"):
+        raise OptionError(f"{plan.wishes.kind} cannot be written in format {target.format!r}")
+    check_estimate(plan, target.path, overwrite=target.overwrite)
+    if samples is None:
+        assert plan.data is not None
+        samples = samples_of(plan.data, x=plan.wishes.x, y=plan.wishes.y, most=plan.wishes.samples)
+    with estimated(plan, samples, progress, like) as (arrays, notes):
+        size = save_estimate(plan, arrays, samples, target.path, overwrite=target.overwrite)
+    return Result(
+        path=target.path,
+        format="safetensors",
+        tensors=len(arrays),
+        size_bytes=size,
+        seconds=time.perf_counter() - begin,
+        notes=notes,
+    )
+
+
+# Compositions ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeJob:
+    """A composition of graphs; see `Job`."""
+
+    plan: CompositionPlan
+    between: tuple[str, str] = (".keras", "keras")
+
+    def check(self, target: Target) -> None:
+        """See `Job.check`."""
+        check_composition(self.plan, target)
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """See `Job.write`."""
+        return write_composition(self.plan, target, progress)
+
+    def header(self) -> Header | None:
+        """See `Job.header`."""
+        return Header(
+            format="keras", architecture=self.plan.architecture(), config=self.plan.config, config_kind="keras3"
+        )
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """See `Job.specs`; the result is made once with other weights to know what its tensors will be called."""
+        return self.plan.specs()
+
+
+# From steps to jobs ----------------------------------------------------------------------------------------------------
+
+
+def _merge(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    models, base = [readers[name] for name in step.models], readers[step.base] if step.base is not None else None
+    companions = [readers[file] for file in step.files()]
+    return MergeJob(plan_merge(request_of(step, recipe), models, base, companions=companions))
+
+
+def _extract_lora(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    wishes = Wishes(**step.model_dump(exclude={"model", "base"}))
+    return AdapterJob(plan_extraction(readers[step.base], readers[step.model], wishes, (step.base, step.model)))
+
+
+def _estimate(step: EstimateStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    data = root / Path(step.data).expanduser()
+    if not data.is_file():
+        raise StoreError(f"there is no file {data} with data")
+    wishes = EstimateWishes(kind=step.kind, **step.model_dump(exclude={"model", "data"}))
+    return EstimateJob(plan_estimate(readers[step.model], step.model, data, wishes))
+
+
+def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    names, taken = list(step.inputs()), Names()
+    sources = [
+        Source(
+            name=taken.fresh(name),
+            reader=readers[name],
+            classes=recipe.models[name].classes if name in recipe.models else None,
+        )
+        for name in names
+    ]
+    return ComposeJob(plan_composition(verb_of(step.kind, step.options()), sources))
+
+
+JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
+    "merge": _merge,
+    "assemble": lambda step, recipe, readers, root: MergeJob(plan_assemble_step(step, recipe, readers)),
+    "mergekit": lambda step, recipe, readers, root: MergeJob(plan_mergekit_step(step, recipe, readers)),
+    "extract_lora": _extract_lora,
+    "fisher": _estimate,
+    "gram": _estimate,
+    **{kind: _compose for kind, step in STEP_KINDS.items() if issubclass(step, ComposeStep)},
+}
+"""How each kind of step is planned: from the step, its recipe, the open (or planned) input of each name, and the recipe's directory."""
