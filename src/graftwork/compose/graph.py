@@ -11,7 +11,6 @@ that are given, whatever a layer takes) are kept. Masks that Keras hangs on tens
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from graftwork.compose.naming import Names, named
@@ -20,8 +19,11 @@ from graftwork.errors import OptionError
 from graftwork.models.lazy import keras
 from graftwork.tensor import FLOATS
 
-Key = tuple[tuple[int, ...], int]
+Key = tuple[Any, ...]
 """A tensor of an unfolded graph: the calls of the models around it, and itself, each by its `id`."""
+
+Call = Callable[[Sequence[Any], Names], list[Any]]
+"""Makes what a step gives of what it takes; the names in use are for operations that it adds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,20 +51,23 @@ class Step:
     """One call of a layer, an operation or a nested model.
 
     Attributes:
-        operation: The layer or operation; None where a tensor enters an opened model that casts or reshapes it.
-        node: The call as Keras keeps it; of the opened model, where a tensor enters it.
+        operation: The layer or operation; None where a tensor enters an opened model that casts or reshapes it, and where steps are
+            put into a graph that was not so.
+        label: What it is called in messages and in the names of what it adds.
         within: The calls of the opened models around it, outermost first.
         takes: The tensors it is called with.
         gives: The tensors it makes.
-        call: Makes those, from a function that gives the value of a tensor, and the names in use.
+        call: Makes those.
+        node: The call as Keras keeps it, where it is one.
     """
 
     operation: Any
-    node: Any
+    label: str
     within: tuple[Any, ...]
     takes: tuple[Key, ...]
     gives: tuple[Key, ...]
-    call: Callable[[Callable[[Any], Any], Names], list[Any]]
+    call: Call
+    node: Any = None
 
     @property
     def is_input(self) -> bool:
@@ -131,6 +136,8 @@ class Graph:
     def label(self, key: Key) -> str:
         """Return a tensor's address."""
         step = self.maker[key]
+        if step.node is None:
+            return step.label
         graphs = [self.functional, *(functional(node.operation) for node in step.within)]
         names = [_spelled(node, graph) for node, graph in zip((*step.within, step.node), graphs, strict=True)]
         return "/".join(names) + (f"[{step.gives.index(key)}]" if len(step.gives) > 1 else "")
@@ -162,14 +169,11 @@ class Graph:
         for step in steps:
             if all(key in values for key in step.gives):
                 continue
-            made = step.call(partial(self._value, values, step.within), names)
+            made = step.call([values[key] for key in step.takes], names)
             for key, value in zip(step.gives, made, strict=True):
                 values.setdefault(key, value)
-            masks.name(made, step.node.operation.name)
+            masks.name(made, step.label)
         return values
-
-    def _value(self, values: Mapping[Key, Any], within: tuple[Any, ...], tensor: Any) -> Any:
-        return values[self.same(_key(within, tensor))]
 
     def _unfold(self, graph: Any, within: tuple[Any, ...], training: bool | None) -> None:
         for node in own_calls(graph):
@@ -180,7 +184,8 @@ class Graph:
                 self._enter(node, within, training)
             else:
                 gives = tuple(_key(within, tensor) for tensor in node.outputs)
-                self.steps.append(Step(node.operation, node, within, takes, gives, _calling(node, training)))
+                operation = node.operation
+                self.steps.append(Step(operation, operation.name, within, takes, gives, _calling(node, training), node))
 
     def _opens(self, node: Any) -> bool:
         forced = id(node.operation) in self.opened
@@ -200,7 +205,8 @@ class Graph:
                 self._same[inside] = outside
             else:
                 takes = (outside, *([self.same(_key(within, mask))] if mask is not None else []))
-                self.steps.append(Step(None, node, within, takes, (inside,), _entering(node, given, mask, wanted)))
+                label = node.operation.name
+                self.steps.append(Step(None, label, within, takes, (inside,), _entering(wanted, label)))
         own = node.arguments.kwargs.get("training")
         self._unfold(graph, inner, own if training is None else training)
         for outer, last in zip(node.outputs, graph._outputs, strict=True):
@@ -239,8 +245,8 @@ def functional(model: Any) -> Any:
 def claim(model: Any, steps: Sequence[Step], names: Names, prefix: str = "") -> None:
     """Make the layers of some steps ready for a graph of their own: each name is used once, and what was frozen stays so.
 
-    A layer keeps its name where it is free. One of an opened model gets that model's name in front where it is not. A layer that did not
-    train because a model around it is frozen is frozen itself, since that model no longer stands around it.
+    A layer keeps its name where it is free; where it is not, the name of the model around it is put in front. A layer that did not train
+    because a model around it is frozen is frozen itself, since that model no longer stands around it.
 
     Args:
         model: The model that was unfolded.
@@ -253,14 +259,14 @@ def claim(model: Any, steps: Sequence[Step], names: Names, prefix: str = "") -> 
         if step.is_input or step.operation is None or id(step.operation) in seen:
             continue
         seen.add(id(step.operation))
-        around = [node.operation for node in step.within]
+        around = [model, *(node.operation for node in step.within)]
         label = step.operation.name
         if prefix:
-            label = "_".join([prefix, *(each.name for each in around), label])
-        elif around and label in names:
+            label = "_".join([prefix, *(each.name for each in around[1:]), label])
+        elif label in names:
             label = f"{around[-1].name}_{label}"
         step.operation.name = names.fresh(label)
-        if not all(each.trainable for each in (model, *around)) and getattr(step.operation, "trainable", False):
+        if not all(each.trainable for each in around) and getattr(step.operation, "trainable", False):
             step.operation.trainable = False
 
 
@@ -331,11 +337,18 @@ def _closed(node: Any) -> str:
     return ""
 
 
-def _calling(node: Any, training: bool | None) -> Callable[[Callable[[Any], Any], Names], list[Any]]:
+def filled(node: Any, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with values in the place of its tensors, which are in the order of `Step.takes`."""
+    rest = iter(values)
+    args, kwargs = node.arguments.convert(lambda x: next(rest) if isinstance(x, keras.KerasTensor) else x)
+    return tuple(args), dict(kwargs)
+
+
+def _calling(node: Any, training: bool | None) -> Call:
     """Return what calls the operation of a node as it was called; `training` is what an opened model around it was called with."""
 
-    def call(value: Callable[[Any], Any], names: Names) -> list[Any]:
-        args, kwargs = node.arguments.convert(lambda x: value(x) if isinstance(x, keras.KerasTensor) else x)
+    def call(values: Sequence[Any], names: Names) -> list[Any]:
+        args, kwargs = filled(node, values)
         if training is not None and "training" in getattr(node.operation, "_call_context_args", ()):
             kwargs["training"] = training
         return list(keras.tree.flatten(node.operation(*args, **kwargs)))
@@ -343,14 +356,13 @@ def _calling(node: Any, training: bool | None) -> Callable[[Callable[[Any], Any]
     return call
 
 
-def _entering(node: Any, given: Any, mask: Any, wanted: Any) -> Callable[[Callable[[Any], Any], Names], list[Any]]:
-    """Return what brings a tensor into an opened model."""
+def _entering(wanted: Any, label: str) -> Call:
+    """Return what brings a tensor, and a mask if there is one, into an opened model."""
 
-    def enter(value: Callable[[Any], Any], names: Names) -> list[Any]:
-        tensor = value(given)
-        if mask is not None:
-            keras.src.backend.set_keras_mask(tensor, value(mask))  # as a model does with what it is called with
-        return [_fitted(tensor, wanted, node.operation.name, names)]
+    def enter(values: Sequence[Any], names: Names) -> list[Any]:
+        for mask in values[1:]:
+            keras.src.backend.set_keras_mask(values[0], mask)  # as a model does with what it is called with
+        return [_fitted(values[0], wanted, label, names)]
 
     return enter
 
