@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from graftwork.architecture.layer import Layer, parse
-from graftwork.compose import Composed, Member, Verb, get
+from graftwork.compose import Composed, Member, Verb
 from graftwork.compose.naming import as_layer_name
 from graftwork.compose.ports import has_graph, inputs, outputs
 from graftwork.errors import MismatchError, OptionError, OutputError
@@ -23,7 +21,7 @@ from graftwork.models import live
 from graftwork.models.copying import copy_model
 from graftwork.models.lazy import keras
 from graftwork.models.skeleton import skeleton, weightless
-from graftwork.recipe.slips import sentence
+from graftwork.recipe.composition import spelled
 from graftwork.stores import Format, Reader, format_for_target, open_store
 from graftwork.stores.staged import check_target
 from graftwork.tensor import ITEMSIZE, TensorSpec
@@ -99,20 +97,6 @@ class CompositionPlan:
             )
             with open_store(path) as reader:
                 return dict(reader.specs())
-
-
-def verb_of(kind: str, options: Mapping[str, Any]) -> Verb:
-    """Return a verb with its options.
-
-    Raises:
-        UnknownNameError: If there is no such verb.
-        OptionError: If an option is not known or makes no sense.
-    """
-    cls = get(kind)
-    try:
-        return cls(**options)
-    except ValidationError as error:
-        raise OptionError(f"{kind}: {sentence(error, cls)}") from error
 
 
 def plan_composition(
@@ -311,7 +295,7 @@ def write_composition(
             result = write_merge(
                 copied,
                 target,
-                _settings(plan),
+                spelled(plan.verb, [source.name for source in plan.sources]),
                 verb=plan.verb.kind,
                 made_of=[(source.name, source.reader) for source in plan.sources],
             )
@@ -327,14 +311,6 @@ def _checked(path: Path, composed: Composed) -> str:
     return self_check(
         path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact
     )
-
-
-def _settings(plan: CompositionPlan) -> dict[str, Any]:
-    """Return a composition as a recipe's step spells it."""
-    options = plan.verb.model_dump(exclude_defaults=True)
-    names = [source.name for source in plan.sources]
-    takes = plan.verb.takes
-    return {**({"models": names} if takes == ("models",) else dict(zip(takes, names, strict=True))), **options}
 
 
 def _tell(progress: Progress | None, verb: str, done: int, total: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from graftwork.assembly import plan_assemble_step
 from graftwork.compose.naming import Names
-from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, verb_of, write_composition
+from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, write_composition
 from graftwork.errors import GraftworkError, OptionError, StoreError
 from graftwork.estimates import EstimatePlan, check_estimate, estimate, plan_estimate, save_estimate
 from graftwork.estimates import Wishes as EstimateWishes
@@ -337,16 +337,16 @@ def _estimate(step: EstimateStep, recipe: Recipe, readers: Mapping[str, Reader],
 
 
 def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
-    names, taken = list(step.inputs()), Names()
+    taken = Names()
     sources = [
         Source(
             name=taken.fresh(name),
             reader=readers[name],
             classes=recipe.models[name].classes if name in recipe.models else None,
         )
-        for name in names
+        for name in step.names
     ]
-    return ComposeJob(plan_composition(verb_of(step.kind, step.options()), sources))
+    return ComposeJob(plan_composition(step.verb, sources))
 
 
 JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {

@@ -13,10 +13,11 @@ from typing import Any, TypedDict, Unpack
 from graftwork.api.plans import CompositionReport, of_composition
 from graftwork.api.sources import Model, Progress
 from graftwork.compose.naming import Names
-from graftwork.composing import Source, check_composition, compose, plan_composition, verb_of, write_composition
+from graftwork.composing import Source, check_composition, compose, plan_composition, write_composition
 from graftwork.errors import OptionError
 from graftwork.models import live
 from graftwork.models.copying import copy_model
+from graftwork.recipe.composition import verb_of
 from graftwork.stores import label_of, open_store
 from graftwork.writing import Result, Target
 

@@ -1,45 +1,97 @@
-"""Steps that compose graphs: one class for each verb, made of the verb's own fields and the names of the models that go in."""
+"""Steps that compose graphs: a verb with its options, and the names of the models that go in."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
-from graftwork.compose import VERBS, Verb
+from graftwork.compose import VERBS, Verb, get
+from graftwork.errors import OptionError, suggest
 from graftwork.recipe.base import Name, Step, as_tuple
+from graftwork.recipe.slips import sentence
+
+
+def verb_of(kind: str, options: Mapping[str, Any]) -> Verb:
+    """Return a verb with its options.
+
+    Raises:
+        UnknownNameError: If there is no such verb.
+        OptionError: If an option is not known or makes no sense.
+    """
+    cls = get(kind)
+    try:
+        return cls(**options)
+    except ValidationError as error:
+        raise OptionError(f"{kind}: {sentence(error, cls)}") from error
 
 
 class ComposeStep(Step):
-    """One composition of graphs; each verb's step is a class below this one."""
+    """One composition of graphs; the step of each verb is a class below this one.
 
-    takes: ClassVar[tuple[str, ...]]
+    Attributes:
+        names: Names of the models, in the order of the verb's arguments.
+        verb: What is made of them.
+    """
+
+    names: tuple[Name, ...] = Field(min_length=1)
+    verb: SerializeAsAny[Verb]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sorted_out(cls, data: Any) -> Any:
+        """Tell the models from the options, which stand side by side in a recipe."""
+        takes = VERBS[cls.kind].takes
+        if not isinstance(data, Mapping) or "verb" in data:
+            return data
+        options = {key: value for key, value in data.items() if key not in takes}
+        missing = [name for name in takes if name not in data]
+        if missing:
+            slips = [key for key in options if key not in VERBS[cls.kind].model_fields]
+            meant = f"; {slips[0]!r} is not known, {suggest(str(slips[0]), takes)}" if slips else ""
+            raise OptionError(f"{cls.kind}: {missing[0]!r} is missing{meant}")
+        verb = verb_of(cls.kind, options)
+        names = as_tuple(data["models"]) if takes == ("models",) else tuple(data[name] for name in takes)
+        return {"names": names, "verb": verb}
 
     def inputs(self) -> Iterator[str]:
         """Yield the names of the models."""
-        for field in self.takes:
-            value = getattr(self, field)
-            yield from value if field == "models" else (value,)
+        yield from self.names
 
-    def options(self) -> dict[str, Any]:
-        """Return the verb's options, as far as the recipe says them."""
-        return {name: getattr(self, name) for name in self.model_fields_set if name not in self.takes}
+    def settings(self) -> dict[str, Any]:
+        """Return the step as recipes spell it."""
+        return spelled(self.verb, self.names)
+
+    @classmethod
+    def schema_of_settings(cls) -> dict[str, Any]:
+        """Return the JSON Schema: the names of the models, and the verb's options."""
+        verb = VERBS[cls.kind]
+        schema = verb.model_json_schema()
+        one = TypeAdapter(Name).json_schema()
+        many = {"anyOf": [{"type": "array", "items": one, "minItems": 1}, one]}
+        models = {name: many if name == "models" else one for name in verb.takes}
+        return {
+            **schema,
+            "properties": {**models, **schema.get("properties", {})},
+            "required": [*verb.takes, *schema.get("required", [])],
+            "additionalProperties": False,
+        }
+
+
+def spelled(verb: Verb, names: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    """Return a composition as a recipe's step spells it: the names of its models, and the options that are not the default."""
+    options = verb.model_dump(exclude_defaults=True)
+    takes = verb.takes
+    return {**({"models": list(names)} if takes == ("models",) else dict(zip(takes, names, strict=True))), **options}
 
 
 def _step_of(kind: str, verb: type[Verb]) -> type[ComposeStep]:
-    models: dict[str, Any] = {
-        name: (
-            Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(as_tuple)] if name == "models" else Name,
-            Field(
-                description="Names of models or earlier steps."
-                if name == "models"
-                else "Name of a model or earlier step."
-            ),
-        )
-        for name in verb.takes
+    namespace = {
+        "kind": kind,
+        "__doc__": verb.__doc__,
+        "__module__": __name__,
+        "__annotations__": {"kind": ClassVar[str]},
     }
-    options: dict[str, Any] = {name: (field.annotation, field) for name, field in verb.model_fields.items()}
-    made: type[ComposeStep] = create_model(verb.__name__ + "Step", __base__=ComposeStep, __doc__=verb.__doc__, **models, **options)
-    made.kind, made.takes = kind, verb.takes
+    made: type[ComposeStep] = type(f"{verb.__name__}Step", (ComposeStep,), namespace)
     return made
 
 
