@@ -4,7 +4,7 @@ A model argument is a path or a live `keras.Model`. With `output` the result is 
 it a live model is returned. Sources are never changed.
 """
 
-from graftwork.api.compose import chain, check, copy, load
+from graftwork.api.compose import chain, check, copy, load, make
 from graftwork.api.knowledge import extract_lora, fisher, gram
 from graftwork.api.plans import CompositionReport, PlanReport
 from graftwork.api.recipes import plan, run
@@ -24,6 +24,7 @@ __all__ = [
     "gram",
     "inspect",
     "load",
+    "make",
     "merge",
     "plan",
     "plan_merge",

@@ -104,6 +104,24 @@ def check(verb: str, models: Sequence[Model], **wanted: Any) -> CompositionRepor
         return of_composition(verb, plan, _target(general))
 
 
+def make(verb: str, models: Sequence[Model], **wanted: Any) -> Any:
+    """Do what a verb says; the functions below are this with a verb each.
+
+    Args:
+        verb: ``"ensemble"``, ``"chain"`` and so on.
+        models: The models that go in, in the order of the verb's arguments.
+        **wanted: The verb's options, and what `Wanted` says.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        GraftworkError: If the verb refuses.
+    """
+    general = {key: wanted.pop(key) for key in list(wanted) if key in Wanted.__annotations__}
+    return _made(verb, models, general, **wanted)
+
+
 def chain(
     models: Sequence[Model],
     *,

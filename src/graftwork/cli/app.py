@@ -7,11 +7,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from graftwork import __version__
+from graftwork.cli.compose import add_commands
 from graftwork.cli.terminal import print_json, progress, refusing, say
 
+
+class Commands(TyperGroup):
+    """The commands; ``plan VERB …`` is that verb's own command, which then makes nothing."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Turn ``plan ensemble …`` into ``ensemble --dry-run …``."""
+        if args[:1] == ["plan"] and args[1:2] and args[1] in self.commands and args[1] not in ("plan", "merge"):
+            if not any("--dry-run" in parameter.opts for parameter in self.commands[args[1]].params):
+                raise typer.BadParameter(
+                    f"`plan` takes a recipe, merge, or a verb that composes graphs; not {args[1]!r}"
+                )
+            args = [args[1], "--dry-run", *args[2:]]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=Commands,
     name="graftwork",
     help="Make one model of several trained Keras or TensorFlow models, without loading them whole.",
     no_args_is_help=True,
@@ -322,7 +340,10 @@ def plan(
             print_json([report.to_dict() for report in reports])
         else:
             for report in reports:
-                render.plan(report, tensors=tensors, coefficients=coefficients)
+                if isinstance(report, api.CompositionReport):
+                    render.composition(report)
+                else:
+                    render.plan(report, tensors=tensors, coefficients=coefficients)
 
 
 @app.command()
@@ -710,3 +731,6 @@ def _result(result: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = json.loads(json.dumps(asdict(result), default=str))
     return found
+
+
+add_commands(app, _tell)

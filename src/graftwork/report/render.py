@@ -228,6 +228,60 @@ def _option(value: Any) -> str:
     return ", ".join(_written(each) for each in value) if isinstance(value, list | tuple) else _written(value)
 
 
+def composition(report: Any) -> None:
+    """Print what a composition of graphs would make.
+
+    Args:
+        report: A `graftwork.api.CompositionReport`.
+    """
+    counts = report.parameters
+    parts = [f"{counts[word]:,} {word}" for word in ("trained", "frozen", "new") if counts[word]]
+    _facts(
+        [
+            ("step", report.step if report.step == report.verb else f"{report.step}: {report.verb}"),
+            ("inputs", ", ".join(_port(port) for port in report.inputs)),
+            ("outputs", ", ".join(_port(port) for port in report.outputs)),
+            ("parameters", f"{counts['total']:,}" + (f" ({', '.join(parts)})" if parts else "")),
+            (
+                "size",
+                size(report.size_bytes)
+                + (f", {size(report.free_bytes)} free" if report.free_bytes is not None else ""),
+            ),
+            ("to load it", f"Keras needs {report.needs}" if report.needs else "plain Keras"),
+        ]
+    )
+    table(
+        ("model", "source", "class", "layers", "parameters", "takes", "gives"),
+        [
+            (
+                member["name"],
+                member["source"],
+                member["class"],
+                f"{member['layers']:,}",
+                f"{member['parameters']:,}",
+                ", ".join(_port(port) for port in member["inputs"]),
+                ", ".join(_port(port) for port in member["outputs"]),
+            )
+            for member in report.members
+        ],
+        right=("layers", "parameters"),
+    )
+    for name, rows in report.tables.items():
+        if rows:
+            print(f"\n{name}")  # noqa: T201
+            table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+    _notes(report.notes)
+
+
+def _port(port: Mapping[str, Any]) -> str:
+    sizes = ", ".join(str(n) for n in port["shape"])
+    return f"{port['name']} ({sizes}{',' if len(port['shape']) == 1 else ''}) {port['dtype']}"
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def verification(found: Verification) -> None:
     """Print whether a file is sound."""
     loaded = found.loaded
@@ -252,7 +306,7 @@ def verification(found: Verification) -> None:
             f"wrong: tensor {name} holds {count:,} value{'s' * (count != 1)} of NaN or infinity", markup=False
         )
     if found.load_error:
-        _console().print(f"wrong: Keras does not load it: {found.load_error}", markup=False)
+        _console().print(f"wrong: {found.load_error}", markup=False)
     _console().print("sound" if found.sound else "not sound")
 
 
