@@ -34,6 +34,24 @@ def test_divergences_are_right(dtype, scale, change, unit):
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize(("scale", "change"), [(0.02, 2e-4), (0.5, 1e-5), (3.0, 0.015)])
+def test_divergences_of_fine_tunes_keep_their_digits(scale, change):
+    """Terms that cancel to 10⁻⁹ of their size leave no error behind; the expected sum is of terms that do not cancel."""
+    rng = np.random.default_rng(0)
+    base = scale * rng.standard_normal(5000)
+    x = base + change * rng.standard_normal(5000)
+    e = np.exp(base - base.max())
+    v = np.expm1(x - base)
+    plain, mean = e / e.sum(), (e * v).sum() / e.sum()
+    q = plain + FLOOR
+    ratio = plain * (v - mean) / (1 + mean) / q
+    with_log = np.where(
+        abs(ratio) < 1e-3, ratio**2 / 2 - ratio**3 / 6 + ratio**4 / 12, (1 + ratio) * np.log1p(ratio) - ratio
+    )
+
+    np.testing.assert_allclose(divergences(x, base, 5000), [(q * with_log).sum()], rtol=1e-8)
+
+
 def test_equal_units_do_not_diverge():
     """Exactly, and NaN shows."""
     x = np.random.default_rng(0).standard_normal(1000)

@@ -2,6 +2,16 @@
 
 exp and log are polynomials over tiles, with the same roundings on every machine; a library's differ in the last bit, and are called
 element by element. Their relative errors are below 10⁻¹⁵.
+
+Where no weight of a unit moved by more than `NEAR`, as in fine-tuned models, two thirds of the work are spared. With
+``u = exp(base)``, ``v = exp(x - base) - 1`` and w the mean of v weighted by u,
+
+::
+
+    q = u / Σu + 10⁻⁸            p - q = u / Σu · (v - w) / (1 + w)            e = (p - q) / q
+    Σ p log(p / q) = Σ (p log(p / q) - p + q) = Σ q ((1 + e) log(1 + e) - e) = Σ q (e² / 2 - e³ / 6 + e⁴ / 12 - …)
+
+since p and q have the same sum. No term is negative, so none cancel. What the series leave out is below 10⁻¹⁰ of the sum.
 """
 
 from typing import Any
@@ -14,6 +24,12 @@ from graftwork.kernels.sums import LANES
 
 FLOOR = 1e-8
 """What is added to every probability."""
+
+NEAR = 2.0**-4
+"""Greatest difference of a weight for which the series near the base are used."""
+
+SMALL = 16.0
+"""Greatest weight for which they are."""
 
 TILE = 512
 LOG2_E = 1.4426950408889634
@@ -67,6 +83,9 @@ def _divergences(x: Any, base: Any, unit: Any, out: Any) -> None:
     scales = powers.view(np.float64)
     for u in range(out.size):
         part = slice(u * unit, (u + 1) * unit)
+        if _is_near(x[part], base[part]):
+            out[u] = _divergence_near(x[part], base[part], p, q, lanes)
+            continue
         _softmax(x[part], p, powers, scales, lanes)
         _softmax(base[part], q, powers, scales, lanes)
         lanes[:] = 0.0
@@ -97,6 +116,83 @@ def _divergences(x: Any, base: Any, unit: Any, out: Any) -> None:
         for j in range(LANES):
             total += lanes[j]
         out[u] = 0.0 if total < 0.0 else total
+
+
+@block_loop
+def _is_near(x: Any, base: Any) -> bool:
+    """Whether the series apply; not where anything is NaN."""
+    outside = 0
+    for j in range(x.size):
+        near = (abs(x[j] - base[j]) <= NEAR) & (abs(base[j]) <= SMALL)
+        outside += 0 if near else 1
+    return outside == 0
+
+
+@block_loop
+def _divergence_near(x: Any, base: Any, u: Any, v: Any, lanes: Any) -> float:
+    moved = np.zeros(LANES, np.float64)
+    work = np.empty(TILE, np.float64)
+    lanes[:] = 0.0
+    for first in range(0, x.size, TILE):
+        a, b = x[first : first + TILE], base[first : first + TILE]
+        e, m = u[first : first + TILE], v[first : first + TILE]
+        for j in range(a.size):
+            origin = np.float64(b[j])
+            r = origin * 0.015625
+            series = r * (1.0 / 362880.0) + 1.0 / 40320.0
+            series = series * r + 1.0 / 5040.0
+            series = series * r + 1.0 / 720.0
+            series = series * r + 1.0 / 120.0
+            series = series * r + 1.0 / 24.0
+            series = series * r + 1.0 / 6.0
+            series = series * r + 0.5
+            series = series * r + 1.0
+            root = series * r + 1.0
+            root *= root
+            root *= root
+            root *= root
+            root *= root
+            root *= root
+            e[j] = root * root  # exp(r) to the power of 64
+            d = np.float64(a[j]) - origin
+            series = d * (1.0 / 5040.0) + 1.0 / 720.0
+            series = series * d + 1.0 / 120.0
+            series = series * d + 1.0 / 24.0
+            series = series * d + 1.0 / 6.0
+            series = series * d + 0.5
+            series = series * d + 1.0
+            m[j] = series * d
+            work[j] = e[j] * m[j]
+        _add_lanes(e, lanes)
+        _add_lanes(work[: a.size], moved)
+    whole, shift = 0.0, 0.0
+    for j in range(LANES):
+        whole += lanes[j]
+        shift += moved[j]
+    mean = shift / whole
+    factor, share = 1.0 / (1.0 + mean), 1.0 / whole
+    lanes[:] = 0.0
+    for first in range(0, x.size, TILE):
+        e, m = u[first : first + TILE], v[first : first + TILE]
+        for j in range(e.size):
+            plain = e[j] * share
+            q = plain + FLOOR
+            t = plain * (m[j] - mean) * factor / q
+            series = t * (1.0 / 110.0) - 1.0 / 90.0
+            series = series * t + 1.0 / 72.0
+            series = series * t - 1.0 / 56.0
+            series = series * t + 1.0 / 42.0
+            series = series * t - 1.0 / 30.0
+            series = series * t + 1.0 / 20.0
+            series = series * t - 1.0 / 12.0
+            series = -series * t - 1.0 / 6.0
+            series = series * t + 0.5
+            work[j] = q * t * t * series
+        _add_lanes(work[: e.size], lanes)
+    total = 0.0
+    for j in range(LANES):
+        total += lanes[j]
+    return total
 
 
 @block_loop

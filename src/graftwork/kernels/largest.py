@@ -5,10 +5,13 @@ Magnitudes of floats are ordered like their bits, so the k-th largest is found d
 1. A histogram of the top 16 bits tells which bin the k-th largest is in, and its rank there.
 2. If that bin holds few elements (the rule), the second pass collects them with their positions, and all is known. If it holds more
    than `COLLECTED`, the next 16 bits are counted, and so on.
-3. If the elements *equal* to the k-th largest are too many to collect (16-bit sources have few distinct values), their number is
-   counted per chunk; the one chunk in which the quota runs out is looked through when it is written.
+3. If the elements *equal* to the k-th largest are too many to collect, their number is counted per chunk; the one chunk in which the
+   quota runs out is looked through when it is written.
+4. A bin that holds more than one element in `CROWD` holds equal ones, as a rule: differences of 16-bit sources have few distinct
+   values, with few digits. So the second pass counts, per chunk, those that equal the bin's only number of 16 bits, and if the k-th
+   largest is among them, all is known.
 
-So two passes over the data usually do, three (float64: five) always, for any number of ranks. A tensor that comes in one block is
+So two passes over the data usually do, four (float64: six) always, for any number of ranks. A tensor that comes in one block is
 settled at once, in memory. Of elements with equal magnitude, earlier positions win. Zeros are never worth a pass: where the k-th
 largest is 0, everything is kept, since a difference of 0 moves nothing.
 """
@@ -26,6 +29,9 @@ from graftwork.kernels.sums import CHUNK
 
 COLLECTED = 1 << 18
 """Greatest number of elements (per rank) that are collected with their positions: 3 MiB, of float64 4 MiB."""
+
+CROWD = 32
+"""A bin with more than one in so many elements is taken to hold equal ones."""
 
 BINS = 1 << 16
 TILE = 2048
@@ -69,7 +75,8 @@ class Search:
     """How far the search for one rank in one row has come.
 
     The candidates are the elements whose bits minus 1 are in ``[low, low + 2^width)``; `need` of them, the largest and among
-    equals the first, survive, and so does everything above.
+    equals the first, survive, and so does everything above. The greatest that may be among them, with bits ``low + 2^width``, is the
+    one whose bits below this digit are 0; `guessed` is whether it was counted already, and is not what is sought.
     """
 
     row: int
@@ -80,11 +87,17 @@ class Search:
     count: int = 0
     cutoff: int = EVERYWHERE
     rest: int = 0
+    guessed: bool = False
 
     @property
     def bin(self) -> Bin:
         """Return where the candidates are."""
         return self.row, self.low, self.width
+
+    @property
+    def greatest(self) -> int:
+        """Return the bits of the greatest candidate that there may be."""
+        return self.low + (1 << self.width)
 
     @property
     def shift(self) -> int:
@@ -219,7 +232,7 @@ class Largest:
                 local.filled[place] = _collect(row, origin, low, span, *work, position, *into, local.filled[place])
             else:
                 counts = self._counts[place][position // CHUNK : -(-(position + size) // CHUNK)]
-                _count(row, origin, low, local.magnitudes, bits, counts)
+                _count(row, origin, self._bits.type(start + (1 << width)), local.magnitudes, bits, counts)
 
     def end_pass(self, locals_: Sequence[Seen]) -> bool:
         """Take in what all threads saw; return whether another pass is needed."""
@@ -239,12 +252,7 @@ class Largest:
                 values = np.concatenate([values[:count] for values, _, count in filled])
                 self._choose(i, values, np.concatenate([positions[:count] for _, positions, count in filled]))
             elif search.look is Look.COUNT:
-                counts = self._counts[search.bin]
-                before = np.cumsum(counts, dtype=np.int64)
-                chunk = int(np.searchsorted(before, search.need))
-                search.rest = search.need - int(before[chunk] - counts[chunk])
-                search.cutoff = chunk * CHUNK
-                self._found(i, search.low + 1)
+                self._run_out(i, self._counts[search.bin])
         chunks = -(-self._reach // CHUNK)
         self._counts = {s.bin: np.zeros(chunks, np.int32) for s in self._searches if s.look is Look.COUNT}
         return any(search.look is not Look.NOTHING for search in self._searches)
@@ -288,10 +296,30 @@ class Largest:
         search.width = search.shift
         if search.count == search.need if self._positions else not search.width:
             self._found(i, search.low + 1)
-        elif search.count <= COLLECTED:
+        elif search.count * CROWD > self._elements and not search.guessed:
+            search.look = Look.COUNT
+        else:
+            self._look_closer(search)
+
+    def _look_closer(self, search: Search) -> None:
+        """Have candidates collected, or those counted that are too many."""
+        if search.count <= COLLECTED:
             search.look = Look.COLLECT
         else:
             search.look = Look.DIGIT if search.width else Look.COUNT
+
+    def _run_out(self, i: int, counts: NDArray[np.int32]) -> None:
+        """Settle search i, if the greatest candidates, of which there are so many in each chunk, are enough."""
+        search = self._searches[i]
+        before = np.cumsum(counts, dtype=np.int64)
+        if search.need > before[-1]:
+            search.guessed = True
+            self._look_closer(search)
+            return
+        chunk = int(np.searchsorted(before, search.need))
+        search.rest = search.need - int(before[chunk] - counts[chunk])
+        search.cutoff = chunk * CHUNK
+        self._found(i, search.greatest)
 
     def _choose(self, i: int, values: NDArray[Any], positions: NDArray[np.int64]) -> None:
         """Settle search i from its candidates."""
