@@ -33,7 +33,14 @@ class Adapter:
     notes: tuple[str, ...] = ()
 
 
-def adapter(value: Port, port: Port, where: str, spec: LayerSpec | None, names: Names) -> Adapter:
+def adapter(
+    value: Port,
+    port: Port,
+    where: str,
+    spec: LayerSpec | None,
+    names: Names,
+    words: "Mapping[str, Maker] | None" = None,
+) -> Adapter:
     """Return what a tensor goes through on its way to a port.
 
     Args:
@@ -42,6 +49,7 @@ def adapter(value: Port, port: Port, where: str, spec: LayerSpec | None, names: 
         where: The way, for messages and names: ``"a → b"``.
         spec: The words of `READY`, a layer as `as_layers` takes it, a list of these; None for nothing.
         names: The names in use in the result.
+        words: The adapters that have a word, where they are others than `READY`.
 
     Raises:
         MismatchError: If the tensor does not fit, with what would.
@@ -51,7 +59,7 @@ def adapter(value: Port, port: Port, where: str, spec: LayerSpec | None, names: 
     notes: list[str] = []
     shape, dtype = value.shape, value.dtype
     for item in (spec if isinstance(spec, list | tuple) else [spec]) if spec is not None else ():
-        step, note = _step(item, shape, dtype, port, where, names)
+        step, note = _step(item, shape, dtype, port, where, names, READY if words is None else words)
         try:
             made = step(keras.KerasTensor(shape, dtype=dtype))
         except (ValueError, TypeError) as error:
@@ -97,9 +105,11 @@ def _dtypes_fit(given: str, wanted: str) -> bool:
     return given == wanted or (given in FLOATS and wanted in FLOATS)
 
 
-def _step(item: Any, shape: Shape, dtype: str, port: Port, where: str, names: Names) -> tuple[Adapt, str]:
-    if isinstance(item, str) and item in READY:
-        return READY[item](shape, dtype, port, where, names)
+def _step(
+    item: Any, shape: Shape, dtype: str, port: Port, where: str, names: Names, words: "Mapping[str, Maker]"
+) -> tuple[Adapt, str]:
+    if isinstance(item, str) and item in words:
+        return words[item](shape, dtype, port, where, names)
     layers = as_layers(item, f"the adapter of {where}")
     for layer in layers:
         layer.name = names.fresh(layer.name)

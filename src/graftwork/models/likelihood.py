@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.errors import OptionError
+from graftwork.models.outputs import ending
 
 Outputs: TypeAlias = Literal["auto", "probabilities", "logits", "sigmoid", "regression"]
 """What a model's outputs are: probabilities of classes, their logits, probabilities of independent yes and no, or numbers."""
 
 
 def kind_of(model: Any, outputs: str) -> str:
-    """Return what a model's outputs are, where the user does not say it from its last activation.
+    """Return what a model's outputs are, where the user does not say it from its last operation.
 
     Raises:
-        OptionError: If the activation does not tell, or the model has several outputs.
+        OptionError: If the operation does not tell, or the model has several outputs.
     """
     known = ("auto", "probabilities", "logits", "sigmoid", "regression")
     if outputs not in known:
@@ -24,23 +25,13 @@ def kind_of(model: Any, outputs: str) -> str:
         raise OptionError(f"model {model.name!r} has {len(model.outputs)} outputs; Fisher information is of one")
     if outputs != "auto":
         return outputs
-    activation = _last_activation(model)
-    found = {"softmax": "probabilities", "sigmoid": "sigmoid"}.get(activation)
-    if found is None:
-        what = f"ends in the activation {activation!r}" if activation else "does not show its last activation"
+    found = ending(model)
+    if found.kind is None:
+        meaning = "may be logits or numbers" if found.open else "does not tell what its outputs are"
         raise OptionError(
-            f"model {model.name!r} {what}, which may be logits or numbers; say outputs: logits or regression"
+            f"model {model.name!r} ends in {found.what}, which {meaning}; say outputs: logits or regression"
         )
-    return found
-
-
-def _last_activation(model: Any) -> str:
-    layer = model
-    while getattr(layer, "outputs", None):
-        layer = layer.outputs[0]._keras_history.operation
-    if type(layer).__name__ in ("Softmax", "Sigmoid"):
-        return type(layer).__name__.lower()
-    return str(getattr(getattr(layer, "activation", None), "__name__", ""))
+    return found.kind
 
 
 def logits_of(output: Any, kind: str) -> Any:
