@@ -28,7 +28,7 @@ from graftwork.executor.gather import read_gathered
 from graftwork.kernels import loop
 from graftwork.kernels.blas import one_thread
 from graftwork.kernels.convert import count_nonfinite, decode, encode
-from graftwork.methods.base import CHUNK, Block, MergeMethod, block_length
+from graftwork.methods.base import CHUNK, Block, MergeMethod, Reduction, block_length
 from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
 from graftwork.tensor import Role, TensorSpec
 
@@ -235,7 +235,13 @@ class LocalExecutor:
         nonfinite: list[int] = [0] * len(step.sources)
         block: Block | None = None
         while reduction is not None:
-            local = reduction.local()
+            local, stride = reduction.local(), _stride(reduction)
+            if stride > 1 and len(starts) > 1:
+                for start in range(0, size, stride * CHUNK):
+                    self._check()
+                    reduction.observe(self._load(step, start, dtype, keys, 0, None, CHUNK), local)
+                reduction.end_pass([local])
+                continue
             for start in starts:
                 self._check()
                 if block is None or len(starts) > 1:
@@ -273,8 +279,13 @@ class LocalExecutor:
             def observe(_: "Step", block: Block, local: Any) -> None:
                 see(block, local)
 
-            while reduction.end_pass(self._sweep(pool, placed, dtype, reduction.local, observe, check=check)):
-                check = False
+            again = True
+            while again:
+                stride = _stride(reduction)
+                seen = self._sweep(
+                    pool, placed, dtype, reduction.local, observe, check=check and stride == 1, stride=stride
+                )
+                again, check = reduction.end_pass(seen), check and stride > 1
             check, reduced = False, reduction.result()
 
         def combine(step: "Step", block: Block, _: None) -> None:
@@ -292,20 +303,24 @@ class LocalExecutor:
         visit: Visit,
         *,
         check: bool,
+        stride: int = 1,
     ) -> list[Any]:
-        """Let all threads visit every block once, each with what `begin` gives it; return those."""
+        """Let all threads visit every block once (or one chunk of so many), each with what `begin` gives it; return those."""
         keys = {step.spec.name: self._keys(step) for step, _ in placed}
         counts = {step.spec.name: [0] * len(step.sources) for step, _ in placed}
         queue = (
-            (step, offset, start) for step, offset in placed for start in range(0, step.spec.size, self._length(step))
+            (step, offset, start)
+            for step, offset in placed
+            for start in range(0, step.spec.size, self._length(step) if stride == 1 else stride * CHUNK)
         )
+        wanted = None if stride == 1 else CHUNK
 
         def work() -> Any:
             local = begin()
             while (item := self._next(queue)) is not None:
                 step, offset, start = item
                 found = [0] * len(step.sources)
-                block = self._load(step, start, dtype, keys[step.spec.name], offset, found if check else None)
+                block = self._load(step, start, dtype, keys[step.spec.name], offset, found if check else None, wanted)
                 visit(step, block, local)
                 if any(found):
                     with self._lock:
@@ -343,9 +358,10 @@ class LocalExecutor:
         keys: NDArray[np.uint64],
         offset: int,
         nonfinite: list[int] | None,
+        wanted: int | None = None,
     ) -> Block:
-        """Read one block of every model; count what is not finite, if asked to."""
-        length = min(self._length(step), step.spec.size - start)
+        """Read one block of every model, of `wanted` elements if given; count what is not finite, if asked to."""
+        length = min(wanted or self._length(step), step.spec.size - start)
         method, n = _method(step), step.n_models
         scratch = self._scratch(len(step.sources), method.scratch_rows, dtype, length)
         rows = scratch["models"][:, :length]
@@ -528,6 +544,12 @@ def verify_written(reader: Reader, specs: Sequence[TensorSpec], written: Sequenc
         for name in pool.map(compare, written, chunksize=64):
             if name is not None:
                 raise OutputError(f"the result was reopened and tensor {name!r} does not hold what was written")
+
+
+def _stride(reduction: Reduction) -> int:
+    """Return of how many chunks a reduction needs one in the pass to come; most need them all."""
+    stride: int = getattr(reduction, "stride", 1)
+    return stride
 
 
 def _method(step: "Step") -> MergeMethod:

@@ -108,7 +108,11 @@ class Block:
 
 
 class Reduction(Protocol):
-    """What must be known of a whole tensor (or model) before any element can be written."""
+    """What must be known of a whole tensor (or model) before any element can be written.
+
+    One that begins with a sample has a number `stride`: the pass to come needs only the chunks whose number is a multiple of it.
+    More may be shown to it, and another pass follows.
+    """
 
     def local(self) -> Any:
         """Return fresh accumulators for one thread and one pass."""
