@@ -323,6 +323,14 @@ def _masks(node: Any) -> list[Any]:
     return flat if len(flat) == len(_given(node)) else [None] * len(_given(node))
 
 
+def masks_of(step: Step) -> list[Key]:
+    """Return the tensors that a step is given as masks."""
+    if step.node is None:
+        return []
+    given = [value for name, value in step.node.arguments.kwargs.items() if name == "mask" or name.endswith("_mask")]
+    return [_key(step.within, tensor) for tensor in keras.tree.flatten(given) if isinstance(tensor, keras.KerasTensor)]
+
+
 def _closed(node: Any) -> str:
     """Return why a nested model cannot be opened in a call, or nothing."""
     extra = set(node.arguments.kwargs) - {"inputs", "training", "mask"}
