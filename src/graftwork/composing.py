@@ -266,7 +266,7 @@ def write_composition(
     Args:
         plan: The plan; its sources are open.
         target: Where to.
-        progress: Told how far the work is.
+        progress: Told how far the work is: made, checked and written, a third each.
         check: Load the result in a fresh process, and compare what it says of random inputs with what the members say.
         composed: The composition, where it is made already.
 
@@ -276,11 +276,15 @@ def write_composition(
     """
     begin = time.perf_counter()
     check_composition(plan, target)
-    steps = 3 if check else 2
-    _tell(progress, plan.verb.kind, 0, steps)
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(plan.verb.kind, done * plan.size_bytes, 3 * plan.size_bytes)
+
+    tell(0)
     composed = composed or compose(plan.verb, plan.sources, plan.custom_objects)
     notes = list(composed.notes)
-    _tell(progress, plan.verb.kind, 1, steps)
+    tell(1)
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         path = Path(folder) / "result.keras"
         live.save(composed.model, path)
@@ -288,7 +292,7 @@ def write_composition(
             notes.append(f"to load it, Keras needs {plan.needs}")
         elif check:
             notes.append(_checked(path, composed))
-            _tell(progress, plan.verb.kind, 2, steps)
+            tell(2)
         with open_store(path) as reader:
             row = format_for_target(target.path, reader, target.format)
             copied, losses = plan_convert(reader, row)
@@ -299,7 +303,7 @@ def write_composition(
                 verb=plan.verb.kind,
                 made_of=[(source.name, source.reader) for source in plan.sources],
             )
-    _tell(progress, plan.verb.kind, steps, steps)
+    tell(3)
     notes += [f"{row.name} cannot carry {loss}: left out" for loss in losses]
     return replace(result, notes=tuple(notes), seconds=time.perf_counter() - begin)
 
@@ -311,8 +315,3 @@ def _checked(path: Path, composed: Composed) -> str:
     return self_check(
         path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact
     )
-
-
-def _tell(progress: Progress | None, verb: str, done: int, total: int) -> None:
-    if progress is not None:
-        progress(verb, done, total)

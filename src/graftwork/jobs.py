@@ -21,7 +21,8 @@ from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extractio
 from graftwork.mergekit import plan_mergekit_step
 from graftwork.models.data import Samples, samples_of
 from graftwork.planning import MergePlan, MergeRequest, check_output, plan_merge
-from graftwork.recipe import STEP_KINDS, ComposeStep, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
+from graftwork.recipe import STEP_KINDS, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
+from graftwork.recipe.composition import ComposeStep
 from graftwork.stores import FORMATS, Header, Reader, format_for_target
 from graftwork.stores.lora import ADAPTER
 from graftwork.stores.staged import check_target

@@ -1,14 +1,31 @@
 """What users call. Every function here is also a command and, where it makes something, a recipe's step.
 
 A model argument is a path or a live `keras.Model`. With `output` the result is written there and its path returned; without
-it a live model is returned. Sources are never changed.
+it a live model is returned. Sources are never changed. Each name comes from a file of its own kind of work, which is loaded with it.
 """
 
-from graftwork.api.compose import chain, check, copy, load, make
-from graftwork.api.knowledge import extract_lora, fisher, gram
-from graftwork.api.plans import CompositionReport, PlanReport
-from graftwork.api.recipes import plan, run
-from graftwork.api.weights import assemble, convert, diff, inspect, merge, plan_merge, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graftwork.api.compose import chain, check, copy, load, make
+    from graftwork.api.knowledge import extract_lora, fisher, gram
+    from graftwork.api.plans import PlanReport
+    from graftwork.api.recipes import plan, run
+    from graftwork.api.reports import CompositionReport
+    from graftwork.api.weights import assemble, convert, diff, inspect, merge, plan_merge, verify
+
+HOMES = {
+    "compose": ("chain", "check", "copy", "load", "make"),
+    "knowledge": ("extract_lora", "fisher", "gram"),
+    "plans": ("PlanReport",),
+    "recipes": ("plan", "run"),
+    "reports": ("CompositionReport",),
+    "weights": ("assemble", "convert", "diff", "inspect", "merge", "plan_merge", "verify"),
+}
+"""Which file each name comes from."""
+
+_HOME_OF = {name: home for home, names in HOMES.items() for name in names}
 
 __all__ = [
     "CompositionReport",
@@ -31,3 +48,9 @@ __all__ = [
     "run",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'graftwork.api' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"graftwork.api.{_HOME_OF[name]}"), name)

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from graftwork.api.plans import CompositionReport, of_composition
+from graftwork.api.reports import CompositionReport, of_composition
 from graftwork.api.sources import Model, Progress
 from graftwork.compose.naming import Names
 from graftwork.composing import Source, check_composition, compose, plan_composition, write_composition

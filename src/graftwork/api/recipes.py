@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from graftwork import pipeline
-from graftwork.api.plans import CompositionReport, PlanReport, report_of
+from graftwork.api.plans import PlanReport
+from graftwork.api.reports import CompositionReport, report_of
 from graftwork.api.sources import Progress
 from graftwork.errors import RecipeError
 from graftwork.recipe import Recipe, read_recipe

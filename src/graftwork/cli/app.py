@@ -10,21 +10,34 @@ import typer
 from typer.core import TyperGroup
 
 from graftwork import __version__
-from graftwork.cli.compose import add_commands
 from graftwork.cli.terminal import print_json, progress, refusing, say
 
 
 class Commands(TyperGroup):
-    """The commands; ``plan VERB …`` is that verb's own command, which then makes nothing."""
+    """The commands. Those of verbs that compose graphs are made when one is wanted that is no other."""
+
+    def _load_verbs(self) -> None:
+        from graftwork.cli import compose
+
+        self.commands.update(compose.commands(_tell))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        self._load_verbs()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by its name."""
+        if cmd_name not in self.commands:
+            self._load_verbs()
+        return super().get_command(ctx, cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Turn ``plan ensemble …`` into ``ensemble --dry-run …``."""
-        if args[:1] == ["plan"] and args[1:2] and args[1] in self.commands and args[1] not in ("plan", "merge"):
-            if not any("--dry-run" in parameter.opts for parameter in self.commands[args[1]].params):
-                raise typer.BadParameter(
-                    f"`plan` takes a recipe, merge, or a verb that composes graphs; not {args[1]!r}"
-                )
-            args = [args[1], "--dry-run", *args[2:]]
+        """Turn ``plan ensemble …`` into ``ensemble --dry-run …``: the verb's own command, which then makes nothing."""
+        if args[:1] == ["plan"] and args[1:2] and args[1].replace("-", "").isalpha() and args[1] != "merge":
+            verb = self.get_command(ctx, args[1])
+            if verb is not None and any("--dry-run" in parameter.opts for parameter in verb.params):
+                args = [args[1], "--dry-run", *args[2:]]
         return super().parse_args(ctx, args)
 
 
@@ -731,6 +744,3 @@ def _result(result: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = json.loads(json.dumps(asdict(result), default=str))
     return found
-
-
-add_commands(app, _tell)

@@ -17,15 +17,16 @@ _ALIASES = {"head": ("--head", "--units")}
 """Options that have a second name; a head that is a number is its units."""
 
 
-def add_commands(app: typer.Typer, tell: Any) -> None:
-    """Add a command for each verb.
+def commands(tell: Any) -> dict[str, Any]:
+    """Return a command for each verb, by its name.
 
     Args:
-        app: The command line.
         tell: Prints what a command made.
     """
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     for kind, verb in VERBS.items():
         app.command(command_name(kind))(_command(kind, verb, tell))
+    return dict(typer.main.get_group(app).commands)
 
 
 def command_name(kind: str) -> str:

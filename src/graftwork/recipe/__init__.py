@@ -1,7 +1,6 @@
 """Recipes: the whole way from sources to result as one frozen value, and the YAML that spells it."""
 
 from graftwork.recipe.base import Step, as_name
-from graftwork.recipe.composition import ComposeStep
 from graftwork.recipe.model import (
     STEP_KINDS,
     AssembleStep,
@@ -17,7 +16,6 @@ from graftwork.recipe.reader import read_recipe, schema
 __all__ = [
     "STEP_KINDS",
     "AssembleStep",
-    "ComposeStep",
     "EstimateStep",
     "ExtractLoraStep",
     "LayerRun",

@@ -14,7 +14,6 @@ from graftwork.errors import GraftworkError, OptionError, RecipeError, UnknownNa
 from graftwork.methods import METHODS, Base, MergeMethod, get
 from graftwork.methods.options import Options, companion_files, json_schema
 from graftwork.recipe.base import Frozen, Name, Step, as_tuple
-from graftwork.recipe.composition import COMPOSE_STEPS
 from graftwork.recipe.slips import sentence
 
 
@@ -272,10 +271,29 @@ def _options(method: type[MergeMethod]) -> dict[str, Any]:
     return {**found, "weights": found["weight"]} if "weight" in found else found
 
 
-STEP_KINDS: dict[str, type[Step]] = {
-    **{cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)},
-    **COMPOSE_STEPS,
-}
+class _StepKinds(Mapping[str, type[Step]]):
+    """Every kind of step by its word; those that compose graphs are loaded when one that is no other is asked for."""
+
+    _own: ClassVar[Mapping[str, type[Step]]] = {
+        cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)
+    }
+
+    def _all(self) -> dict[str, type[Step]]:
+        from graftwork.recipe.composition import COMPOSE_STEPS
+
+        return {**self._own, **COMPOSE_STEPS}
+
+    def __getitem__(self, kind: str) -> type[Step]:
+        return self._own[kind] if kind in self._own else self._all()[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+STEP_KINDS: Mapping[str, type[Step]] = _StepKinds()
 """Every kind of step by the word that recipes use for it."""
 
 
