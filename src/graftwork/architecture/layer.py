@@ -166,6 +166,8 @@ def _parse(value: Json, where: str, depth: int) -> Layer:
         own = {k: v for k, v in config.items() if k not in ("layers", "input_layers", "output_layers")}
     build = value.get("build_config")
     name = config.get("name", value.get("name", ""))
+    if class_name == "TensorFlowOpLayer":  # which adds a prefix to the name in its own configuration
+        name = value.get("name", name)
     return Layer(
         name=name if isinstance(name, str) else str(name),
         class_name=class_name,

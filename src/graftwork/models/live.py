@@ -5,15 +5,23 @@ tables, quantized weights); `clone_model` with `set_weights` is not.
 """
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from graftwork.architecture.layer import walk
+from graftwork.architecture.spelling import with_modules
 from graftwork.errors import OptionError, StoreError
+from graftwork.models.configuration import REFUSALS, configuration_of, rebuild
 from graftwork.models.lazy import keras
+from graftwork.models.loadable import Headed, upgraded, vocabularies_of, write_keras
+from graftwork.models.upgrade import LOOKUPS, Upgrade
 from graftwork.stores import open_store
-from graftwork.stores.base import Reader
+from graftwork.stores.base import Header, Reader
 from graftwork.stores.files import brief
+from graftwork.stores.keras_dir import KerasDirReader
+from graftwork.stores.keras_zip import WEIGHTS, KerasZipReader
 
 
 def is_live(model: object) -> bool:
@@ -50,7 +58,7 @@ def load(path: Path, like: Any = None, *, compiled: bool = True) -> Any:
     """
     custom = {cls.__name__: cls for cls in custom_classes(like)} if like is not None else None
     # Lambda code of a live model is the caller's own; a file's is never run
-    return _loaded(path, custom, compiled=compiled, safe_mode=like is None)
+    return _loaded(path, custom, path.name, compiled=compiled, safe_mode=like is None)
 
 
 def load_model(
@@ -74,8 +82,81 @@ def load_model(
     """
     with contextlib.ExitStack() as stack:
         reader = source if isinstance(source, Reader) else stack.enter_context(open_store(source))
-        model = _loaded(reader.path, custom_objects, compiled=False, safe_mode=safe_mode)
+        path = _loadable(reader, custom_objects, stack, safe_mode=safe_mode)
+        model = _loaded(path, custom_objects, reader.path.name, compiled=False, safe_mode=safe_mode)
     return renamed(model, name)
+
+
+def rebuilt(source: Headed, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True) -> Any:
+    """Return the model that a source describes, with the values that its layers begin with.
+
+    Args:
+        source: An open reader, or what has the header of one.
+        custom_objects: Classes and functions that it refers to and Keras does not know, by name.
+        safe_mode: Whether code in its configuration is refused.
+
+    Raises:
+        StoreError: If it holds no architecture, or one that the Keras at hand cannot rebuild.
+    """
+    header, where = source.header, source.path.name
+    _refuse_without_architecture(header, where)
+    if header.config_kind == "keras2":
+        assert header.architecture is not None  # read with the configuration
+        known = vocabularies_of(source)
+        return Upgrade(where, dict(custom_objects or {}), safe_mode, known).model(header.architecture)
+    _refuse_empty_lookups(header, where)
+    return rebuild(with_modules(header.config), where, custom_objects, safe_mode=safe_mode)
+
+
+def _refuse_without_architecture(header: Header, where: str) -> None:
+    if header.format == "preset":
+        raise StoreError(
+            f"{where} is a KerasHub preset, which only KerasHub can build; load it with keras_hub and give the live model, "
+            "or save it from there as a .keras file"
+        )
+    if header.config_kind == "huggingface":
+        raise StoreError(
+            f"{where} is a model of Hugging Face's, which Keras cannot build; only its weights can be merged"
+        )
+    if header.config is None:
+        raise StoreError(
+            f"{where} holds weights without an architecture; build the model in Keras, load them with `load_weights` and give the "
+            "live model, or save it as a .keras file"
+        )
+
+
+def _refuse_empty_lookups(header: Header, where: str) -> None:
+    """Refuse a file that says there are lookup layers and does not hold what they know: Keras would load them empty, silently."""
+    if header.assets or header.architecture is None:
+        return
+    for chain, layer in walk(header.architecture):
+        if layer.class_name in LOOKUPS and layer.is_builtin and layer.config.get("vocabulary") is None:
+            raise StoreError(
+                f"{where} does not hold the vocabulary of layer {chain!r} ({layer.class_name}); save the model as a .keras file"
+            )
+
+
+def _loadable(
+    reader: Reader, custom_objects: Mapping[str, Any] | None, stack: contextlib.ExitStack, *, safe_mode: bool
+) -> Path:
+    """Return a file that Keras loads: the source itself, or one that is made of it for as long as `stack` lasts."""
+    header, where = reader.header, reader.path.name
+    _refuse_without_architecture(header, where)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graftwork-")))
+    if header.config_kind == "keras2":
+        with keras.StatelessScope(initialize_variables=False):
+            config = configuration_of(rebuilt(reader, custom_objects, safe_mode=safe_mode))
+        return write_keras(upgraded(reader, config), folder / "upgraded.keras")
+    _refuse_empty_lookups(header, where)
+    if isinstance(reader, KerasZipReader):
+        if reader.path.suffix == ".keras":
+            return reader.path
+        link = folder / "model.keras"  # Keras goes by the name
+        link.symlink_to(reader.path.resolve())
+        return link
+    if isinstance(reader, KerasDirReader) and (reader.path / WEIGHTS).exists():
+        return reader.path
+    return write_keras(reader, folder / "model.keras")
 
 
 def renamed(model: Any, name: str | None) -> Any:
@@ -92,13 +173,15 @@ def renamed(model: Any, name: str | None) -> Any:
     return model
 
 
-def _loaded(path: Path, custom_objects: Mapping[str, Any] | None, *, compiled: bool, safe_mode: bool) -> Any:
+def _loaded(
+    path: Path, custom_objects: Mapping[str, Any] | None, where: str, *, compiled: bool, safe_mode: bool
+) -> Any:
     try:
         return keras.saving.load_model(
             path, custom_objects=dict(custom_objects or {}), compile=compiled, safe_mode=safe_mode
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise StoreError(f"Keras cannot load {path.name}: {brief(error)}") from error
+    except REFUSALS as error:
+        raise StoreError(f"Keras cannot load {where}: {brief(error)}") from error
 
 
 def custom_classes(model: Any) -> Iterator[type]:

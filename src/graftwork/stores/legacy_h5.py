@@ -86,8 +86,12 @@ class LegacyH5Reader:
         """Yield (canonical name, h5 path, role) of every weight in the order of the file."""
         variables: dict[str, list[Variable]] = {}
         if architecture is not None:
+            inner = architecture.graph.layers if architecture.graph else ()
+            slashed = sorted((f"{layer.name}/" for layer in inner if "/" in layer.name), key=len, reverse=True)
             for variable in planned_layout(architecture, keras2=keras2, path=self.path).variables:
-                variables.setdefault(variable.name.partition("/")[0], []).append(variable)
+                owner = next((name for name in slashed if variable.name.startswith(name)), variable.name)
+                owner = owner.removesuffix("/") if owner in slashed else owner.partition("/")[0]
+                variables.setdefault(owner, []).append(variable)
         layer_names = _names(self.source, self.root, "layer_names")
         if layer_names is None:
             raise StoreError(f"{self.path.name} has no attribute `layer_names`, so it is not a legacy Keras file")
