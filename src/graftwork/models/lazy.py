@@ -26,12 +26,12 @@ def load_keras() -> Any:
     if not models.quiet or "keras" in sys.modules:
         return importlib.import_module("keras")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _without_stderr():
+    with without_stderr():
         return importlib.import_module("keras")
 
 
 @contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
+def without_stderr() -> Iterator[None]:
     """Lose what is written to standard error, from C++ as well, which Python cannot catch."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
