@@ -16,6 +16,9 @@ from graftwork.errors import StoreError
 MAX_VERTICES = 40_000
 """Boxes and places for passing lines; more is no drawing that anyone could read."""
 
+MAX_LEVELS = 64
+"""Large boxes one after another whose rows are looked after."""
+
 Point = tuple[float, float]
 """Across, along."""
 
@@ -32,6 +35,7 @@ class Item:
         after: How far it reaches to the other.
         along: Its size along the flow.
         first: Whether it belongs in the first row: an input.
+        last: Whether it has a place in the last row, below all others: where a line leaves the graph.
         early: Whether it begins where its row begins, not in the row's middle.
     """
 
@@ -39,6 +43,7 @@ class Item:
     after: float
     along: float
     first: bool = False
+    last: bool = False
     early: bool = False
 
 
@@ -105,6 +110,11 @@ def _rows(items: Sequence[Item], nets: Sequence[Net]) -> list[int]:
         for target, _ in net.targets:
             following[net.source].add(target)
             preceding[target].add(net.source)
+    typical = median(item.along for item in items)
+    large = {v for v, item in enumerate(items) if item.along > 2.5 * typical}
+    level = [0] * len(items)  # how many large boxes come before
+    for v, before in enumerate(preceding):
+        level[v] = max((level[u] + (u in large) for u in before), default=0)
     fixed: dict[int, int] = {}
 
     def earliest() -> list[int]:
@@ -113,21 +123,16 @@ def _rows(items: Sequence[Item], nets: Sequence[Net]) -> list[int]:
             rows[v] = max(fixed.get(v, 0), max((rows[u] + 1 for u in before), default=0))
         return rows
 
-    typical = median(item.along for item in items)
-    large = [v for v, item in enumerate(items) if item.along > 2.5 * typical]
-    large = sorted(large, key=lambda v: -items[v].along)[:32]
-    for v in large:
+    for wanted in sorted({level[v] for v in large})[:MAX_LEVELS]:
         rows = earliest()
-        latest = [max(rows)] * len(items)
-        for u in reversed(range(len(items))):
-            latest[u] = min((latest[w] - 1 for w in following[u]), default=latest[u])
-            latest[u] = rows[u] if u in fixed else latest[u]
-        choices = sorted({rows[u] for u in large if rows[v] <= rows[u] <= latest[v]})
-        fixed[v] = max(choices, key=lambda row: (sum(rows[u] <= row <= latest[u] for u in large), -row))
+        together = [v for v in large if level[v] == wanted]
+        fixed.update(dict.fromkeys(together, max(rows[v] for v in together)))
     rows = earliest()
     for v in reversed(range(len(items))):
         if not preceding[v] and following[v] and not items[v].first:
             rows[v] = min(rows[u] for u in following[v]) - 1  # a constant stands where it is used
+    bottom = max((rows[v] for v, item in enumerate(items) if not item.last), default=-1) + 1
+    rows = [bottom if item.last else row for item, row in zip(items, rows, strict=True)]
     return rows
 
 

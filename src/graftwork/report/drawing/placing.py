@@ -136,38 +136,54 @@ def place(diagram: Diagram, direction: Direction = "down") -> Picture:
     Raises:
         StoreError: If the connections are too many to follow.
     """
+    return _arranged(diagram, [_box(part, direction) for part in diagram.parts], direction, ())
+
+
+def _arranged(
+    diagram: Diagram, boxes: Sequence[Placed], direction: Direction, exits: Sequence[tuple[int, int]]
+) -> Picture:
+    """Place boxes and lines; a line to the end of the graph is kept free for each of `exits`, and is among the last routes."""
     down = direction == "down"
-    boxes = [_box(part, direction) for part in diagram.parts]
-    nets, links = _nets(diagram, boxes, down)
-    told = [0.0] * len(boxes)
+    count = len(boxes)
+    leaving = [Link(source, output, count + k, 0, "") for k, (source, output) in enumerate(exits)]
+    nets, links = _nets([*diagram.links, *leaving], boxes, down)
+    told = [0.0] * count
     for net, members in zip(nets, links, strict=True):
         told[net.source] = max(told[net.source], width(members[0].shape, EDGE) if down else 0.0)
     items = [_item(box, down, label) for box, label in zip(boxes, told, strict=True)]
-    found = arrange(items, nets)
+    found = arrange([*items, *(Item(0.0, 0.0, 0.0, last=True) for _ in exits)], nets)
     placed = []
-    for box, item, (across, along) in zip(boxes, items, found.anchors, strict=True):
+    for box, item, (across, along) in zip(boxes, items, found.anchors, strict=False):
         x, y = (across - item.before, along) if down else (along, across - item.before)
         placed.append(_moved(box, x, y))
     routes, labels = [], []
+    out: dict[int, Route] = {}
     for net, lines, members in zip(nets, found.lines, links, strict=True):
         for link, line in zip(members, lines, strict=True):
             points = tuple(line) if down else tuple((b, a) for a, b in line)
-            routes.append(Route(net.source, link.target, points))
+            if link.target < count:
+                routes.append(Route(net.source, link.target, points))
+            else:
+                out[link.target] = Route(net.source, -1, points, arrow=False)
         if members[0].shape:
-            x, y = routes[-1].points[0]
+            x, y = points[0]
             labels.append(Text(*((x + 5, y + 12) if down else (x + 6, y - 4)), members[0].shape, "edge"))
     wide, high = (found.across, found.along) if down else (found.along, found.across)
+    routes += [out[number] for number in sorted(out)]
     return Picture(tuple(placed), tuple(routes), tuple(labels), wide, high, direction)
 
 
-def _nets(diagram: Diagram, boxes: Sequence[Placed], down: bool) -> tuple[list[Net], list[list[Link]]]:
+def _nets(every: Sequence[Link], boxes: Sequence[Placed], down: bool) -> tuple[list[Net], list[list[Link]]]:
     """Gather links by tensor: lines of one tensor share their way and their label."""
     tensors: dict[tuple[int, int], list[Link]] = {}
-    for link in diagram.links:
+    for link in every:
         tensors.setdefault((link.source, link.output), []).append(link)
     nets = []
     for (source, output), members in tensors.items():
-        targets = tuple((link.target, _entry(boxes[link.target], link.entry, down)) for link in members)
+        targets = tuple(
+            (link.target, _entry(boxes[link.target], link.entry, down) if link.target < len(boxes) else None)
+            for link in members
+        )
         room = 0.0 if not members[0].shape else 15.0 if down else width(members[0].shape, EDGE) + 10
         nets.append(Net(source, _exit(boxes[source], output, down), targets, room))
     return nets, list(tensors.values())
@@ -264,7 +280,14 @@ def _end(part: Part) -> Placed:
 def _cluster(part: Part, direction: Direction) -> Placed:
     assert part.inside is not None
     down = direction == "down"
-    inside = place(part.inside, direction)
+    diagram = part.inside
+    boxes = [_box(inner, direction) for inner in diagram.parts]
+    inside = _arranged(diagram, boxes, direction, ())
+    stubs = [_stub(inside, number, output) for number, output in diagram.exits]
+    if all(_is_free(inside, stub) for stub in stubs) and len({stub.points for stub in stubs}) == len(stubs):
+        inside = replace(inside, routes=(*inside.routes, *stubs))
+    else:
+        inside = _arranged(diagram, boxes, direction, diagram.exits)
     told = [part.class_name, *part.details]
     if part.use[1] > 1:
         told.append(_ordinal(part.use))
@@ -276,21 +299,39 @@ def _cluster(part: Part, direction: Direction) -> Placed:
     line = fit(line, BODY, limit)
     wide = max(inside.width, width(name, NAME, bold=True), width(line, BODY)) + 2 * MARGIN
     high = inside.height + HEADER + 2 * MARGIN
-    left = (wide - inside.width) / 2
-    moved = inside.moved(left, HEADER + MARGIN)
-    stubs: list[Route] = []
-    for number_, output in part.inside.exits:
-        box = moved.boxes[number_]
-        at = _exit(box, output, down)
-        begin = _middle(box, down) if at is None else _anchor(box, down) + at
-        start = (begin, box.y + box.height) if down else (box.x + box.width, begin)
-        stop = (begin, high) if down else (wide, begin)
-        stubs.append(Route(number_, -1, (start, stop), arrow=False))
+    moved = inside.moved((wide - inside.width) / 2, HEADER + MARGIN)
+    routes = [_to_border(route, high if down else wide, down) for route in moved.routes]
     if not down:
-        for number_ in part.inside.entries:
-            box = moved.boxes[number_]
+        for number in diagram.entries:
+            box = moved.boxes[number]
             y = _middle(box, down)
-            stubs.append(Route(-1, number_, ((0.0, y), (box.x, y)), arrow=False))
-    picture = replace(moved, routes=(*moved.routes, *stubs))
+            routes.append(Route(-1, number, ((0.0, y), (box.x, y)), arrow=False))
     texts = (Text(MARGIN, 19.0, name, "name"), Text(MARGIN, 35.0, line, "body"))
-    return Placed(part, 0.0, 0.0, round(wide, 1), round(high, 1), texts, picture)
+    return Placed(part, 0.0, 0.0, wide, high, texts, replace(moved, routes=tuple(routes)))
+
+
+def _stub(picture: Picture, number: int, output: int) -> Route:
+    """Return the straight line from a box to the end of the graph."""
+    down = picture.direction == "down"
+    box = picture.boxes[number]
+    at = _exit(box, output, down)
+    across = _middle(box, down) if at is None else _anchor(box, down) + at
+    if down:
+        return Route(number, -1, ((across, box.y + box.height), (across, picture.height)), arrow=False)
+    return Route(number, -1, ((box.x + box.width, across), (picture.width, across)), arrow=False)
+
+
+def _is_free(picture: Picture, stub: Route) -> bool:
+    """Whether a straight line runs through no box."""
+    (x0, y0), (x1, y1) = stub.points
+    for k, box in enumerate(picture.boxes):
+        if k != stub.source and x0 <= box.x + box.width and x1 >= box.x and y0 <= box.y + box.height and y1 >= box.y:
+            return False
+    return True
+
+
+def _to_border(route: Route, border: float, down: bool) -> Route:
+    if route.target != -1:
+        return route
+    x, y = route.points[-1]
+    return replace(route, points=(*route.points[:-1], (x, border) if down else (border, y)))

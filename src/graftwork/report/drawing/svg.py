@@ -22,7 +22,7 @@ text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Aria
 .box{fill:#fff;stroke:#9aa5b1}.frozen{fill:#d5e3f3;stroke:#6b8cae}.partly{fill:#eef4fb;stroke:#6b8cae}
 .shared{stroke:#8a3f8f;stroke-width:1.5;stroke-dasharray:5 3}
 .cluster{fill:#fafaf7;stroke:#c3c6bf}.cluster.frozen{fill:#edf3fa;stroke:#8fabc9}.cluster.partly{fill:#f6f9fd;stroke:#8fabc9}
-.band{fill:#eeeee8}.band.frozen{fill:#d5e3f3}.band.partly{fill:#e6eff9}
+.band{fill:#eeeee8}.band.frozen{fill:#d5e3f3;stroke:none}.band.partly{fill:#e6eff9;stroke:none}
 .input{fill:#e3f4e8;stroke:#3c9160}.output{fill:#fdebd8;stroke:#c9772b}
 .weights{fill:#3b6fb0}.line{fill:none;stroke:#8793a0;stroke-width:1.3}.head{fill:#8793a0}
 """
