@@ -222,7 +222,8 @@ def _anchor(box: Placed, down: bool) -> float:
 def _item(box: Placed, down: bool, label: float) -> Item:
     wide, high = (box.width, box.height) if down else (box.height, box.width)
     anchor = _anchor(box, down)
-    return Item(anchor, max(wide - anchor, label + 6), high, box.part.kind is Kind.INPUT, box.inside is not None)
+    after = max(wide - anchor, label + 6)
+    return Item(anchor, after, high, first=box.part.kind is Kind.INPUT, early=box.inside is not None)
 
 
 def _box(part: Part, direction: Direction) -> Placed:
