@@ -6,7 +6,7 @@ from typing import Any
 from graftwork.compose.graph import calls_of, is_graph, own_calls
 from graftwork.compose.ports import graph_of
 from graftwork.models.lazy import keras
-from graftwork.models.outputs import activation_of, ending
+from graftwork.models.outputs import ending
 
 _WRAPPERS = ("TimeDistributed", "SpectralNormalization")
 
@@ -21,26 +21,21 @@ def stripped(model: Any, index: int) -> Any:
     Returns:
         A Functional; None where the softmax cannot be taken off: something else depends on it, or it leaves out masked classes.
     """
-    trail = ending(model, index).trail
-    if not trail or not _alone(model, index, trail):
+    last = ending(model, index)
+    trail = last.trail
+    if last.kind not in ("probabilities", "sigmoid") or not trail or not _alone(model, index, trail):
         return None
-    graph, tensor = trail[-1]
+    _, tensor = trail[-1]
     operation = tensor._keras_history.operation
     if type(operation).__name__ in _WRAPPERS:
         operation = operation.layer
         if is_graph(operation):
             return None
     if hasattr(operation, "activation"):
-        if activation_of(operation) not in ("softmax", "sigmoid"):
-            return None
         operation.activation = keras.activations.linear
         return model
-    (before,) = operation._inbound_nodes[tensor._keras_history.node_index].input_tensors
-    if (
-        getattr(before, "_keras_mask", None) is not None
-        and type(operation).__name__ == "Softmax"
-        and hasattr(operation, "supports_masking")
-    ):
+    taken = operation._inbound_nodes[tensor._keras_history.node_index].input_tensors
+    if len(taken) != 1:  # a mask beside the logits
         return None
     # a layer that changes nothing keeps the name and, in mixed precision, the dtype
     new: Any = keras.layers.Activation(
@@ -54,8 +49,17 @@ def stripped(model: Any, index: int) -> Any:
 
 def _with(graph: Any, old: Any, new: Any) -> Any:
     """Return a graph that calls another layer where it called one."""
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if layer is new and not is_graph(new):
+            return layer(*args, **{key: value for key, value in kwargs.items() if key != "mask"})
+        return layer(*args, **kwargs)
+
     return keras.models.clone_model(
-        graph, input_tensors=graph._inputs_struct, clone_function=lambda layer: new if layer is old else layer
+        graph,
+        input_tensors=graph._inputs_struct,
+        clone_function=lambda layer: new if layer is old else layer,
+        call_function=call,
     )
 
 
