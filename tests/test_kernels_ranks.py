@@ -5,7 +5,7 @@ import pytest
 
 from graftwork import rng as streams
 from graftwork.kernels import ranks
-from graftwork.kernels.ranks import add_kept, keep_by_rank
+from graftwork.kernels.ranks import keep_by_rank
 
 KINDS = {
     "random": lambda rng, n: rng.standard_normal(n),
@@ -40,7 +40,7 @@ def test_masks_are_those_of_the_definition(monkeypatch, dtype, kind, counted):
     plain = counted != ranks.COUNTED
     if plain:  # the constant is compiled in: run the loops as plain Python, on less
         monkeypatch.setattr(ranks, "COUNTED", counted)
-        for loop in ("_keep_by_rank", "_follow", "_draw", "_count", "_rank", "_ranks"):
+        for loop in ("_keep_by_rank", "_follow", "_draw", "_count", "_rank", "_count_below", "_ranks"):
             monkeypatch.setattr(ranks, loop, getattr(ranks, loop)._function)
     for unit in (1, 3, 64) if plain else (1, 2, 3, 9, 64, 1000, 5000, 70_000):
         size = unit * max(1, (100 if plain else 3000) // unit)
@@ -69,12 +69,11 @@ def test_sums_are_those_of_each_unit(unit):
     """Whatever the number of units in a block, to the last bit."""
     rng = np.random.default_rng(0)
     x, base = rng.standard_normal((2, 12 * unit)).astype(np.float32)
-    kept = rng.random(x.size) < 0.5
-    sums, one = np.empty((2, 12)), np.empty((2, 1))
+    kept, sums, one = np.zeros(x.size, bool), np.empty((2, 12)), np.empty((2, 1))
 
-    add_kept(x, base, unit, kept, sums)
+    keep_by_rank(x, base, unit, (KEY, START), (0.35, 0.3), kept, sums=sums)
 
     distances = np.abs(x - base).astype(np.float64).reshape(12, unit)
     np.testing.assert_allclose(sums, [distances.sum(1), (distances * kept.reshape(12, unit)).sum(1)], rtol=1e-13)
-    add_kept(x[-unit:], base[-unit:], unit, kept[-unit:], one)
+    keep_by_rank(x[-unit:], base[-unit:], unit, (KEY, START + 11 * unit), (0.35, 0.3), np.zeros(unit, bool), sums=one)
     np.testing.assert_array_equal(one[:, 0], sums[:, -1])

@@ -24,6 +24,9 @@ OCTAVES = 4
 COUNTED = 32
 """So many ranks in a unit are counted out one by one; more are found by sorting."""
 
+COUNTED_AT_ONCE = 1 << 12
+"""Elements counted in a narrow integer, as it vectorises best."""
+
 SHORT = 16
 """Up to so many elements are sorted by insertion."""
 
@@ -36,6 +39,7 @@ def keep_by_rank(
     chances: tuple[float, float],
     kept: NDArray[np.bool_],
     factors: NDArray[Any] | None = None,
+    sums: NDArray[np.float64] | None = None,
 ) -> None:
     """Write which elements of a block are kept, with a probability that rises with their rank.
 
@@ -51,8 +55,9 @@ def keep_by_rank(
         chances: low and width: the smallest probability, and how far above it the largest is.
         kept: Shape (b,).
         factors: Shape (b,), for 1 / p where an element is kept and 0 elsewhere; None if that is not needed.
+        sums: Shape (2, units), for Σ |x - base| of each unit, and the same over what is kept; None if that is not needed.
     """
-    magnitudes = np.empty(row.size, row.dtype)
+    magnitudes = np.empty(unit, row.dtype)
     narrow = row.dtype == np.float32
     bits = magnitudes.view(np.uint32 if narrow else np.uint64)
     digits = np.empty(unit, np.uint32)
@@ -77,14 +82,8 @@ def keep_by_rank(
         edges,
         kept,
         np.empty(0, row.dtype) if factors is None else factors,
+        np.empty((0, 0)) if sums is None else sums,
     )
-
-
-def add_kept(
-    row: NDArray[Any], base: NDArray[Any], unit: int, kept: NDArray[np.bool_], sums: NDArray[np.float64]
-) -> None:
-    """Write Σ |x - base| of each unit, and the same over what is kept, to `sums` of shape (2, units)."""
-    _add_kept(row, base, unit, kept, sums)
 
 
 def drop_where(row: NDArray[Any], base: NDArray[Any], kept: NDArray[np.bool_]) -> None:
@@ -109,16 +108,19 @@ def _keep_by_rank(
     edges: Any,
     kept: Any,
     factors: Any,
+    sums: Any,
 ) -> None:
+    every, some = np.empty(LANES, np.float64), np.empty(LANES, np.float64)
     numbers = np.empty(unit, np.float64)
     ranks = np.empty(unit if factors.size else 0, np.int64)
     open_, above = np.empty(unit + 1, np.int64), edges[1:]
     step = width / (unit - 1) if unit > 1 else 0.0
     least = low if unit > 1 else low + width / 2
-    for j in range(x.size):
-        magnitudes[j] = abs(x[j] - base[j])
+    part = bits
     for first in range(0, x.size, unit):
-        part, keeps = bits[first : first + unit], kept[first : first + unit]
+        row, origin, keeps = x[first : first + unit], base[first : first + unit], kept[first : first + unit]
+        for j in range(unit):
+            magnitudes[j] = abs(row[j] - origin[j])
         _draw(key + (start + np.uint64(first) + np.uint64(1)) * INCREMENT, numbers)
         _count(part, shift, digits, before)
         undecided = 0
@@ -147,6 +149,8 @@ def _keep_by_rank(
         for k in range(undecided):
             j = open_[k]
             keeps[j] = numbers[j] < (least + _rank(part, j) * step) * UNIT
+        if sums.size:
+            _add_kept(magnitudes, keeps, every, some, sums[:, first // unit])
 
 
 @block_loop
@@ -205,12 +209,20 @@ def _count(part: Any, shift: Any, digits: Any, before: Any) -> None:
 @block_loop
 def _rank(part: Any, j: Any) -> Any:
     """How many elements are smaller, or equal and earlier."""
-    mine, rank = part[j], 0
-    for k in range(j):
-        rank += part[k] <= mine
-    for k in range(j + 1, part.size):
-        rank += part[k] < mine
-    return rank
+    beyond = part.dtype.type(part[j] + part.dtype.type(1))  # bits of a magnitude: there are larger ones
+    return _count_below(part[:j], beyond) + _count_below(part[j + 1 :], part[j])
+
+
+@block_loop
+def _count_below(part: Any, limit: Any) -> Any:
+    """How many elements are less than `limit`."""
+    count: Any = 0
+    for first in range(0, part.size, COUNTED_AT_ONCE):
+        run, few = part[first : first + COUNTED_AT_ONCE], np.uint32(0)
+        for k in range(run.size):
+            few += np.uint32(run[k] < limit)
+        count += np.int64(few)
+    return count
 
 
 @block_loop
@@ -245,24 +257,21 @@ def _ranks(part: Any, digits: Any, before: Any, ranks: Any) -> None:
 
 
 @block_loop
-def _add_kept(x: Any, base: Any, unit: Any, kept: Any, sums: Any) -> None:
-    every, some = np.empty(LANES, np.float64), np.empty(LANES, np.float64)
-    for u in range(sums.shape[1]):
-        every[:] = 0.0
-        some[:] = 0.0
-        for first in range(u * unit, (u + 1) * unit, LANES):
-            last = min(first + LANES, (u + 1) * unit)
-            a, b, k = x[first:last], base[first:last], kept[first:last]
-            for j in range(a.size):
-                d = np.float64(abs(a[j] - b[j]))
-                every[j] += d
-                some[j] += d if k[j] else 0.0
-        before, after = 0.0, 0.0
-        for j in range(min(unit, LANES)):
-            before += every[j]
-            after += some[j]
-        sums[0, u] = before
-        sums[1, u] = after
+def _add_kept(magnitudes: Any, kept: Any, every: Any, some: Any, sums: Any) -> None:
+    every[:] = 0.0
+    some[:] = 0.0
+    for first in range(0, magnitudes.size, LANES):
+        m, k = magnitudes[first : first + LANES], kept[first : first + LANES]
+        for j in range(m.size):
+            d = np.float64(m[j])
+            every[j] += d
+            some[j] += d if k[j] else 0.0
+    before, after = 0.0, 0.0
+    for j in range(min(magnitudes.size, LANES)):
+        before += every[j]
+        after += some[j]
+    sums[0] = before
+    sums[1] = after
 
 
 @block_loop

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from graftwork.errors import OptionError
 from graftwork.kernels.deltas import add_differences
-from graftwork.kernels.ranks import add_kept, drop_where, keep_by_rank
+from graftwork.kernels.ranks import drop_where, keep_by_rank
 from graftwork.methods.base import Base, Block, Granularity, MergeMethod, PerModel, merge_method, per_model
 from graftwork.methods.linear import refuse_zero_sum
 from graftwork.methods.ties import Election, add_elected
@@ -190,8 +190,7 @@ class Masks:
         sums, kept = np.ones((n, 2, size // max(block.unit, 1))), np.empty(size, np.bool_)
         for i, (row, key, chances) in enumerate(zip(block.models, block.keys, self._chances, strict=True)):
             if chances is not None:
-                keep_by_rank(row, block.base, block.unit, (key, block.start), chances, kept)
-                add_kept(row, block.base, block.unit, kept, sums[i])
+                keep_by_rank(row, block.base, block.unit, (key, block.start), chances, kept, sums=sums[i])
                 self._kept[i, block.start] = np.packbits(kept)
         self._sums[block.start] = sums
 
