@@ -68,6 +68,18 @@ def predict_in_fresh_process(path: Path, inputs: Any, *, seconds: float = SECOND
     return alone.unpack(answer["outputs"], leaves)
 
 
+def predict(model: Any, inputs: Any) -> Any:
+    """Return what a live model makes of inputs, as `predict_in_fresh_process` does of a saved one.
+
+    Raises:
+        StoreError: If it does not predict.
+    """
+    try:
+        return alone.predict(model, inputs)
+    except Exception as error:  # of any layer, also the user's own
+        raise StoreError(f"model {model.name!r} cannot predict on these inputs: {brief(error)}") from error
+
+
 def self_check(
     path: Path,
     model: Any,
@@ -94,10 +106,10 @@ def self_check(
         StoreError: If the file does not load in a fresh process, or predicts something else.
     """
     found = predict_in_fresh_process(path, inputs, seconds=seconds)
-    live = alone.predict(model, inputs)
+    live = predict(model, inputs)
     reloaded = compare(found, live, rtol=RELOADED)
     if not reloaded.agrees:
-        again = compare(alone.predict(model, inputs), live)
+        again = compare(predict(model, inputs), live)
         why = "; the live model itself does not predict the same twice" if not again.agrees else ""
         raise StoreError(
             f"{path.name}, reloaded in a fresh process, does not predict what the model does: {reloaded}{why}"
