@@ -94,7 +94,9 @@ class _Replacing:
             operation = step.operation
             args, kwargs = filled(step.node, values)
             if id(operation) in self.forgetful:
-                return self._attend(operation, inspect.signature(operation.call).bind(*args, **kwargs).arguments)
+                arguments = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+                masked = getattr(step.node.outputs[0], "_keras_mask", None) is not None
+                return self._attend(operation, arguments, arguments.get("query_mask") if masked else None)
             if not is_graph(operation):
                 inside = next(layer for layer in operation._flatten_layers() if id(layer) in self.forgetful)
                 raise OptionError(_why(self.forgetful[id(inside)], inside))
@@ -104,20 +106,13 @@ class _Replacing:
 
         return call
 
-    def _attend(self, layer: Any, arguments: Mapping[str, Any]) -> list[Any]:
-        """Return what attention gives, run as a model of the layers inside it."""
+    def _attend(self, layer: Any, arguments: Mapping[str, Any], mask: Any) -> list[Any]:
+        """Return what attention gives, run as a model of the layers inside it, with the mask that Keras hangs on it."""
         taken = {key: value for key, value in arguments.items() if isinstance(value, keras.KerasTensor)}
-        if any(getattr(tensor, "_keras_mask", None) is not None for tensor in taken.values()):
-            raise OptionError(
-                f"{_why(self.forgetful[id(layer)], layer)}; attention over masked steps cannot be replaced by a model that stays frozen"
-            )
         tensors = list({id(tensor): tensor for tensor in taken.values()}.values())
         places = {key: next(i for i, tensor in enumerate(tensors) if tensor is value) for key, value in taken.items()}
-        how = (
-            places,
-            [(tensor.shape, tensor.dtype) for tensor in tensors],
-            {k: v for k, v in arguments.items() if k not in taken},
-        )
+        others = {key: value for key, value in arguments.items() if key not in taken}
+        how = places, [(tensor.shape, tensor.dtype) for tensor in tensors], others
         if id(layer) not in self.made:
             self.made[id(layer)] = how, _unrolled(layer, *how)
         known, model = self.made[id(layer)]
@@ -125,7 +120,10 @@ class _Replacing:
             raise OptionError(
                 f"{_why(self.forgetful[id(layer)], layer)}; it is called in different ways, so no one model replaces it"
             )
-        return list(keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0])))
+        found = list(keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0])))
+        if mask is not None:
+            keras.src.backend.set_keras_mask(found[0], mask)
+        return found
 
 
 def _unrolled(
@@ -140,10 +138,13 @@ def _unrolled(
     ]
     arguments = {**{key: given[place] for key, place in places.items()}, **others}
     wanted = keras.tree.flatten(layer.compute_output_spec(**arguments))
+    if arguments.get("query_mask") is not None:
+        keras.src.backend.set_keras_mask(arguments["query"], arguments["query_mask"])  # where attention looks for it
     found = layer.call(**arguments)
     sized = [_sized(*pair) for pair in zip(keras.tree.flatten(found), wanted, strict=True)]
-    outs = keras.tree.pack_sequence_as(found, sized)
-    model = keras.Model(given if len(given) > 1 else given[0], outs, name=layer.name)
+    model = keras.Model(
+        given if len(given) > 1 else given[0], keras.tree.pack_sequence_as(found, sized), name=layer.name
+    )
     for operation in model.operations:
         if not isinstance(operation, keras.layers.InputLayer):
             operation.name = names.fresh(re.sub(r"_\d+$", "", operation.name))
