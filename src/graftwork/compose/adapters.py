@@ -69,7 +69,7 @@ def adapter(
         shape, dtype = tuple(made.shape), keras.backend.standardize_dtype(made.dtype)
         steps.append(step)
         notes += [note] if note else []
-    if not shapes_fit(shape, port.shape) or not _dtypes_fit(dtype, port.dtype):
+    if not fits(shape, dtype, port):
         after = f" after the adapter {_word(spec)}" if spec is not None else ""
         raise MismatchError(
             f"{where}: output {value.name!r} is {describe(shape, dtype)}{after}, "
@@ -92,6 +92,11 @@ def cast(dtype: str, names: Names) -> Adapt:
     """Return the cast to a dtype."""
     name = names.fresh(f"cast_{dtype}")
     return lambda tensor: named(keras.ops.cast(tensor, dtype), name)
+
+
+def fits(shape: Shape, dtype: str, port: Port) -> bool:
+    """Return whether a tensor goes into a port without an adapter, but for a cast between floating-point numbers."""
+    return shapes_fit(shape, port.shape) and _dtypes_fit(dtype, port.dtype)
 
 
 def shapes_fit(given: Shape, wanted: Shape) -> bool:

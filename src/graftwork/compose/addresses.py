@@ -60,6 +60,10 @@ class Place:
             )
         return calls[(self.call or 1) - 1]
 
+    def nodes(self) -> list[Any]:
+        """Return the call that is meant, or every call where none is named."""
+        return calls_of(self.graph, self.operation) if self.call is None else [self.node()]
+
     def tap(self) -> Tap:
         """Return the tensor that is meant.
 
@@ -115,6 +119,22 @@ def taps(model: Any, addresses: str | Sequence[str]) -> list[Tap]:
     if not spelled:
         raise OptionError("no address is given; name the layer whose tensor is meant")
     return [tap(model, address) for address in spelled]
+
+
+def calls(model: Any, address: str) -> list[Tap]:
+    """Return the first tensor of each call of the layer that an address names; of one call, where it names one.
+
+    Raises:
+        UnknownNameError: If there is no layer of this name.
+        OptionError: If a tensor is named, or a call that was not made.
+    """
+    found = place(model, address)
+    if found.index is not None:
+        raise OptionError(f"{address!r} names a tensor; a layer is meant")
+    paths: list[tuple[Any, ...]] = [()]
+    for each in (*found.around, found):
+        paths = [(*path, node) for path in paths for node in each.nodes()]
+    return [Tap(tuple(path[:-1]), path[-1].outputs[0], address) for path in paths]
 
 
 def _place(model: Any, graph: Any, rest: str, address: str, around: tuple[Place, ...]) -> Place:

@@ -66,7 +66,7 @@ def _carried(graph: Graph, taps: Sequence[Tap], keys: Sequence[Key], targets: Se
     masks = dict.fromkeys(graph.same(key) for step in found.behind for key in masks_of(step) if key not in keys)
     if masks and cut(graph, [*keys, *masks], targets).clean:
         both = [*(tap.address for tap in taps), *(graph.label(key) for key in masks)]
-        return f"it makes the mask of what is cut; cut at [{', '.join(both)}] to carry the mask along"
+        return f"cut at [{', '.join(both)}] to carry the mask along"
     return "cut there as well"
 
 
@@ -140,7 +140,7 @@ def check_masks(model: Any, taps: Sequence[Tap], targets: Sequence[Key] | None =
     """
     if not any(_makes_masks(layer) for layer in model._flatten_layers()):
         return ()
-    graph = Graph(model, taps, deep=True)
+    graph = Graph(model, taps, deep=True, masks=True)
     given = dict(zip(graph.inputs, fresh_inputs(inputs(model), Names()).values(), strict=True))
     wanted = [graph.same(key) for key in targets] if targets is not None else graph.outputs
     keys = [graph.same(tap.key) for tap in taps]

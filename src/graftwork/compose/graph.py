@@ -106,18 +106,22 @@ class Graph:
         model: A Functional or a built Sequential.
         taps: Tensors that must stand in the graph: the nested models around them are opened.
         deep: Whether every nested model is opened that can be.
+        masks: Whether a tensor that leaves an opened model carries the mask of the model's first input where it carries none of its own,
+            as it does in Keras while the model is one layer. Only for looking: a graph that is saved has no place for it.
 
     Raises:
         OptionError: If the model, or one that has to be opened, is no graph of layers.
     """
 
-    def __init__(self, model: Any, taps: Sequence[Tap] = (), *, deep: bool = False) -> None:
-        self.model, self.deep = model, deep
+    def __init__(self, model: Any, taps: Sequence[Tap] = (), *, deep: bool = False, masks: bool = False) -> None:
+        self.model, self.deep, self.masks = model, deep, masks
         self.functional = functional(model)
         self.opened = {id(node.operation) for tap in taps for node in tap.within}
         while True:
             self.steps: list[Step] = []
             self._same: dict[Key, Key] = {}
+            self._tensors: dict[Key, Any] = {}
+            self._entered: list[tuple[str, Key, list[Key]]] = []
             self._unfold(self.functional, (), None)
             hidden = self._hidden()
             if not hidden:
@@ -126,6 +130,22 @@ class Graph:
         self.inputs = [self.same(_key((), tensor)) for tensor in self.functional._inputs]
         self.outputs = [self.same(_key((), tensor)) for tensor in self.functional._outputs]
         self.maker = {key: step for step in self.steps for key in step.gives}
+
+    def tensor(self, key: Key) -> Any:
+        """Return the Keras tensor of the model that stands at a place of the graph."""
+        return self._tensors[key]
+
+    def step(self, tap: Tap) -> Step:
+        """Return the call that makes a tensor.
+
+        Raises:
+            OptionError: If it is that of a nested model which was opened.
+        """
+        node = tap.tensor._keras_history.operation._inbound_nodes[tap.tensor._keras_history.node_index]
+        for step in self.steps:
+            if step.node is node and step.within == tap.within:
+                return step
+        raise OptionError(f"{tap.address!r} is a model, and layers inside it are named as well; name one or the other")
 
     def same(self, key: Key) -> Key:
         """Return the tensor by which several stand that are one: an opened model's output and the tensor that its last layer gave."""
@@ -175,6 +195,27 @@ class Graph:
             masks.name(made, step.label)
         return values
 
+    def check_masks(self, values: Mapping[Key, Any]) -> None:
+        """Refuse what would lose a mask: layers of an opened model that drop it, past which Keras hands it while the model is one layer.
+
+        Args:
+            values: What `run` returned.
+
+        Raises:
+            OptionError: If there is such a mask, and it has the length of what leaves the model.
+        """
+        for label, first, last in self._entered:
+            mask = getattr(values.get(first), "_keras_mask", None)
+            for key in last:
+                tensor = values.get(key)
+                if mask is None or tensor is None or getattr(tensor, "_keras_mask", None) is not None:
+                    continue
+                if len(tensor.shape) > len(mask.shape) and tuple(tensor.shape[:2]) == tuple(mask.shape[:2]):
+                    raise OptionError(
+                        f"layers of the nested model {label!r} drop the mask of its input, and Keras hands it past them only while the "
+                        "model is one layer; it cannot be laid open"
+                    )
+
     def _unfold(self, graph: Any, within: tuple[Any, ...], training: bool | None) -> None:
         for node in own_calls(graph):
             if node.is_input and within:
@@ -184,6 +225,7 @@ class Graph:
                 self._enter(node, within, training)
             else:
                 gives = tuple(_key(within, tensor) for tensor in node.outputs)
+                self._tensors.update(zip(gives, node.outputs, strict=True))
                 operation = node.operation
                 self.steps.append(Step(operation, operation.name, within, takes, gives, _calling(node, training), node))
 
@@ -206,11 +248,20 @@ class Graph:
             else:
                 takes = (outside, *([self.same(_key(within, mask))] if mask is not None else []))
                 label = node.operation.name
+                self._tensors[inside] = wanted
                 self.steps.append(Step(None, label, within, takes, (inside,), _entering(wanted, label)))
         own = node.arguments.kwargs.get("training")
         self._unfold(graph, inner, own if training is None else training)
-        for outer, last in zip(node.outputs, graph._outputs, strict=True):
-            self._same[_key(within, outer)] = self.same(_key(inner, last))
+        first = self.same(_key(inner, graph._inputs[0]))
+        lasts = [self.same(_key(inner, last)) for last in graph._outputs]
+        self._entered.append((node.operation.name, first, lasts))
+        for outer, last in zip(node.outputs, lasts, strict=True):
+            key = _key(within, outer)
+            if self.masks:
+                self._tensors[key] = outer
+                self.steps.append(Step(None, node.operation.name, within, (last, first), (key,), _leaving))
+            else:
+                self._same[key] = last
 
     def _hidden(self) -> set[int]:
         """Return the nested models that hide a layer which stands in the graph as well."""
@@ -293,6 +344,7 @@ def inline(model: Any, tensors: Mapping[str, Any], names: Names, prefix: str) ->
     steps = graph.needed(graph.outputs, given)
     claim(model, steps, names, prefix)
     values = graph.run(steps, given, names)
+    graph.check_masks(values)
     return dict(zip(labels, (values[key] for key in graph.outputs), strict=True))
 
 
@@ -373,6 +425,16 @@ def _entering(wanted: Any, label: str) -> Call:
         return [_fitted(values[0], wanted, label, names)]
 
     return enter
+
+
+def _leaving(values: Sequence[Any], names: Names) -> list[Any]:
+    """Return what leaves a model, with the mask of what entered it where it has none."""
+    last, first = values
+    mask = getattr(first, "_keras_mask", None)
+    if mask is not None and getattr(last, "_keras_mask", None) is None:
+        last = keras.KerasTensor(last.shape, dtype=last.dtype, name=last.name)
+        keras.src.backend.set_keras_mask(last, mask)
+    return [last]
 
 
 class _Masks:

@@ -1,5 +1,6 @@
 """Layers as users spell them: a number of units, a class with settings, a live layer, a model."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,9 +53,14 @@ def _made(name: str, settings: dict[str, Any], what: str) -> Any:
     if name not in known:
         raise UnknownNameError(f"Keras layer (for {what})", name, known)
     try:
-        return known[name](**{"dtype": "float32", **settings})
+        return known[name](**{"dtype": "float32", "name": _snake(name), **settings})
     except (TypeError, ValueError) as error:
         raise OptionError(f"{what}: Keras cannot make {name} of {settings}: {str(error).splitlines()[0]}") from error
+
+
+def _snake(name: str) -> str:
+    """Return the name of a class as Keras makes the name of a layer of it, without the number that depends on what was made before."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _own(layer: Any, what: str) -> Any:

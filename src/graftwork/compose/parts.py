@@ -77,15 +77,15 @@ def model_of(
         gives: Likewise for what it gives.
     """
     names = Names()
-    name = names.fresh(name)
     new = {label: like(tensor, names.fresh(label)) for label, (_, tensor) in ins.items()}
     given = {key: new[label] for label, (key, _) in ins.items()}
     steps = graph.needed(targets, given)
     claim(graph.model, steps, names)
     values = graph.run(steps, given, names)
+    graph.check_masks(values)
     struct = takes(new)
     order = {id(tensor): label for label, tensor in new.items()}
-    model = keras.Model(struct, gives([values[key] for key in targets]), name=name)
+    model = keras.Model(struct, gives([values[key] for key in targets]), name=as_layer_name(name))
     return model, [order[id(tensor)] for tensor in keras.tree.flatten(struct)]
 
 
