@@ -19,10 +19,14 @@ from graftwork.compose.ports import has_graph, inputs, outputs
 from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.models import live
 from graftwork.models.copying import copy_model
+from graftwork.models.examples import inputs_for
+from graftwork.models.export import check_export, exported_name
+from graftwork.models.export import export as export_model
+from graftwork.models.fresh import self_check
 from graftwork.models.lazy import keras
 from graftwork.models.skeleton import skeleton, weightless
 from graftwork.recipe.composition import spelled
-from graftwork.stores import Format, Reader, format_for_target, open_store
+from graftwork.stores import FORMATS, Format, Reader, format_for_target, open_store
 from graftwork.stores.staged import check_target
 from graftwork.tensor import ITEMSIZE, TensorSpec
 from graftwork.writing import Progress, Result, Target, plan_convert, write_merge
@@ -64,6 +68,7 @@ class CompositionPlan:
         tables: What the verb decided; see `graftwork.compose.Composed`.
         notes: What the user should know.
         custom_objects: Classes and functions of the sources that Keras does not know.
+        more: Names of further models that it makes, which are written beside the first.
     """
 
     verb: Verb
@@ -78,6 +83,7 @@ class CompositionPlan:
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
     notes: tuple[str, ...]
     custom_objects: Mapping[str, Any]
+    more: tuple[str, ...]
 
     @property
     def files(self) -> list[Path]:
@@ -141,6 +147,7 @@ def plan_composition(
             tables=composed.tables,
             notes=composed.notes,
             custom_objects=custom,
+            more=tuple(composed.more),
         )
 
 
@@ -235,11 +242,17 @@ def _check_shared(verb: Verb, sources: Sequence[Source]) -> None:
 # Written ---------------------------------------------------------------------------------------------------------------
 
 
-def check_composition(plan: CompositionPlan, target: Target) -> Format:
-    """Return the format of a target that can take a composition.
+def check_composition(plan: CompositionPlan, target: Target, export: str | None = None) -> None:
+    """Refuse a target that cannot take a composition.
+
+    Args:
+        plan: The plan.
+        target: Where its result shall go.
+        export: What it is exported as, beside the target.
 
     Raises:
-        OutputError: If it cannot.
+        OutputError: With the reason.
+        UnknownNameError: If there is no such export.
     """
     lender = next((source.reader for source in plan.sources if source.reader is not None), None)
     row = format_for_target(target.path, lender, target.format)
@@ -249,8 +262,19 @@ def check_composition(plan: CompositionPlan, target: Target) -> Format:
         raise OutputError(
             f"format {row.name!r} holds weights only, but a composition is an architecture too; end the target in .keras"
         )
-    check_target(target.path, row, plan.files, overwrite=target.overwrite)
-    return row
+    for path in (target.path, *(beside(target.path, row, word) for word in plan.more)):
+        check_target(path, row, plan.files, overwrite=target.overwrite)
+    if export is not None:
+        check_export(beside(target.path, row, "", export), export, plan.files, overwrite=target.overwrite)
+
+
+def beside(path: Path, row: Format, word: str, export: str | None = None) -> Path:
+    """Return where a further result goes: the target's name with a word behind it, or with the ending of an export."""
+    ending = next((suffix for suffix in row.suffixes if path.name.endswith(suffix)), "")
+    stem = path.name.removesuffix(ending)
+    if export is not None:
+        return path.with_name(exported_name(stem, export))
+    return path.with_name(f"{stem}_{word}{ending}")
 
 
 def write_composition(
@@ -259,7 +283,7 @@ def write_composition(
     progress: Progress | None = None,
     *,
     check: bool = True,
-    composed: Composed | None = None,
+    export: str | None = None,
 ) -> Result:
     """Make a composition and write it.
 
@@ -268,21 +292,21 @@ def write_composition(
         target: Where to.
         progress: Told how far the work is: made, checked and written, a third each.
         check: Load the result in a fresh process, and compare what it says of random inputs with what the members say.
-        composed: The composition, where it is made already.
+        export: Also write it for another runtime, beside the target: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
 
     Raises:
         OutputError: If the target cannot be written.
         StoreError: If the result is not what it should be; then nothing is written.
     """
     begin = time.perf_counter()
-    check_composition(plan, target)
+    check_composition(plan, target, export)
 
     def tell(done: int) -> None:
         if progress is not None:
             progress(plan.verb.kind, done * plan.size_bytes, 3 * plan.size_bytes)
 
     tell(0)
-    composed = composed or compose(plan.verb, plan.sources, plan.custom_objects)
+    composed = compose(plan.verb, plan.sources, plan.custom_objects)
     notes = list(composed.notes)
     tell(1)
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
@@ -291,27 +315,35 @@ def write_composition(
         if plan.needs:
             notes.append(f"to load it, Keras needs {plan.needs}")
         elif check:
-            notes.append(_checked(path, composed))
-            tell(2)
-        with open_store(path) as reader:
-            row = format_for_target(target.path, reader, target.format)
-            copied, losses = plan_convert(reader, row)
-            result = write_merge(
-                copied,
-                target,
-                spelled(plan.verb, [source.name for source in plan.sources]),
-                verb=plan.verb.kind,
-                made_of=[(source.name, source.reader) for source in plan.sources],
+            notes.append(
+                self_check(
+                    path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact
+                )
             )
+        tell(2)
+        result = _moved(path, plan, target)
+        for word, model in composed.more.items():
+            path = Path(folder) / f"{word}.keras"
+            live.save(model, path)
+            further = _moved(path, plan, replace(target, path=beside(target.path, FORMATS[result.format], word)))
+            notes.append(f"the {word} is {further.path}")
+    if export is not None:
+        place = beside(target.path, FORMATS[result.format], "", export)
+        notes.append(f"{place}: {export_model(composed.model, place, export, overwrite=target.overwrite)}")
     tell(3)
-    notes += [f"{row.name} cannot carry {loss}: left out" for loss in losses]
-    return replace(result, notes=tuple(notes), seconds=time.perf_counter() - begin)
+    return replace(result, notes=(*notes, *result.notes), seconds=time.perf_counter() - begin)
 
 
-def _checked(path: Path, composed: Composed) -> str:
-    from graftwork.models.examples import inputs_for
-    from graftwork.models.fresh import self_check
-
-    return self_check(
-        path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact
-    )
+def _moved(path: Path, plan: CompositionPlan, target: Target) -> Result:
+    """Write a saved result where it belongs, with the record of how it was made."""
+    with open_store(path) as reader:
+        row = format_for_target(target.path, reader, target.format)
+        copied, losses = plan_convert(reader, row)
+        result = write_merge(
+            copied,
+            target,
+            spelled(plan.verb, [source.name for source in plan.sources]),
+            verb=plan.verb.kind,
+            made_of=[(source.name, source.reader) for source in plan.sources],
+        )
+    return replace(result, notes=tuple(f"{row.name} cannot carry {loss}: left out" for loss in losses))

@@ -8,16 +8,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from graftwork.api.reports import CompositionReport, of_composition
-from graftwork.api.sources import Model, Progress
+from graftwork.api.sources import Model, Progress, on_disk
 from graftwork.compose.naming import Names
-from graftwork.composing import Source, check_composition, compose, plan_composition, write_composition
+from graftwork.composing import Source, compose, plan_composition, write_composition
 from graftwork.errors import OptionError
 from graftwork.models import live
 from graftwork.models.copying import copy_model
+from graftwork.models.export import Exported
+from graftwork.models.export import export as export_model
 from graftwork.recipe.composition import verb_of
+from graftwork.report import drawing
+from graftwork.report.drawing.files import write as write_drawing
 from graftwork.stores import label_of, open_store
 from graftwork.writing import Result, Target
 
@@ -31,6 +35,7 @@ class Wanted(TypedDict, total=False):
         custom_objects: Classes and functions of the models that Keras does not know, by name.
         share: Let live models themselves go in, not copies: training the result trains them.
         check: Load the written result in a fresh process, and compare it there with what the models say one by one.
+        export: Also write the result for another runtime, beside the output: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
         format: Name of the output's format, where its ending does not tell.
         overwrite: Whether an existing output may be replaced.
         progress: Told how far the work is.
@@ -43,6 +48,7 @@ class Wanted(TypedDict, total=False):
     custom_objects: Mapping[str, Any] | None
     share: bool
     check: bool
+    export: str | None
     format: str | None
     overwrite: bool
     progress: Progress | None
@@ -125,22 +131,24 @@ def make(verb: str, models: Sequence[Model], **wanted: Any) -> Any:
 def chain(
     models: Sequence[Model],
     *,
-    adapters: Mapping[Any, Any] | None = None,
-    connect: Mapping[str, str] | None = None,
+    adapters: Mapping[str, Any] | None = None,
+    connect: Mapping[str, Any] | None = None,
     inline: bool = False,
     name: str = "chain",
     **wanted: Unpack[Wanted],
 ) -> Any:
     """Put models one behind the other: what one gives goes into the next.
 
-    A single output goes to a single input; where a model has several, those of the same name meet.
+    A single output goes to a single input; where a model has several, those of the same name meet, and `connect`
+    says what else. The result takes what the first model takes and gives what the last one gives.
 
     Args:
         models: Paths or live models, in order.
-        adapters: What stands between two models where the output of one does not fit the other, by ``("a", "b")``: ``"dense"``, ``"gap"``,
-            ``"flatten"``, ``"resize"``, ``"cast"``, ``"pad"``, a layer, or a list of these.
-        connect: Which output goes to an input: ``{"b.text": "a.features"}``; ``"input"`` makes it an input of the result.
-        inline: Put the layers of all models in one graph, instead of each model as one layer.
+        adapters: What stands between two models where the output of one does not fit the other, by ``a:b``: dense, gap,
+            flatten, resize, cast, pad, a layer, or a list of these.
+        connect: Which output goes to an input, by ``model.input``: ``{b.text: a.features}``; ``input`` makes it an
+            input of the result.
+        inline: Put the layers of all models in one graph, named after their model, instead of each model as one layer.
         name: What the result is called.
         **wanted: See `Wanted`.
 
@@ -148,10 +156,665 @@ def chain(
         The path of the output, or a live `keras.Model`.
 
     Raises:
-        MismatchError: If an output does not fit the input it goes to; the message says which adapter would help.
+        MismatchError: If the models do not go together, with what would help.
         OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
     """
     return _made("chain", models, wanted, adapters=adapters, connect=connect, inline=inline, name=name)
+
+
+def ensemble(
+    models: Sequence[Model],
+    *,
+    combine: str | Mapping[str, Any] = "mean",
+    weights: Sequence[float] | Mapping[str, Any] | None = None,
+    outputs: str | Mapping[str, Any] = "auto",
+    normalize: bool = False,
+    classes: Mapping[str, Any] | Sequence[Any] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    resize: bool | Mapping[str, Any] = False,
+    input_size: int | Sequence[int] | None = None,
+    input_dtype: str | None = None,
+    inputs: str = "shared",
+    inline: bool = False,
+    name: str = "ensemble",
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Run models on the same input and combine what they give.
+
+    Members with one output each are combined whatever it is called; where they have several, those of the same name
+    are. Outputs of one kind are combined as they are; where some members give logits and others probabilities,
+    logits are turned into probabilities first. Combining is done in float32 whatever the members compute in
+    (float64 where one of them does). NaN of a member stays NaN.
+
+    Args:
+        models: Paths or live models, in order.
+        combine: How: mean, geometric (the mean of log-probabilities, normalised), median, max, min, product (of
+            probabilities, normalised), vote (the share of members for which a class is the likeliest, the first one where
+            several are), concat; or one for each output.
+        weights: What each member counts in a mean, a geometric mean or a vote: in the order of the members, or by name.
+            They are divided by their sum.
+        outputs: What the members' outputs are, where their last operation does not tell: probabilities, logits,
+            sigmoid, sigmoid_logits, regression; or one by member, by output, or by `member.output`.
+        normalize: Divide probabilities by their sum, which is not 1 after a median, max or min, or where members know
+            different classes.
+        classes: Names of each member's classes in the order of its outputs. The result has the union of all; each class
+            is combined over the members that know it.
+        preprocess: What the raw input goes through on its way to a member, by its name: tf, torch or caffe (raw RGB of
+            0 to 255 to what such a network takes), cast, gap, flatten, pad, dense, a layer, or a list of these.
+        resize: Resize images to what each member takes; or by member: true, or the size.
+        input_size: Height and width of the raw images, 0 for any; by default as the first member takes them of which
+            nothing is said, else the first.
+        input_dtype: Dtype of the raw input, such as uint8; by default as of `input_size`.
+        inputs: Give all members the same input, or each an input of its own.
+        inline: Put the layers of all models in one graph, named after their model, instead of each model as one layer.
+        name: What the result is called.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made(
+        "ensemble",
+        models,
+        wanted,
+        combine=combine,
+        weights=weights,
+        outputs=outputs,
+        normalize=normalize,
+        classes=classes,
+        preprocess=preprocess,
+        resize=resize,
+        input_size=input_size,
+        input_dtype=input_dtype,
+        inputs=inputs,
+        inline=inline,
+        name=name,
+    )
+
+
+def extract(
+    model: Model,
+    at: Any,
+    *,
+    start: Any = None,
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Take the part of a model that leads to tensors inside it, from its inputs or from other tensors inside.
+
+    The result has the layers in between with their weights. Nested models are opened where an address leads into
+    them, else kept as they are.
+
+    Args:
+        model: A path or a live model.
+        at: What the result gives: the address of a tensor, such as `conv5_block3_out`, `encoder/block_2`, `shared#2`
+            (its second call) or `lstm[1]` (its second output); several; or addresses by the names they get.
+        start: The tensors that are the inputs of the result, as for `at`; by default the inputs of the model.
+        name: What the result is called; by default as the model.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("extract", [model], wanted, at=at, start=start, name=name)
+
+
+def freeze(
+    model: Model,
+    *,
+    layers: str | Sequence[str] = "*",
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Freeze layers: their weights, and the statistics of BatchNormalization, stay as they are to the last bit.
+
+    That holds after training other layers, and after saving and loading as well. Nested models are frozen layer by
+    layer.
+
+    Args:
+        model: A path or a live model.
+        layers: Which layers, by their paths: ``block_5_*``, ``member/block_5_*``, or ``re:`` and a regular expression;
+            several in a list.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("freeze", [model], wanted, layers=layers)
+
+
+def fuse(
+    models: Sequence[Model],
+    taps: Any,
+    head: Any,
+    *,
+    hidden: Sequence[int] | None = None,
+    activation: str | None = None,
+    pool: str | Mapping[str, Any] = "auto",
+    freeze: bool = True,
+    inputs: str = "shared",
+    inline: bool = False,
+    name: str = "fusion",
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Put a new head on features from inside several models, to be trained.
+
+    Of each model, all that leads to its features is kept, with its weights; the rest is left out. Features with
+    positions (images, sequences) are pooled, all are concatenated and go through the head. The models stay as they
+    are, unless `freeze` is off.
+
+    Args:
+        models: Paths or live models, in order.
+        taps: Which features: for each model, in order or by name, the address of a tensor (`global_pool`,
+            `encoder/block_2`) or several.
+        head: A number of units (softmax; sigmoid for one), a layer, a model, or a list of these.
+        hidden: Units of Dense layers with relu before the head.
+        activation: The activation of the head, where it is a number of units: `linear` for values without bounds.
+        pool: What becomes of positions, for all models or by name: `auto` and `gap` average over them, `gmp` takes the
+            largest, `flatten` keeps all in a row, `none` leaves features alone.
+        freeze: Keep the models' weights, and the statistics of their BatchNormalization, as they are.
+        inputs: `shared` where the models take the same; `separate` where each has inputs of its own.
+        inline: Put the layers of all models in one graph, named after their model, instead of each model as one layer.
+        name: What the result is called.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made(
+        "fuse",
+        models,
+        wanted,
+        taps=taps,
+        head=head,
+        hidden=hidden,
+        activation=activation,
+        pool=pool,
+        freeze=freeze,
+        inputs=inputs,
+        inline=inline,
+        name=name,
+    )
+
+
+def graft(
+    host: Model,
+    donor: Model,
+    at: str | Sequence[str],
+    *,
+    start: str | Sequence[str] | None = None,
+    donor_at: str | Sequence[str] | None = None,
+    donor_start: str | Sequence[str] | None = None,
+    adapters: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Put a piece of the donor in the place of a piece of the host; what is around it keeps its weights.
+
+    Each piece lies between tensors: from `start` to `at` in the host, from `donor_start` to `donor_at` in the
+    donor. By default a piece begins at its model's inputs, and the donor's ends at its outputs. Several tensors go
+    in the order in which they are named; where they are not named, they meet by the names of inputs and outputs.
+
+    Args:
+        host: A path or a live model.
+        donor: A path or a live model.
+        at: The tensors of the host that the donor's piece makes from now on: one address or several.
+        start: Where the host's piece begins: the tensors that the donor's piece takes.
+        donor_at: Where the donor's piece ends.
+        donor_start: Where the donor's piece begins.
+        adapters: What stands where the two do not fit, by `host:donor` (into the piece) and `donor:host` (behind it):
+            dense, gap, flatten, resize, cast, pad, a layer, or a list of these.
+        name: What the result is called; by default as the host.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made(
+        "graft",
+        [host, donor],
+        wanted,
+        at=at,
+        start=start,
+        donor_at=donor_at,
+        donor_start=donor_start,
+        adapters=adapters,
+        name=name,
+    )
+
+
+def insert(
+    model: Model,
+    layer: Any,
+    *,
+    after: str | None = None,
+    before: str | None = None,
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Put a layer, or several, into a model; everything else keeps its weights.
+
+    What is behind must be able to go on: the new tensor has the shape of the one in whose place it is, unless that
+    is an output.
+
+    Args:
+        model: A path or a live model.
+        layer: What is inserted: `Dropout`, `{Dropout: {rate: 0.5}}`, a layer that has no weights yet, a model, or a
+            list of these.
+        after: The address of a tensor: all that takes it takes what the new layer makes of it.
+        before: The address of a layer, or of one of its calls: it alone takes what the new layer makes of its input.
+        name: What the result is called; by default as the model.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("insert", [model], wanted, layer=layer, after=after, before=before, name=name)
+
+
+def remove(
+    model: Model,
+    at: str | Sequence[str],
+    *,
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Take layers out of a model: what takes their output takes their input instead; everything else keeps its weights.
+
+    Only layers that give what they take, as far as shape and dtype tell, can be taken out.
+
+    Args:
+        model: A path or a live model.
+        at: The address of a layer, of one of its calls (`dropout#2`), or of a nested model; or several. Without a
+            number, every call goes.
+        name: What the result is called; by default as the model.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("remove", [model], wanted, at=at, name=name)
+
+
+def rename(
+    model: Model,
+    *,
+    mapping: Mapping[str, Any] | None = None,
+    prefix: str = "",
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Give layers, or a model, other names; nothing else changes.
+
+    Where inputs or outputs are a dictionary whose keys are the names of layers, the keys change with them.
+
+    Args:
+        model: A path or a live model.
+        mapping: The new name of a layer by its address: `{dense: logits, encoder/dense: projection}`.
+        prefix: What is put before the name of every layer but the inputs, and but those inside nested models; `a_`
+            makes `dense` `a_dense`.
+        name: What the model is called; by default as before.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("rename", [model], wanted, mapping=mapping, prefix=prefix, name=name)
+
+
+def replace(
+    model: Model,
+    at: str,
+    layer: Any,
+    *,
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Put another layer in the place of one; everything else keeps its weights.
+
+    The new layer starts with new weights, whatever it replaces. It is called as often and on the same tensors, and
+    what it gives must have the shape that what is behind takes, unless it is an output.
+
+    Args:
+        model: A path or a live model.
+        at: The address of a layer, of one of its calls (`dense#2`), or of a nested model. Without a number, every call
+            is replaced.
+        layer: What comes in its place: `ReLU`, `{Dense: {units: 10}}`, a layer that has no weights yet, a model, or a
+            list of these. A layer that is given no name gets that of the one it replaces.
+        name: What the result is called; by default as the model.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("replace", [model], wanted, at=at, layer=layer, name=name)
+
+
+def split(
+    model: Model,
+    at: Any,
+    *,
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Cut a model in two: a trunk that ends at tensors inside it, and a head that begins there. Chained, they are the model again.
+
+    A cut past which something goes (a skip connection, a mask) is refused, with what passes by and the nearest
+    tensors that everything goes through. The head is written beside the trunk.
+
+    Args:
+        model: A path or a live model.
+        at: Where: the address of a tensor; or several, past which nothing goes: then trunk and head pass them by name.
+        name: What the trunk is called; by default as the model, with `_trunk` behind. The head is called so with
+            `_head` behind.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("split", [model], wanted, at=at, name=name)
+
+
+def stack(
+    models: Sequence[Model],
+    *,
+    head: Any = None,
+    hidden: Sequence[int] | None = None,
+    activation: str | None = None,
+    freeze: bool = True,
+    inputs: str = "shared",
+    inline: bool = False,
+    name: str = "stack",
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Put a new head on what models give side by side, to be trained: it learns whom to believe when.
+
+    The models' outputs are concatenated and go through the head. The models themselves stay as they are, unless
+    `freeze` is off.
+
+    Args:
+        models: Paths or live models, in order.
+        head: A number of units (softmax; sigmoid for one), a layer, a model, or a list of these; by default as many
+            units as each model gives.
+        hidden: Units of Dense layers with relu before the head.
+        activation: The activation of the head, where it is a number of units: `linear` for values without bounds.
+        freeze: Keep the models' weights, and the statistics of their BatchNormalization, as they are.
+        inputs: `shared` where the models take the same; `separate` where each has inputs of its own.
+        inline: Put the layers of all models in one graph, named after their model, instead of each model as one layer.
+        name: What the result is called.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made(
+        "stack",
+        models,
+        wanted,
+        head=head,
+        hidden=hidden,
+        activation=activation,
+        freeze=freeze,
+        inputs=inputs,
+        inline=inline,
+        name=name,
+    )
+
+
+def swap_head(
+    model: Model,
+    head: Any,
+    *,
+    at: str | None = None,
+    hidden: Sequence[int] | None = None,
+    activation: str | None = None,
+    port: str | None = None,
+    freeze: bool = False,
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Replace the last layers of a model by a new head, to be trained for another task.
+
+    By default the last layer with weights goes, and all that follows it: what it stood on is what the new head
+    stands on.
+
+    Args:
+        model: A path or a live model.
+        head: A number of units (softmax; sigmoid for one), a layer, a model, or a list of these.
+        at: What the new head stands on: the address of a tensor, such as `global_pool` or `encoder/block_2`.
+        hidden: Units of Dense layers with relu before the head.
+        activation: The activation of the head, where it is a number of units: `linear` for values without bounds.
+        port: Which output gets the new head, where the model has several; the others stay.
+        freeze: Keep the weights of all other layers, and the statistics of their BatchNormalization, as they are.
+        name: What the result is called; by default as the model.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made(
+        "swap_head",
+        [model],
+        wanted,
+        head=head,
+        at=at,
+        hidden=hidden,
+        activation=activation,
+        port=port,
+        freeze=freeze,
+        name=name,
+    )
+
+
+def to_logits(
+    model: Model,
+    *,
+    outputs: str | Mapping[str, Any] = "auto",
+    only: Sequence[str] | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Make a model give logits instead of probabilities.
+
+    The last softmax or sigmoid is taken off, with the same weights, so that softmax (or sigmoid) of what the model
+    gives then is what it gave before. Where it cannot be taken off, since something else depends on it, the result
+    gives logarithms of the probabilities.
+
+    Args:
+        model: A path or a live model.
+        outputs: What the model gives, where its last operation does not tell: probabilities, logits, sigmoid,
+            sigmoid_logits, regression; or one by output.
+        only: Which outputs; by default all that are probabilities.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("to_logits", [model], wanted, outputs=outputs, only=only)
+
+
+def to_probabilities(
+    model: Model,
+    *,
+    outputs: str | Mapping[str, Any] = "auto",
+    only: Sequence[str] | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Make a model give probabilities instead of logits: a softmax (or sigmoid) in float32 behind it.
+
+    Args:
+        model: A path or a live model.
+        outputs: What the model gives, where its last operation does not tell: probabilities, logits, sigmoid,
+            sigmoid_logits, regression; or one by output.
+        only: Which outputs; by default all that are logits.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("to_probabilities", [model], wanted, outputs=outputs, only=only)
+
+
+def unfreeze(
+    model: Model,
+    *,
+    layers: str | Sequence[str] = "*",
+    from_layer: str | None = None,
+    batchnorm: bool = False,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Let layers train again, except for BatchNormalization, whose statistics would move: it stays as it is unless asked for.
+
+    Args:
+        model: A path or a live model.
+        layers: Which layers, by their paths: ``block_5_*``, ``member/block_5_*``, or ``re:`` and a regular expression;
+            several in a list.
+        from_layer: Of those, only this layer and the ones after it, by its path; layers are in the order in which the
+            model lists them.
+        batchnorm: Whether BatchNormalization trains as well; its statistics then follow the new data.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the models do not go together, with what would help.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return _made("unfreeze", [model], wanted, layers=layers, from_layer=from_layer, batchnorm=batchnorm)
+
+
+def export(
+    model: Model, output: str | PathLike[str], *, format: str = "saved_model", overwrite: bool = False
+) -> Exported:
+    """Write a model for another runtime, run it there, and compare what it gives with what the model gives.
+
+    Args:
+        model: A path or a live model.
+        output: The directory of a SavedModel, or a file that ends in ``.onnx`` or ``.tflite``.
+        format: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
+        overwrite: Whether an earlier export there may be replaced.
+
+    Returns:
+        Where it is, its inputs and outputs by the names they have there, and how far it is from the model.
+
+    Raises:
+        UnknownNameError: If there is no such format.
+        OutputError: If the output cannot be written, a package is missing, or Keras's backend cannot export to this format.
+        StoreError: If Keras or the runtime cannot do this model, or the export gives something else than the model.
+    """
+    return export_model(model, Path(output), format, overwrite=overwrite)
+
+
+def draw(
+    model: Model,
+    output: str | PathLike[str] | None = None,
+    *,
+    collapse: Sequence[str] = (),
+    expand: Sequence[str] | None = None,
+    depth: int = 1,
+    boxes: int | None = 30,
+    direction: Literal["down", "right"] = "down",
+    overwrite: bool = False,
+) -> Any:
+    """Draw a model's graph as SVG: members as clusters, shapes on the lines, frozen parts shaded.
+
+    Args:
+        model: A path or a live model.
+        output: Where to write, a file that ends in ``.svg``. Without it the drawing is returned as text.
+        collapse: Nested paths of models that stay one box (``"resnet50"``, ``"encoder/*"``).
+        expand: Nested paths of layers that are seen and of models that are opened, whatever `depth` and `boxes` say.
+        depth: How many levels of models in models are opened; 0 draws each as one box.
+        boxes: How many boxes are enough to make layers share them; None gives each layer its own.
+        direction: ``"down"`` or ``"right"``.
+        overwrite: Whether an existing output may be replaced.
+
+    Returns:
+        The path of the output, or the text.
+
+    Raises:
+        OptionError: If an option makes no sense.
+        OutputError: If the output cannot be written.
+        StoreError: If the model has no Keras configuration.
+        UnknownNameError: If a path of `collapse` or `expand` fits nothing.
+    """
+    with on_disk([model]) as (paths, _), open_store(paths[0]) as reader:
+        text = drawing.draw(
+            reader, collapse=tuple(collapse), expand=expand, depth=depth, boxes=boxes, direction=direction
+        )
+        if output is None:
+            return text
+        return write_drawing(text, Path(output), reader.header.files, overwrite=overwrite)
 
 
 # What the functions above share ----------------------------------------------------------------------------------------
@@ -168,10 +831,11 @@ def _made(verb: str, models: Sequence[Model], wanted: Mapping[str, Any], **optio
         if target is None:
             composed = compose(chosen, sources, custom_objects)
             _say(wanted, composed.notes)
-            return composed.model
+            return (composed.model, *composed.more.values()) if composed.more else composed.model
         plan = plan_composition(chosen, sources, custom_objects)
-        check_composition(plan, target)
-        result = write_composition(plan, target, wanted.get("progress"), check=wanted.get("check", True))
+        result = write_composition(
+            plan, target, wanted.get("progress"), check=wanted.get("check", True), export=wanted.get("export")
+        )
         _say(wanted, result.notes)
         if wanted.get("on_result") is not None:
             wanted["on_result"](result)

@@ -10,7 +10,7 @@ import typer
 import yaml
 from pydantic.fields import FieldInfo
 
-from graftwork.cli.terminal import print_json, progress, refusing
+from graftwork.cli.terminal import print_json, progress, refusing, say
 from graftwork.compose import VERBS, Verb
 
 _ALIASES = {"head": ("--head", "--units")}
@@ -26,6 +26,8 @@ def commands(tell: Any) -> dict[str, Any]:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     for kind, verb in VERBS.items():
         app.command(command_name(kind))(_command(kind, verb, tell))
+    app.command()(export)
+    app.command()(draw)
     return dict(typer.main.get_group(app).commands)
 
 
@@ -51,6 +53,7 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
             "names": given["names"].split(",") if given["names"] else None,
             "format": given["format_"],
             "overwrite": given["overwrite"],
+            "export": given["export"],
         }
         with refusing():
             if given["dry_run"]:
@@ -138,6 +141,16 @@ def _common() -> list[inspect.Parameter]:
             None,
         ),
         _parameter(
+            "export",
+            str | None,
+            typer.Option(
+                "--export",
+                help="Also write it for another runtime, beside the output: saved_model, onnx or litert.",
+                show_default=False,
+            ),
+            None,
+        ),
+        _parameter(
             "check",
             bool,
             typer.Option("--check/--no-check", help="Load the result in a fresh process and compare."),
@@ -203,3 +216,93 @@ def _tapped(models: list[str]) -> tuple[list[str], list[Any]]:
         if not model or not layer:
             raise typer.BadParameter(f"{text!r} names no layer; write MODEL:LAYER", param_hint="MODEL:LAYER")
     return [model for model, _, _ in found], [_plain(layer) for _, _, layer in found]
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A Keras model.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="The directory of a SavedModel, or a file .onnx or .tflite.", show_default=False
+        ),
+    ],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="saved_model, onnx or litert; by default as the ending of the output says.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+) -> None:
+    """Write MODEL for another runtime, run it there, and compare.
+
+    What the export gives on random inputs must be what the model gives; else nothing is written.
+    """
+    from graftwork import api
+
+    with refusing():
+        endings = {".onnx": "onnx", ".tflite": "litert"}
+        found = api.export(
+            model, output, format=format_ or endings.get(output.suffix, "saved_model"), overwrite=overwrite
+        )
+        if as_json:
+            print_json(
+                {
+                    "path": str(found.path),
+                    "format": found.format,
+                    "inputs": dict(found.inputs),
+                    "outputs": list(found.outputs),
+                    "difference": found.difference.relative,
+                    "tolerance": found.tolerance,
+                    "notes": list(found.notes),
+                }
+            )
+            return
+        say(quiet, f"note: {found}")
+        typer.echo(str(found.path))
+
+
+def draw(
+    model: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where to write: a file that ends in .svg.", show_default=False)
+    ],
+    collapse: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--collapse", help="Path of a model inside that stays one box; repeat for more.", show_default=False
+        ),
+    ] = None,
+    expand: Annotated[
+        list[str] | None,
+        typer.Option("--expand", help="Path of a layer or model inside that is opened.", show_default=False),
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", min=0, help="How many levels of models in models are opened.")] = 1,
+    boxes: Annotated[
+        int, typer.Option("--boxes", min=0, help="How many boxes are enough to make layers share them; 0 for one each.")
+    ] = 30,
+    direction: Annotated[Literal["down", "right"], typer.Option("--direction", help="Where it runs.")] = "down",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing drawing.")] = False,
+) -> None:
+    """Draw MODEL's graph as SVG.
+
+    Members are clusters, shapes stand on the lines, frozen parts are shaded. Only the configuration is read.
+    """
+    from graftwork import api
+
+    with refusing():
+        path = api.draw(
+            model,
+            output,
+            collapse=tuple(collapse or ()),
+            expand=tuple(expand) if expand else None,
+            depth=depth,
+            boxes=boxes or None,
+            direction=direction,
+            overwrite=overwrite,
+        )
+        typer.echo(str(path))

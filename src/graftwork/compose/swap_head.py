@@ -39,7 +39,7 @@ class SwapHead(Verb):
     activation: str | None = None
     """The activation of the head, where it is a number of units: `linear` for values without bounds."""
 
-    output: str | None = None
+    port: str | None = None
     """Which output gets the new head, where the model has several; the others stay."""
 
     freeze: bool = False
@@ -108,13 +108,13 @@ class SwapHead(Verb):
     def _place(self, model: Any) -> int:
         """Return which output gets the new head."""
         known = list(outputs(model))
-        if self.output is None and len(known) > 1:
+        if self.port is None and len(known) > 1:
             raise OptionError(
-                f"{model.name} has the outputs {', '.join(map(repr, known))}; say which one gets the new head: output={known[0]!r}"
+                f"{model.name} has the outputs {', '.join(map(repr, known))}; say which one gets the new head: port={known[0]!r}"
             )
-        if self.output is not None and self.output not in known:
-            raise UnknownNameError(f"output of {model.name}", self.output, known)
-        return known.index(self.output) if self.output is not None else 0
+        if self.port is not None and self.port not in known:
+            raise UnknownNameError(f"output of {model.name}", self.port, known)
+        return known.index(self.port) if self.port is not None else 0
 
 
 def _last(graph: Graph, output: Any, name: str) -> Step:

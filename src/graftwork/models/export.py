@@ -6,10 +6,10 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Exported:
 def export(
     model: Any,
     target: Path,
-    format: Literal["saved_model", "onnx", "litert"],
+    format: str,
     *,
     overwrite: bool = False,
     inputs: Any = None,
@@ -77,7 +77,7 @@ def export(
     Args:
         model: A live model, which stays as it is, or the path of a saved one.
         target: The directory of a SavedModel, or a file that ends in ``.onnx`` or ``.tflite``.
-        format: For which runtime.
+        format: For which runtime: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
         overwrite: Whether an earlier export there may be replaced.
         inputs: Arrays to compare with, in the structure that the model takes; by default random ones.
 
@@ -87,19 +87,16 @@ def export(
         StoreError: If Keras or the runtime cannot do this model, or the export gives something else than the model.
         OptionError: If the model does not say what it takes, and no inputs are given.
     """
-    if format not in RUNTIMES:
-        raise UnknownNameError("export format", format, RUNTIMES)
-    runtime = RUNTIMES[format]
     source = None if live.is_live(model) else Path(model)
-    row = _row(format, runtime)
-    _check(target, row, runtime, source, overwrite=overwrite)
+    check_export(target, format, [source] if source is not None else [], overwrite=overwrite)
+    row = _row(format, RUNTIMES[format])
     model = model if source is None else live.load_model(source)
     given = inputs_for(model) if inputs is None else inputs
     with (
         Staged(target, row, overwrite=overwrite) as staged,
         tempfile.TemporaryDirectory(prefix=f"{staged.path.name}-", dir=target.parent) as folder,
     ):
-        made = Path(folder) / f"export{runtime.suffix}"
+        made = Path(folder) / exported_name("export", format)
         exported = _made(model, given, made, target, format)
         with contextlib.suppress(IsADirectoryError), made.open("rb") as file:
             os.fsync(file.fileno())
@@ -227,11 +224,39 @@ def _row(name: str, runtime: Runtime) -> Format:
     )
 
 
-def _check(target: Path, row: Format, runtime: Runtime, source: Path | None, *, overwrite: bool) -> None:
-    """Refuse before anything is loaded what cannot come to a good end."""
+def exported_name(stem: str, format: str) -> str:
+    """Return what an export of something is called.
+
+    Raises:
+        UnknownNameError: If there is no such format.
+    """
+    runtime = _runtime(format)
+    return f"{stem}{runtime.suffix}" if runtime.suffix else f"{stem}_{format}"
+
+
+def _runtime(format: str) -> Runtime:
+    if format not in RUNTIMES:
+        raise UnknownNameError("export format", format, RUNTIMES)
+    return RUNTIMES[format]
+
+
+def check_export(target: Path, format: str, sources: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse, before anything is loaded, an export that cannot come to a good end.
+
+    Args:
+        target: Where it shall go.
+        format: For which runtime.
+        sources: Every file that is read.
+        overwrite: Whether an earlier export there may be replaced.
+
+    Raises:
+        UnknownNameError: If there is no such format.
+        OutputError: With the reason.
+    """
+    runtime = _runtime(format)
     if not target.name.endswith(runtime.suffix):
         raise OutputError(f"the target {target} must end in {runtime.suffix}, as {runtime.title} files do")
-    check_target(target, row, [source] if source is not None else [], overwrite=overwrite)
+    check_target(target, _row(format, runtime), sources, overwrite=overwrite)
     backend = keras.config.backend()
     if backend not in runtime.packages:
         raise OutputError(
