@@ -91,6 +91,8 @@ class Changing:
         outs = self._run(changes, dict(self.inputs.values()), first=True)
         struct = as_input(graph, {label: tensor for label, (_, tensor) in self.inputs.items()})
         model = keras.Model(struct, as_output(graph, outs), name=as_layer_name(name or member.model.name))
+        if not graph.model.trainable:
+            model.trainable = False
         for layer in new:
             if isinstance(layer, keras.Model):
                 self.notes.append(f"{layer.name} brings its weights: {layer.count_params():,} parameters")

@@ -294,10 +294,9 @@ def functional(model: Any) -> Any:
 
 
 def claim(model: Any, steps: Sequence[Step], names: Names, prefix: str = "") -> None:
-    """Make the layers of some steps ready for a graph of their own: each name is used once, and what was frozen stays so.
+    """Give the layers of some steps names for a graph of their own, each used once.
 
-    A layer keeps its name where it is free; where it is not, the name of the model around it is put in front. A layer that did not train
-    because a model around it is frozen is frozen itself, since that model no longer stands around it.
+    A layer keeps its name where it is free; where it is not, the name of the model around it is put in front.
 
     Args:
         model: The model that was unfolded.
@@ -317,8 +316,6 @@ def claim(model: Any, steps: Sequence[Step], names: Names, prefix: str = "") -> 
         elif label in names:
             label = f"{around[-1].name}_{label}"
         step.operation.name = names.fresh(label)
-        if not all(each.trainable for each in around) and getattr(step.operation, "trainable", False):
-            step.operation.trainable = False
 
 
 def inline(model: Any, tensors: Mapping[str, Any], names: Names, prefix: str) -> dict[str, Any]:

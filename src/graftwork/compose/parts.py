@@ -86,6 +86,8 @@ def model_of(
     struct = takes(new)
     order = {id(tensor): label for label, tensor in new.items()}
     model = keras.Model(struct, gives([values[key] for key in targets]), name=as_layer_name(name))
+    if not graph.model.trainable:
+        model.trainable = False
     return model, [order[id(tensor)] for tensor in keras.tree.flatten(struct)]
 
 
