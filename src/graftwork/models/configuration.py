@@ -1,6 +1,7 @@
 """Models made of configurations by Keras, without values from anywhere, and the classes and functions that a configuration refers to."""
 
 import copy
+import re
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,7 +37,19 @@ def rebuild(config: Any, where: str, custom_objects: Mapping[str, Any] | None = 
                 safe_mode=safe_mode,
             )
     except REFUSALS as error:
-        raise StoreError(f"Keras cannot rebuild {where}: {brief(error)}") from error
+        raise StoreError(f"Keras cannot rebuild {where}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return why Keras refuses something, and what to do where that is known; its own messages begin with what it was doing."""
+    text = str(error)
+    unknown = re.search(r"Could not (?:locate|deserialize) (class|function) '([^']+)'", text)
+    if unknown:
+        return (
+            f"its {unknown[1]} {unknown[2]!r} does not come with Keras; give it in custom_objects={{{unknown[2]!r}: …}}"
+        )
+    _, found, last = text.rpartition("Exception encountered: ")
+    return brief(ValueError(last)) if found else brief(error)
 
 
 def configuration_of(model: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from graftwork.architecture.layer import walk
 from graftwork.architecture.spelling import with_modules
 from graftwork.errors import OptionError, StoreError
-from graftwork.models.configuration import REFUSALS, configuration_of, rebuild
+from graftwork.models.configuration import REFUSALS, configuration_of, objects_of, reason, rebuild
 from graftwork.models.lazy import keras
 from graftwork.models.loadable import Headed, upgraded, vocabularies_of, write_keras
 from graftwork.models.upgrade import LOOKUPS, Upgrade
@@ -50,13 +50,13 @@ def load(path: Path, like: Any = None, *, compiled: bool = True) -> Any:
 
     Args:
         path: A file that Keras can load.
-        like: A live model whose own classes are used for layers that Keras does not know.
+        like: A live model whose own classes and functions are used where Keras does not know them.
         compiled: Whether it comes back compiled, if it was.
 
     Raises:
         StoreError: If Keras cannot load it.
     """
-    custom = {cls.__name__: cls for cls in custom_classes(like)} if like is not None else None
+    custom = objects_of(like) if like is not None else None
     # Lambda code of a live model is the caller's own; a file's is never run
     return _loaded(path, custom, path.name, compiled=compiled, safe_mode=like is None)
 
@@ -104,7 +104,7 @@ def rebuilt(source: Headed, custom_objects: Mapping[str, Any] | None = None, *, 
         assert header.architecture is not None  # read with the configuration
         known = vocabularies_of(source)
         return Upgrade(where, dict(custom_objects or {}), safe_mode, known).model(header.architecture)
-    _refuse_empty_lookups(header, where)
+    _refuse_unfit(header, where, safe_mode=safe_mode)
     return rebuild(with_modules(header.config), where, custom_objects, safe_mode=safe_mode)
 
 
@@ -125,14 +125,29 @@ def _refuse_without_architecture(header: Header, where: str) -> None:
         )
 
 
-def _refuse_empty_lookups(header: Header, where: str) -> None:
-    """Refuse a file that says there are lookup layers and does not hold what they know: Keras would load them empty, silently."""
-    if header.assets or header.architecture is None:
-        return
+def _refuse_unfit(header: Header, where: str, *, safe_mode: bool) -> None:
+    """Refuse lookup layers whose vocabulary is not there, which Keras would load empty without a word, and code that is not to be run."""
+    assert header.architecture is not None  # read with the configuration
     for chain, layer in walk(header.architecture):
-        if layer.class_name in LOOKUPS and layer.is_builtin and layer.config.get("vocabulary") is None:
+        if (
+            layer.class_name in LOOKUPS
+            and layer.is_builtin
+            and layer.config.get("vocabulary") is None
+            and not header.assets
+        ):
             raise StoreError(
                 f"{where} does not hold the vocabulary of layer {chain!r} ({layer.class_name}); save the model as a .keras file"
+            )
+        function = layer.config.get("function")
+        if (
+            safe_mode
+            and layer.class_name == "Lambda"
+            and isinstance(function, dict)
+            and function.get("class_name") == "__lambda__"
+        ):
+            raise StoreError(
+                f"layer {chain!r} (Lambda) of {where} is made of Python code in the file; if you trust it, load with safe_mode=False, "
+                "which runs that code"
             )
 
 
@@ -147,7 +162,7 @@ def _loadable(
         with keras.StatelessScope(initialize_variables=False):
             config = configuration_of(rebuilt(reader, custom_objects, safe_mode=safe_mode))
         return write_keras(upgraded(reader, config), folder / "upgraded.keras")
-    _refuse_empty_lookups(header, where)
+    _refuse_unfit(header, where, safe_mode=safe_mode)
     if isinstance(reader, KerasZipReader):
         if reader.path.suffix == ".keras":
             return reader.path
@@ -181,7 +196,7 @@ def _loaded(
             path, custom_objects=dict(custom_objects or {}), compile=compiled, safe_mode=safe_mode
         )
     except REFUSALS as error:
-        raise StoreError(f"Keras cannot load {where}: {brief(error)}") from error
+        raise StoreError(f"Keras cannot load {where}: {reason(error)}") from error
 
 
 def custom_classes(model: Any) -> Iterator[type]:
