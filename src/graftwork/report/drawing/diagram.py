@@ -13,7 +13,7 @@ from graftwork.architecture.variables import children, own_variables
 from graftwork.architecture.wiring import Shape, Wiring, wire
 from graftwork.errors import StoreError, UnknownNameError
 from graftwork.report.drawing.folding import Folding, Piece
-from graftwork.report.drawing.words import classes_in_turn, clean, number, settings, several, shape_text
+from graftwork.report.drawing.words import classes_in_turn, clean, settings, several, shape_text
 from graftwork.tensor import Role, TensorSpec
 
 MAX_PARTS = 20_000
@@ -435,6 +435,3 @@ def _resolution(shape: Shape | None) -> Shape | None:
 
 def _is_flat(shape: Shape | None) -> bool:
     return shape is not None and len(shape) <= 2
-
-
-__all__ = ["Diagram", "Frozen", "Kind", "Link", "Numbers", "Part", "count", "describe", "number"]
