@@ -365,9 +365,10 @@ REFUSED = {
         lambda: refused(lambda x: tf.image.adjust_hue(x[..., :3], 0.2)),
         r"tf\.image\.adjust_hue.*not translated",
     ),
-    "an argument": (
-        lambda: refused(lambda x: tf.nn.bias_add(x, [1.0] * 4, data_format="NHWC")),
-        r"bias_add with data_format",
+    "an argument": (lambda: refused(tf.math.l2_normalize), r"tf\.math\.l2_normalize'.*over all axes, batch included"),
+    "an activation that is another one now": (
+        lambda: refused(k2.Conv2D(2, 3, activation="hard_sigmoid", name="hard")),
+        r"layer 'hard' .*hard_sigmoid.*x/6",
     ),
     "a shape made while it runs": (
         lambda: refused(lambda x: tf.reshape(x, tf.stack([tf.shape(x)[0], 4, 16]))),

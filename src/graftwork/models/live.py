@@ -83,7 +83,10 @@ def load_model(
     with contextlib.ExitStack() as stack:
         reader = source if isinstance(source, Reader) else stack.enter_context(open_store(source))
         path = _loadable(reader, custom_objects, stack, safe_mode=safe_mode)
-        model = _loaded(path, custom_objects, reader.path.name, compiled=False, safe_mode=safe_mode)
+        custom = {thing.__name__: thing for thing in (custom_objects or {}).values() if hasattr(thing, "__name__")}
+        model = _loaded(
+            path, {**custom, **(custom_objects or {})}, reader.path.name, compiled=False, safe_mode=safe_mode
+        )
     return renamed(model, name)
 
 

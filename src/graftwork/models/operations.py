@@ -220,6 +220,12 @@ def _matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     return keras.ops.matmul(a, keras.ops.swapaxes(b, -1, -2) if transpose_b else b)
 
 
+def _bias_add(value: Any, bias: Any, data_format: str = "NHWC") -> Any:
+    if data_format.upper().startswith(("NC", "CHANNELS_FIRST")):
+        raise StoreError(f"to channels in the layout {data_format}, which is not translated")
+    return keras.ops.add(value, _like(value, bias))
+
+
 def _where(condition: Any, x: Any, y: Any) -> Any:
     return keras.ops.where(condition, _like(y, x), _like(x, y))
 
@@ -321,7 +327,7 @@ FUNCTIONS: dict[str, tuple[frozenset[str], Callable[..., Any]]] = {
     ),
     "nn.softmax": _named(lambda logits, axis=-1: keras.ops.softmax(logits, axis=axis), "axis"),
     "nn.log_softmax": _named(lambda logits, axis=-1: keras.ops.log_softmax(logits, axis=axis), "axis"),
-    "nn.bias_add": _named(lambda value, bias: keras.ops.add(value, _like(value, bias)), "bias"),
+    "nn.bias_add": _named(_bias_add, "bias", "data_format"),
     "math.l2_normalize": _named(_l2_normalize, "axis", "epsilon"),
     "nn.l2_normalize": _named(_l2_normalize, "axis", "epsilon"),
     "math.argmax": _arg("argmax"),

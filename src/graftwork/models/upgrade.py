@@ -112,6 +112,14 @@ class Upgrade:
         """Return the settings of a layer as its class in Keras 3 takes them."""
         found: dict[str, Any] = {}
         taken = _taken(cls)
+        for key in ("activation", "recurrent_activation"):
+            if layer.config.get(key) == "hard_sigmoid":
+                raise self._refused(
+                    layer,
+                    chain,
+                    f"with {key}='hard_sigmoid', which was x/5 + 1/2 and is x/6 + 1/2 in Keras 3",
+                    "keep it in Keras 2",
+                )
         for given, value in layer.config.items():
             key = _KEYS.get((name, given), given)
             if key == "dtype" and (taken is None or key in taken):
@@ -174,8 +182,8 @@ class Upgrade:
                 "if you trust it, load with safe_mode=False, which runs that code",
             )
         code = function["config"] if isinstance(function, dict) else function
-        parts = [code.get(k) for k in ("code", "defaults", "closure")] if isinstance(code, dict) else code
-        return {"class_name": "__lambda__", "config": {"value": parts}}
+        parts = dict(zip(("code", "defaults", "closure"), code, strict=True)) if isinstance(code, list) else code
+        return {"class_name": "__lambda__", "config": parts}
 
     def _tried(self, layer: Layer, chain: str, make: Any) -> Any:
         with contextlib.ExitStack() as stack:
@@ -227,6 +235,7 @@ _NOTHING: Mapping[str, Any] = {
     "optional": (False,),
     "groups": (1,),
     "noise_shape": (None,),
+    "rng_type": _ANY,
     "renorm": (False,),
     "renorm_clipping": _ANY,
     "renorm_momentum": _ANY,

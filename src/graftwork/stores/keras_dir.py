@@ -68,15 +68,17 @@ class KerasDirReader:
         architecture: Layer = checked(config, f"{CONFIG} of {path.name}")
         sources, prefixes, files = self._sources()
         record = read_json(read_small(path / RECORD), f"{RECORD} of {path.name}") if (path / RECORD).exists() else None
-        self.weights = KerasWeights(path, sources, architecture, prefixes=prefixes)
-        self.other_files = [f for f in _files(path) if f not in files]
         version = str(metadata.get("keras_version", ""))[:40]
+        keras2 = version.startswith("2.")
+        self.weights = KerasWeights(path, sources, architecture, keras2=keras2, prefixes=prefixes)
+        self.other_files = [f for f in _files(path) if f not in files]
         header = weights_header(
             "preset" if self.is_preset else "keras_dir",
             self.weights,
             [*files, *self.other_files],
             config=config,
             architecture=architecture,
+            keras2=keras2,
             library=f"Keras {version}" if version else "",
             assets={
                 str(f.relative_to(path)): digest_of(f)

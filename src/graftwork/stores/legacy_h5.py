@@ -68,7 +68,7 @@ class LegacyH5Reader:
         surplus = [path for path in source.datasets if path not in listed]
         if surplus:
             raise StoreError(f"{self.path.name} holds a dataset {surplus[0]!r} that no attribute `weight_names` lists")
-        if not listed:
+        if not listed and architecture is None:  # a model may have no weights
             raise StoreError(f"{self.path.name} holds no tensors")
         record = source.text_attribute("", PROVENANCE)
         self.header = Header(
