@@ -165,6 +165,21 @@ def test_recurrence_free_sizes_and_text(keras, format, tmp_path: Path):
         assert list(export(model, target, format).inputs)[2] == "text"
 
 
+def test_values_that_the_converter_makes_inputs_of(keras, format, tmp_path: Path):
+    """A Normalization layer holds its mean outside its weights; where it is not carried over, nothing is written."""
+    x = keras.Input((2,), name="x")
+    scaled = keras.layers.Normalization(mean=[1.0, 2.0], variance=[4.0, 9.0], name="scaled")(x)
+    model = keras.Model(x, keras.layers.Dense(2)(scaled))
+    if format == "onnx":
+        with pytest.raises(
+            StoreError, match=r"asks for '.*scaled.*' as well, values that a layer holds .* KERAS_BACKEND=jax"
+        ):
+            export(model, place(tmp_path, format), format)
+        assert not list(tmp_path.iterdir())
+    else:
+        assert list(export(model, place(tmp_path, format), format).inputs) == ["x"]
+
+
 def test_half_precision(keras, tmp_path: Path):
     """Allowed to differ more; LiteRT has no such products and the message says what is the matter."""
     x = keras.Input((4,), name="x")

@@ -133,6 +133,12 @@ def _matched(names: Sequence[str], arrays: Sequence[NDArray[Any]], ports: Mappin
     """Return the arrays by the names that the export has for its inputs."""
     if len(names) == len(ports) == 1:
         return dict(zip(ports, arrays, strict=True))
+    if set(names) < set(ports):
+        further = [name for name in ports if name not in names]
+        raise Unsupported(
+            f"it asks for {', '.join(map(repr, further))} as well, values that a layer holds outside its weights (Normalization does), which "
+            "this converter does not carry over; with KERAS_BACKEND=jax another converter is used, which does"
+        )
     if set(names) != set(ports):
         raise Unsupported(
             f"it calls its inputs {', '.join(map(repr, ports))}, and the model {', '.join(map(repr, names))}"
