@@ -136,8 +136,8 @@ def _matched(names: Sequence[str], arrays: Sequence[NDArray[Any]], ports: Mappin
     if set(names) < set(ports):
         further = [name for name in ports if name not in names]
         raise Unsupported(
-            f"it asks for {', '.join(map(repr, further))} as well, values that a layer holds outside its weights (Normalization does), which "
-            "this converter does not carry over; with KERAS_BACKEND=jax another converter is used, which does"
+            f"it asks for {', '.join(map(repr, further))} as well, values that a layer holds beside its weights (Normalization does), "
+            "which this converter does not carry over; with KERAS_BACKEND=jax another converter is used, which does"
         )
     if set(names) != set(ports):
         raise Unsupported(
