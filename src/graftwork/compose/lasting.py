@@ -72,7 +72,8 @@ class _Replacing:
         given = fresh_inputs(inputs(model), Names())
         values: dict[Key, Any] = dict(zip(graph.inputs, given.values(), strict=True))
         steps = [replace(step, call=self._call(step)) if self._touches(step) else step for step in graph.steps]
-        values = graph.run(steps, values, Names())
+        names = Names(step.operation.name for step in graph.steps if step.operation is not None)
+        values = graph.run(steps, values, names)
         outs = [values[key] for key in graph.outputs]
         made = keras.Model(
             packed(graph.functional._inputs_struct, given),
@@ -95,8 +96,7 @@ class _Replacing:
             args, kwargs = filled(step.node, values)
             if id(operation) in self.forgetful:
                 arguments = inspect.signature(operation.call).bind(*args, **kwargs).arguments
-                masked = getattr(step.node.outputs[0], "_keras_mask", None) is not None
-                return self._attend(operation, arguments, arguments.get("query_mask") if masked else None)
+                return self._attend(operation, arguments)
             if not is_graph(operation):
                 inside = next(layer for layer in operation._flatten_layers() if id(layer) in self.forgetful)
                 raise OptionError(_why(self.forgetful[id(inside)], inside))
@@ -106,9 +106,14 @@ class _Replacing:
 
         return call
 
-    def _attend(self, layer: Any, arguments: Mapping[str, Any], mask: Any) -> list[Any]:
-        """Return what attention gives, run as a model of the layers inside it, with the mask that Keras hangs on it."""
+    def _attend(self, layer: Any, arguments: Mapping[str, Any]) -> list[Any]:
+        """Return what attention gives, run as a model of the layers inside it."""
         taken = {key: value for key, value in arguments.items() if isinstance(value, keras.KerasTensor)}
+        masks = [getattr(tensor, "_keras_mask", None) for tensor in taken.values()]
+        if any(mask is not None for mask in masks) or {"query_mask", "value_mask", "key_mask"} & set(taken):
+            raise OptionError(
+                f"{_why(self.forgetful[id(layer)], layer)}. A model of its layers cannot take its place, since steps are masked (mask_zero)"
+            )
         tensors = list({id(tensor): tensor for tensor in taken.values()}.values())
         places = {key: next(i for i, tensor in enumerate(tensors) if tensor is value) for key, value in taken.items()}
         others = {key: value for key, value in arguments.items() if key not in taken}
@@ -120,10 +125,7 @@ class _Replacing:
             raise OptionError(
                 f"{_why(self.forgetful[id(layer)], layer)}; it is called in different ways, so no one model replaces it"
             )
-        found = list(keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0])))
-        if mask is not None:
-            keras.src.backend.set_keras_mask(found[0], mask)
-        return found
+        return list(keras.tree.flatten(model(tensors if len(tensors) > 1 else tensors[0])))
 
 
 def _unrolled(
@@ -138,9 +140,7 @@ def _unrolled(
     ]
     arguments = {**{key: given[place] for key, place in places.items()}, **others}
     wanted = keras.tree.flatten(layer.compute_output_spec(**arguments))
-    if arguments.get("query_mask") is not None:
-        keras.src.backend.set_keras_mask(arguments["query"], arguments["query_mask"])  # where attention looks for it
-    found = layer.call(**arguments)
+    found = layer.call(**_with_causal_mask(layer, arguments))
     sized = [_sized(*pair) for pair in zip(keras.tree.flatten(found), wanted, strict=True)]
     model = keras.Model(
         given if len(given) > 1 else given[0], keras.tree.pack_sequence_as(found, sized), name=layer.name
@@ -151,6 +151,24 @@ def _unrolled(
     if not layer.trainable:
         model.trainable = False
     return model
+
+
+def _with_causal_mask(layer: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments in which a causal mask is given as a tensor, unless the backend makes it on the way.
+
+    Attention would make it of sizes, which Keras does not always know before the model runs.
+    """
+    fused = not getattr(layer, "_dropout", getattr(layer, "dropout", 0.0)) and arguments.get("attention_mask") is None
+    if not arguments.get("use_causal_mask") or (fused and not arguments.get("return_attention_scores")):
+        return arguments
+    ops, query, value = keras.ops, arguments["query"], arguments["value"]
+    rows = ops.cumsum(ops.ones_like(query[:1, :, :1], dtype="int32"), axis=1)
+    columns = ops.cumsum(ops.ones_like(value[:1, :, 0], dtype="int32"), axis=1)
+    mask = ops.greater_equal(rows, ops.expand_dims(columns, 1))
+    given = arguments.get("attention_mask")
+    if given is not None:
+        mask = ops.logical_and(ops.cast(given, "bool"), mask)
+    return {**arguments, "attention_mask": mask, "use_causal_mask": False}
 
 
 def _sized(tensor: Any, wanted: Any) -> Any:
