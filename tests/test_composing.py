@@ -84,6 +84,31 @@ CASES = [
     Case("split", ("a",), {"at": "add"}, ("--at", "add")),
     Case("freeze", ("a",), {"layers": ["stem", "norm"]}, ("--layers", "stem,norm")),
     Case("unfreeze", ("a",), {"layers": "branch"}, ("--layers", "branch")),
+    Case(
+        "fuse", ("a", "wide"), {"taps": ["add", "pool"], "head": 4}, ("--taps", "add", "--taps", "pool", "--head", "4")
+    ),
+    Case("stack", ("a", "b"), {"head": 4}, ("--units", "4")),
+    Case("swap_head", ("a",), {"head": 7}, ("--units", "7")),
+    Case(
+        "graft",
+        ("a", "b"),
+        {"at": "branch", "start": "norm", "donor_at": "branch", "donor_start": "norm"},
+        ("--at", "branch", "--start", "norm", "--donor-at", "branch", "--donor-start", "norm"),
+    ),
+    Case(
+        "insert",
+        ("a",),
+        {"layer": {"Dropout": {"rate": 0.5}}, "after": "pool"},
+        ("--layer", "{Dropout: {rate: 0.5}}", "--after", "pool"),
+    ),
+    Case("remove", ("a",), {"at": "drop"}, ("--at", "drop")),
+    Case(
+        "replace",
+        ("a",),
+        {"at": "drop", "layer": {"GaussianNoise": {"stddev": 0.1}}},
+        ("--at", "drop", "--layer", "{GaussianNoise: {stddev: 0.1}}"),
+    ),
+    Case("rename", ("a",), {"mapping": {"stem": "root"}, "prefix": "x_"}, ("--mapping", "stem=root", "--prefix", "x_")),
     Case("to_logits", ("a",)),
     Case("to_probabilities", ("a",), {"outputs": "probabilities"}, ("--outputs", "probabilities")),
 ]

@@ -18,6 +18,7 @@ from graftwork.compose.naming import as_layer_name
 from graftwork.compose.ports import has_graph, inputs, outputs
 from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.models import live
+from graftwork.models.configuration import configuration_of, rebuild
 from graftwork.models.copying import copy_model
 from graftwork.models.examples import inputs_for
 from graftwork.models.export import check_export, exported_name
@@ -98,9 +99,7 @@ class CompositionPlan:
         """Return the tensors that the result's file will hold; to know, one is written with weights of no meaning."""
         with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
             path = Path(folder) / "planned.keras"
-            live.save(
-                keras.saving.deserialize_keras_object(self.config, custom_objects=dict(self.custom_objects)), path
-            )
+            live.save(rebuild(self.config, f"the {self.verb.kind}", self.custom_objects, safe_mode=False), path)
             with open_store(path) as reader:
                 return dict(reader.specs())
 
@@ -130,7 +129,7 @@ def plan_composition(
         return CompositionPlan(
             verb=verb,
             sources=tuple(sources),
-            config=keras.saving.serialize_keras_object(model),
+            config=configuration_of(model),
             members=rows,
             inputs=tuple(_port(port) for port in inputs(model).values()),
             outputs=tuple(_port(port) for port in outputs(model).values()),
