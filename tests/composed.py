@@ -12,12 +12,12 @@ from graftwork.models.copying import copy_model
 from graftwork.models.skeleton import skeleton, weightless
 
 
-def compose(kind, *models, names="ab", **options):
+def compose(kind, *models, called="ab", **options):
     """Compose copies of live models, once from their skeletons as a plan does; both must come out the same."""
     verb = get(kind)(**options)
     with weightless():
-        planned = verb.compose([Member(name=name, model=skeleton(m)) for name, m in zip(names, models, strict=False)])
-    made = verb.compose([Member(name=name, model=copy_model(m)) for name, m in zip(names, models, strict=False)])
+        planned = verb.compose([Member(name=name, model=skeleton(m)) for name, m in zip(called, models, strict=False)])
+    made = verb.compose([Member(name=name, model=copy_model(m)) for name, m in zip(called, models, strict=False)])
     assert planned.notes == made.notes
     for one, other in [(planned.model, made.model), *((planned.more[key], made.more[key]) for key in made.more)]:
         assert config(one) == config(other)

@@ -6,7 +6,7 @@ from typing import Any
 
 from graftwork.compose.adapters import Adapt, adapter, fits
 from graftwork.compose.base import Composed, Member
-from graftwork.compose.graph import Graph, Key, Step, claim
+from graftwork.compose.graph import Graph, Key, Step, claim, settle
 from graftwork.compose.layers import LayerSpec, as_layers
 from graftwork.compose.naming import Names, as_layer_name
 from graftwork.compose.parts import as_input, as_output, like, model_inputs
@@ -98,6 +98,7 @@ class Changing:
                 self.notes.append(f"{layer.name} brings its weights: {layer.count_params():,} parameters")
             elif layer.count_params():
                 self.notes.append(f"{layer.name} adds {layer.count_params():,} untrained parameters")
+        settle(model)
         keys = [key for key, _ in self.inputs.values()]
 
         def reference(values: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from graftwork.compose.base import Composed, Member, Verb, verb
 from graftwork.compose.cuts import check_masks, cut, nearest
-from graftwork.compose.graph import Graph
+from graftwork.compose.graph import Graph, settle
 from graftwork.compose.naming import Names
 from graftwork.compose.observing import observed
 from graftwork.compose.parts import At, as_input, labelled, model_inputs, model_of, named_after, structured
@@ -65,6 +65,8 @@ class Extract(Verb):
             lambda made: structured(self.at, dict(zip(found, made, strict=True))),
         )
 
+        settle(result)
+
         def reference(values: Any) -> Any:
             given = dict(zip(order, keras.tree.flatten(values), strict=True))
             if starts:
@@ -80,6 +82,12 @@ class Extract(Verb):
         graph: Graph, name: str, labels: Sequence[str], keys: Sequence[Any], targets: Sequence[Any]
     ) -> None:
         """Refuse starts from which the targets cannot be computed, or that do not lead to them."""
+        used = {key for step in graph.needed(targets, keys) for key in step.takes} | set(targets)
+        idle = [graph.label(key) for key in keys if key not in used]
+        if idle:
+            raise OptionError(
+                f"start: {', '.join(map(repr, idle))} of {name} does not lead to what is extracted; leave it out"
+            )
         found = cut(graph, keys, targets)
         passing = [graph.label(key) for key in (*found.crossing, *found.more)]
         if passing:
@@ -88,10 +96,4 @@ class Extract(Verb):
                 f"{', '.join(repr(graph.label(key)) for key in keys)} alone: {', '.join(map(repr, passing[:6]))} "
                 f"{'passes' if len(passing) == 1 else 'pass'} by",
                 advice=f"start there as well, or {nearest(graph, keys, targets)}",
-            )
-        used = {key for step in graph.needed(targets, keys) for key in step.takes} | set(targets)
-        idle = [graph.label(key) for key in keys if key not in used]
-        if idle:
-            raise OptionError(
-                f"start: {', '.join(map(repr, idle))} of {name} does not lead to what is extracted; leave it out"
             )

@@ -318,6 +318,28 @@ def claim(model: Any, steps: Sequence[Step], names: Names, prefix: str = "") -> 
         step.operation.name = names.fresh(label)
 
 
+def settle(*models: Any) -> None:
+    """Let the layers of new models forget the calls that are in none of them, so that `layer.output` is the one in the new model.
+
+    Args:
+        models: Every new model that has a layer in common with the one that was unfolded. That one can still be run, but not be unfolded,
+            called on Keras tensors or saved.
+    """
+    own = {id(node) for model in models for node in own_calls(functional(model))}
+    for operation in {id(each): each for model in models for each in functional(model)._operations}.values():
+        operation._inbound_nodes = [node for node in operation._inbound_nodes if id(node) in own]
+        operation._outbound_nodes = [node for node in operation._outbound_nodes if id(node) in own]
+        for place, node in enumerate(operation._inbound_nodes):
+            for tensor in node.outputs:
+                tensor._keras_history = tensor._keras_history._replace(node_index=place)
+    for model in models:
+        graph = functional(model)
+        graph._nodes.clear()  # the keys by which Keras finds a graph's own calls when it saves
+        graph._nodes.update(
+            f"{id(node.operation)}_ib-{node.operation._inbound_nodes.index(node)}" for node in own_calls(graph)
+        )
+
+
 def inline(model: Any, tensors: Mapping[str, Any], names: Names, prefix: str) -> dict[str, Any]:
     """Run a model's layers on tensors, so that they stand in the caller's graph instead of inside one layer.
 

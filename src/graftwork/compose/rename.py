@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from graftwork.compose.addresses import Place, place
 from graftwork.compose.base import Composed, Member, Verb, verb
-from graftwork.compose.graph import Graph
+from graftwork.compose.graph import Graph, settle
 from graftwork.compose.naming import Names, as_layer_name
 from graftwork.compose.parts import as_output, like, model_inputs, named_after
 from graftwork.errors import MismatchError, OptionError
@@ -22,7 +22,7 @@ class Rename(Verb):
     kind: ClassVar[str] = "rename"
     takes: ClassVar[tuple[str, ...]] = ("model",)
 
-    names: Mapping[str, str] = {}
+    mapping: Mapping[str, str] = {}
     """The new name of a layer by its address: `{dense: logits, encoder/dense: projection}`."""
 
     prefix: str = ""
@@ -35,19 +35,19 @@ class Rename(Verb):
         """Make the renamed model; see `Verb.compose`."""
         (member,) = members
         model = named_after(member)
-        if not self.names and not self.prefix and self.name is None:
-            raise OptionError("rename: nothing is renamed; give names=, prefix= or name=")
+        if not self.mapping and not self.prefix and self.name is None:
+            raise OptionError("rename: nothing is renamed; give mapping=, prefix= or name=")
         graph = Graph(model)
         old = {id(operation): operation.name for operation in graph.functional._operations}
-        found = {address: place(model, address) for address in self.names}
+        found = {address: place(model, address) for address in self.mapping}
         for address, spot in found.items():
-            _check(address, spot, self.names[address])
+            _check(address, spot, self.mapping[address])
         if self.prefix:
             for operation in graph.functional._operations:
                 if not isinstance(operation, keras.layers.InputLayer):
                     operation.name = _legal(f"{self.prefix}{operation.name}", f"prefix {self.prefix!r}")
         for address, spot in found.items():
-            _set(spot.operation, self.names[address])
+            _set(spot.operation, self.mapping[address])
         for within in {id(spot.graph): spot.graph for spot in found.values()}.values():
             _check_unique(within)
         _check_unique(graph.functional)
@@ -65,6 +65,8 @@ class Rename(Verb):
         result = keras.Model(_keyed(struct, new), _keyed(outs, new), name=_legal(name, "name"))
         if not model.trainable:
             result.trainable = False
+
+        settle(result)
 
         def reference(values: Any) -> Any:
             flat = (
@@ -87,7 +89,7 @@ def _keyed(struct: Any, new: Mapping[str, str]) -> Any:
 def _check(address: str, spot: Place, name: str) -> None:
     if spot.call is not None or spot.index is not None:
         raise OptionError(f"rename: {address!r} names a call or a tensor; only layers have names")
-    _legal(name, f"names: {address}")
+    _legal(name, f"mapping: {address}")
 
 
 def _legal(name: str, what: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from graftwork.compose.base import Composed, Member, Verb, verb
 from graftwork.compose.cuts import check_clean, check_masks
-from graftwork.compose.graph import Graph
+from graftwork.compose.graph import Graph, settle
 from graftwork.compose.observing import observed
 from graftwork.compose.parts import At, as_input, as_output, labelled, model_inputs, model_of, named_after, structured
 from graftwork.models.lazy import keras
@@ -63,6 +63,8 @@ class Split(Verb):
             joint,
             lambda made: as_output(graph, made),
         )
+
+        settle(trunk, head)
 
         def reference(values: Any) -> Any:
             known = {id(below[label][1]): value for label, value in zip(order, keras.tree.flatten(values), strict=True)}
