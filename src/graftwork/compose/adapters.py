@@ -176,11 +176,21 @@ def _resize(shape: Shape, dtype: str, port: Port, where: str, names: Names) -> t
     """Scale images bilinearly."""
     if len(shape) != 4 or len(port.shape) != 4 or None in port.shape[1:3]:
         raise OptionError(f"{where}: resizing takes images of 4 axes to a fixed size, not {shape} to {port.shape}")
-    return (
-        keras.layers.Resizing(
-            port.shape[1], port.shape[2], data_format="channels_last", dtype="float32", name=names.fresh("resize")
-        ),
-        f"{where}: images are resized from {shape[1]}×{shape[2]} to {port.shape[1]}×{port.shape[2]}",
+    note = f"{where}: images are resized from {shape[1]}×{shape[2]} to {port.shape[1]}×{port.shape[2]} (bilinear)"
+    scaled = resizing(port.shape[1], port.shape[2], names.fresh("resize"))
+    if dtype == "float32":
+        return scaled, note
+    to_float = cast("float32", names)
+    return lambda image: scaled(to_float(image)), f"{note}, as float32"
+
+
+def resizing(height: int | None, width: int | None, name: str) -> Adapt:
+    """Return what scales images bilinearly, in their own dtype: whole numbers are rounded.
+
+    Not the layer `Resizing`: Keras runs a model behind that in training mode, unless it is told `training=False`.
+    """
+    return lambda image: named(
+        keras.ops.image.resize(image, (height, width), interpolation="bilinear", data_format="channels_last"), name
     )
 
 

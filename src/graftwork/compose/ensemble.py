@@ -1,8 +1,9 @@
 """Several models on one input, whose outputs are combined into one."""
 
+import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from graftwork.compose.adapters import Adapt, shapes_fit
@@ -154,6 +155,7 @@ class _Ensembling:
                     f"{member.name} is a {type(member.model).__name__}, which cannot be looked into: it is taken to accept what "
                     f"{self.leader.name} does, and the result can only be loaded where its class is known"
                 )
+        self.notes += [note for member in self.counted for note in _trains(member)]
         self.feeds, self.adapts = self._fed()
 
     def _fed(self) -> tuple[Feeds, dict[str, dict[str, Adapt]]]:
@@ -444,6 +446,18 @@ class _Ensembling:
             one = combined(way.word, arrays, kinds, way.kind, way.weights, way.classes, normalize=way.normalize)
             results.append(one.astype(way.dtype))
         return keras.tree.pack_sequence_as(graph_of(self.leader.model)._outputs_struct, results)
+
+
+def _trains(member: Member) -> Iterator[str]:
+    """Yield what is to be said of layers that train unless they are told not to: what Keras calls after them trains as well."""
+    for layer in member.model._flatten_layers(include_self=False):
+        training = inspect.signature(layer.call).parameters.get("training")
+        if training is not None and training.default is True:
+            yield (
+                f"{member.name} has the layer {layer.name!r}: where the result is called as a function, say training=False, or Keras runs "
+                "what comes after this layer in training mode; predict, evaluate and fit say it themselves"
+            )
+            return
 
 
 def _untouched(way: Combination, kinds: Sequence[str | None]) -> bool:

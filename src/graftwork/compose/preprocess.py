@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from graftwork.compose.adapters import READY, Adapt, Maker, adapter, advice, shapes_fit
+from graftwork.compose.adapters import READY, Adapt, Maker, adapter, advice, resizing, shapes_fit
 from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names, named
 from graftwork.compose.ports import Port, Shape
@@ -188,18 +188,16 @@ class Preparations:
         said = self.scale(member, port.name, alone)
         steps = list(said) if isinstance(said, list | tuple) else [said] if said is not None else []
         notes: list[str] = []
-        sizing = self._resizing(member, port, raw, self.size(member, port.name, alone), names)
-        if sizing is not None:
-            notes.append(
-                f"{member}: images are resized from {_by(raw.shape)} to {sizing.height}×{sizing.width} (bilinear)"
-            )
-            steps = [sizing, *steps]
         where = f"input → {member}"
         first: list[Adapt] = []
-        if sizing is not None and raw.dtype != "float32":  # a resized uint8 would be rounded to uint8
-            first.append(_float(raw.dtype, where, names))
-            notes.append(f"{member}: {raw.dtype} is cast to float32")
-            raw = replace(raw, dtype="float32")
+        size = self._resized(member, port, raw, self.size(member, port.name, alone))
+        if size is not None:
+            notes.append(f"{member}: images are resized from {_by(raw.shape)} to {size[0]}×{size[1]} (bilinear)")
+            if raw.dtype != "float32":
+                first.append(_float(raw.dtype, where, names))
+                notes.append(f"{member}: {raw.dtype} is cast to float32")
+            first.append(resizing(*size, names.fresh(f"{_slug(where)}_resize")))
+            raw = replace(raw, shape=(raw.shape[0], *size, raw.shape[3]), dtype="float32")
         try:
             made = adapter(raw, port, where, steps or None, names, words=WORDS)
         except MismatchError as error:
@@ -215,31 +213,25 @@ class Preparations:
             )
         return lambda tensor: made.adapt(_through(first, tensor)), tuple(notes)
 
-    def _resizing(self, member: str, port: Port, raw: Port, size: Size, names: Names) -> Any:
-        """Return the layer that resizes; None where nothing is to be resized."""
+    def _resized(self, member: str, port: Port, raw: Port, size: Size) -> tuple[int, int] | None:
+        """Return to which height and width images are resized; None where they are not."""
         if size is False or (isinstance(self.resize, bool) and not _is_image(port)):
             return None
         if not _is_image(port):
             raise OptionError(f"resize: {member} takes {port}, which are no images")
-        if size is True and None in port.shape[1:3]:
+        fixed = [each for each in port.shape[1:3] if each is not None]
+        if size is True and len(fixed) < 2:
             if isinstance(self.resize, bool):
                 return None  # it takes any size
             raise OptionError(
                 f'resize: {member} takes images of any size; say to which they go: resize={{"{member}": 224}}'
             )
-        height, width = port.shape[1:3] if size is True else height_and_width(size, f"resize of {member}")
+        height, width = fixed if size is True else height_and_width(size, f"resize of {member}")
         if (height, width) == raw.shape[1:3]:
             return None
         if raw.shape[3] != port.shape[3] or not shapes_fit((raw.shape[0],), (port.shape[0],)):
             return None  # what differs is not the size: the adapter says so
-        return keras.layers.Resizing(
-            height, width, data_format="channels_last", dtype="float32", name=f"{names_slug(member)}_resize"
-        )
-
-
-def names_slug(member: str) -> str:
-    """Return a member's name as the beginning of a layer's."""
-    return member.replace("/", "_")
+        return height, width
 
 
 def height_and_width(size: Any, what: str) -> tuple[int, int]:
