@@ -1,6 +1,6 @@
 """Features from inside several models, under a new head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -71,18 +71,19 @@ class Fuse(Verb):
         for member in members:
             found = Extract(at=taps[member.name], name=member.name).compose([member])
             notes += found.notes
-            run = _runner(found, found.model)
             layers = []
             for address, port in zip(taps[member.name], outputs(found.model).values(), strict=True):
                 where = f"{address!r} of {member.name}"
-                layer = _pooling(self._pool(member.name), port, where, _channels(found.model, port, where), names)
+                layer = _pooling(self._pool(member.name), port, where, _channels(found.model, port, where))
                 layers.append(layer)
                 rows.append(_row(member.name, address, port, layer))
-            model, said = kept_still(found.model) if self.freeze else (found.model, ())
+            run = _runner(found, layers)
+            pooled = _pooled(found.model, layers)
+            model, said = kept_still(pooled) if self.freeze else (pooled, ())
             notes += [f"{member.name}: {each}" for each in said]
             model.name = names.fresh(member.name)
             pieces.append(replace(member, model=model))
-            trunks.append(Trunk(name=member.name, model=model, run=run, before=tuple(layers)))
+            trunks.append(Trunk(name=member.name, model=model, run=run))
         made = joined(
             trunks,
             feeds(pieces, names, self.inputs),
@@ -118,19 +119,33 @@ class Fuse(Verb):
         return self.pool.get(member, "auto")
 
 
-def _runner(found: Composed, model: Any) -> Any:
-    """Return what gives a model's features, taken from the whole model."""
-    struct = graph_of(model)._inputs_struct
-    order = list(inputs(model))
+def _pooled(model: Any, layers: Sequence[Any]) -> Any:
+    """Return a model whose outputs are pooled inside it, where the masks of sequences are known."""
+    names = Names(operation.name for operation in graph_of(model)._operations)
+    tensors = []
+    for layer, (name, port) in zip(layers, outputs(model).items(), strict=True):
+        if layer is not None:
+            layer.name = names.fresh(f"{name}_{layer.name}")
+        tensors.append(layer(port.tensor) if layer is not None else port.tensor)
+    return keras.Model(graph_of(model)._inputs_struct, tensors if len(tensors) > 1 else tensors[0], name=model.name)
+
+
+def _runner(found: Composed, layers: Sequence[Any]) -> Callable[[Mapping[str, Any]], list[Any]] | None:
+    """Return what gives a model's features, taken from the whole model; None where steps are masked, which only graphs know."""
+    reference, ports = found.reference, outputs(found.model).values()
+    masked = any(getattr(port.tensor, "_keras_mask", None) is not None for port in ports)
+    if reference is None or masked:
+        return None
+    struct, order = graph_of(found.model)._inputs_struct, list(inputs(found.model))
 
     def run(given: Mapping[str, Any]) -> list[Any]:
-        values = packed(struct, {name: given[name] for name in order})
-        return list(keras.tree.flatten(found.reference(values))) if found.reference is not None else []
+        values = keras.tree.flatten(reference(packed(struct, {name: given[name] for name in order})))
+        return [layer(value) if layer is not None else value for layer, value in zip(layers, values, strict=True)]
 
     return run
 
 
-def _pooling(pool: Pool, port: Port, where: str, channels: str, names: Names) -> Any:
+def _pooling(pool: Pool, port: Port, where: str, channels: str) -> Any:
     """Return the layer that takes the positions off a feature; None where it has none."""
     rank = len(port.shape) - 2
     if port.dtype not in FLOATS:
@@ -140,7 +155,7 @@ def _pooling(pool: Pool, port: Port, where: str, channels: str, names: Names) ->
     if rank == 0 or (rank < 0 and pool == "none"):
         return None
     if pool == "flatten":
-        return keras.layers.Flatten(data_format=channels, dtype="float32", name=names.fresh(f"{port.name}_flatten"))
+        return keras.layers.Flatten(data_format=channels, dtype="float32", name="flatten")
     if pool == "none" or not 1 <= rank <= 3:
         raise MismatchError(
             f"{where} is {describe(port.shape, port.dtype)}, but beside other features one row of values per example is needed",
@@ -149,9 +164,7 @@ def _pooling(pool: Pool, port: Port, where: str, channels: str, names: Names) ->
             else 'pool="flatten" would lay it in a row',
         )
     kind, word = ("Max", "max") if pool == "gmp" else ("Average", "average")
-    return getattr(keras.layers, f"Global{kind}Pooling{rank}D")(
-        data_format=channels, dtype="float32", name=names.fresh(f"{port.name}_{word}")
-    )
+    return getattr(keras.layers, f"Global{kind}Pooling{rank}D")(data_format=channels, dtype="float32", name=word)
 
 
 def _channels(model: Any, port: Port, where: str) -> str:

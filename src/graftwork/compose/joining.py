@@ -23,14 +23,13 @@ class Trunk:
     Attributes:
         name: What it is called.
         model: It, as it goes into the result.
-        run: Gives what it gives for arrays by the names of its inputs, in order, without the model that goes into the result.
-        before: For each thing that it gives, what it goes through before it is joined with others: a pooling layer, or nothing.
+        run: Gives what it gives for arrays by the names of its inputs, in order, without the model that goes into the result; None where
+            nothing else tells.
     """
 
     name: str
     model: Any
-    run: Callable[[Mapping[str, Any]], Sequence[Any]]
-    before: tuple[Any, ...]
+    run: Callable[[Mapping[str, Any]], Sequence[Any]] | None
 
 
 def kept_still(model: Any) -> tuple[Any, tuple[str, ...]]:
@@ -68,10 +67,7 @@ def joined(
             else call(trunk.model, tensors)
         )
         made[trunk.name] = list(placed.values())
-    ways = {
-        trunk.name: [_way(*pair, names) for pair in zip(made[trunk.name], trunk.before, strict=True)]
-        for trunk in trunks
-    }
+    ways = {trunk.name: [_way(tensor, names) for tensor in made[trunk.name]] for trunk in trunks}
     concatenate = keras.layers.Concatenate(axis=-1, dtype="float32", name=names.fresh("features"))
 
     def features(given: Mapping[str, Sequence[Any]]) -> Any:
@@ -82,17 +78,17 @@ def joined(
     top = head(Port("features", tuple(joint.shape), "float32", None))
     model = keras.Model(feeds.struct, top(joint), name=name)
 
+    runs = {trunk.name: trunk.run for trunk in trunks if trunk.run is not None}
+
     def reference(values: Any) -> Any:
         given = feeds.given(values)
-        return top(features({trunk.name: trunk.run(given[trunk.name]) for trunk in trunks}))
+        return top(features({name: run(given[name]) for name, run in runs.items()}))
 
-    return Composed(model=model, reference=reference, notes=(*feeds.notes, top.note, count(model)))
+    told = reference if len(runs) == len(trunks) else None
+    return Composed(model=model, reference=told, notes=(*feeds.notes, top.note, count(model)))
 
 
-def _way(tensor: Any, before: Callable[[Any], Any] | None, names: Names) -> Callable[[Any], Any]:
+def _way(tensor: Any, names: Names) -> Callable[[Any], Any]:
     """Return what makes float32 features of what a trunk gives."""
-    if before is not None:
-        return before  # computes in float32
-    if keras.backend.standardize_dtype(tensor.dtype) == "float32":
-        return lambda value: value
-    return cast("float32", names)
+    plain = keras.backend.standardize_dtype(tensor.dtype) == "float32"
+    return (lambda value: value) if plain else cast("float32", names)

@@ -60,11 +60,7 @@ class Stack(Verb):
         for member in members:
             model, said = kept_still(member.model) if self.freeze else (member.model, ())
             notes += [f"{member.name}: {each}" for each in said]
-            trunks.append(
-                Trunk(
-                    name=member.name, model=model, run=_runner(member.model), before=(None,) * len(ports[member.name])
-                )
-            )
+            trunks.append(Trunk(name=member.name, model=model, run=_runner(member.model)))
         made = joined(
             trunks,
             given,

@@ -87,6 +87,7 @@ class SwapHead(Verb):
             found = [*rest[:place], head(below), *rest[place:]]
             return as_output(graph, found)
 
+        masked = getattr(foot.tensor, "_keras_mask", None) is not None  # of which arrays know nothing
         removed = _removed(graph, steps)
         left = [label for label in model_inputs(graph) if label not in ins]
         notes = (
@@ -103,7 +104,7 @@ class SwapHead(Verb):
             count(result),
         )
         classes = member.classes if member.classes and len(member.classes) == units_of(self.head) else None
-        return Composed(model=result, reference=reference, classes=classes, notes=notes)
+        return Composed(model=result, reference=None if masked else reference, classes=classes, notes=notes)
 
     def _place(self, model: Any) -> int:
         """Return which output gets the new head."""
