@@ -220,21 +220,6 @@ def test_masks_that_no_tensor_shows_are_found(text):
     same(opened(IDS), before)  # what stands for nothing is still masked
 
 
-def test_masks_that_a_nested_model_hands_past_its_layers_keep_it_closed(text):
-    x = keras.Input((5, 4), name="x")
-    inner = keras.Model(
-        x, keras.ops.add(kl.Dense(4, name="inner_dense")(x), 1.0), name="inner"
-    )  # an operation drops the mask
-    ids = keras.Input((5,), dtype="int32", name="ids")
-    embedded = kl.Embedding(9, 4, mask_zero=True, name="embed")(ids)
-    model = keras.Model(ids, kl.LSTM(3, name="lstm")(inner(embedded)), name="outer")
-
-    with pytest.raises(OptionError, match="'inner' drop the mask"):
-        compose("insert", model, layer="ReLU", after="inner/inner_dense")
-    with pytest.raises(MismatchError, match="carries a mask"):
-        compose("split", model, at="inner")
-
-
 # Insert, remove, replace ------------------------------------------------------------------------------------------------
 
 

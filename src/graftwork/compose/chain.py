@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 
 from graftwork.compose import adapters as ways
 from graftwork.compose.base import Composed, Member, Verb, verb
-from graftwork.compose.graph import inline
+from graftwork.compose.graph import inline, settle
 from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names
 from graftwork.compose.ports import Port, call, fresh_inputs, graph_of, inputs, outputs, packed
@@ -94,6 +94,8 @@ class _Chaining:
             struct = {**(struct if isinstance(struct, dict) else given), **more}
         made = self._run({**given, **more}, self._placed)
         model = keras.Model(struct, packed(graph_of(last.model)._outputs_struct, made), name=self.wishes.name)
+        if self.wishes.inline:
+            settle(model)
 
         def reference(values: Any) -> Any:
             flat = keras.tree.flatten(values)

@@ -140,7 +140,7 @@ def check_masks(model: Any, taps: Sequence[Tap], targets: Sequence[Key] | None =
     """
     if not any(_makes_masks(layer) for layer in model._flatten_layers()):
         return ()
-    graph = Graph(model, taps, deep=True, masks=True)
+    graph = Graph(model, taps, deep=True)
     given = dict(zip(graph.inputs, fresh_inputs(inputs(model), Names()).values(), strict=True))
     wanted = [graph.same(key) for key in targets] if targets is not None else graph.outputs
     keys = [graph.same(tap.key) for tap in taps]

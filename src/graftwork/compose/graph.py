@@ -106,22 +106,19 @@ class Graph:
         model: A Functional or a built Sequential.
         taps: Tensors that must stand in the graph: the nested models around them are opened.
         deep: Whether every nested model is opened that can be.
-        masks: Whether a tensor that leaves an opened model carries the mask of the model's first input where it carries none of its own,
-            as it does in Keras while the model is one layer. Only for looking: a graph that is saved has no place for it.
 
     Raises:
         OptionError: If the model, or one that has to be opened, is no graph of layers.
     """
 
-    def __init__(self, model: Any, taps: Sequence[Tap] = (), *, deep: bool = False, masks: bool = False) -> None:
-        self.model, self.deep, self.masks = model, deep, masks
+    def __init__(self, model: Any, taps: Sequence[Tap] = (), *, deep: bool = False) -> None:
+        self.model, self.deep = model, deep
         self.functional = functional(model)
         self.opened = {id(node.operation) for tap in taps for node in tap.within}
         while True:
             self.steps: list[Step] = []
             self._same: dict[Key, Key] = {}
             self._tensors: dict[Key, Any] = {}
-            self._entered: list[tuple[str, Key, list[Key]]] = []
             self._unfold(self.functional, (), None)
             hidden = self._hidden()
             if not hidden:
@@ -195,27 +192,6 @@ class Graph:
             masks.name(made, step.label)
         return values
 
-    def check_masks(self, values: Mapping[Key, Any]) -> None:
-        """Refuse what would lose a mask: layers of an opened model that drop it, past which Keras hands it while the model is one layer.
-
-        Args:
-            values: What `run` returned.
-
-        Raises:
-            OptionError: If there is such a mask, and it has the length of what leaves the model.
-        """
-        for label, first, last in self._entered:
-            mask = getattr(values.get(first), "_keras_mask", None)
-            for key in last:
-                tensor = values.get(key)
-                if mask is None or tensor is None or getattr(tensor, "_keras_mask", None) is not None:
-                    continue
-                if len(tensor.shape) > len(mask.shape) and tuple(tensor.shape[:2]) == tuple(mask.shape[:2]):
-                    raise OptionError(
-                        f"layers of the nested model {label!r} drop the mask of its input, and Keras hands it past them only while the "
-                        "model is one layer; it cannot be laid open"
-                    )
-
     def _unfold(self, graph: Any, within: tuple[Any, ...], training: bool | None) -> None:
         for node in own_calls(graph):
             if node.is_input and within:
@@ -252,16 +228,8 @@ class Graph:
                 self.steps.append(Step(None, label, within, takes, (inside,), _entering(wanted, label)))
         own = node.arguments.kwargs.get("training")
         self._unfold(graph, inner, own if training is None else training)
-        first = self.same(_key(inner, graph._inputs[0]))
-        lasts = [self.same(_key(inner, last)) for last in graph._outputs]
-        self._entered.append((node.operation.name, first, lasts))
-        for outer, last in zip(node.outputs, lasts, strict=True):
-            key = _key(within, outer)
-            if self.masks:
-                self._tensors[key] = outer
-                self.steps.append(Step(None, node.operation.name, within, (last, first), (key,), _leaving))
-            else:
-                self._same[key] = last
+        for outer, last in zip(node.outputs, graph._outputs, strict=True):
+            self._same[_key(within, outer)] = self.same(_key(inner, last))
 
     def _hidden(self) -> set[int]:
         """Return the nested models that hide a layer which stands in the graph as well."""
@@ -363,7 +331,6 @@ def inline(model: Any, tensors: Mapping[str, Any], names: Names, prefix: str) ->
     steps = graph.needed(graph.outputs, given)
     claim(model, steps, names, prefix)
     values = graph.run(steps, given, names)
-    graph.check_masks(values)
     return dict(zip(labels, (values[key] for key in graph.outputs), strict=True))
 
 
@@ -444,16 +411,6 @@ def _entering(wanted: Any, label: str) -> Call:
         return [_fitted(values[0], wanted, label, names)]
 
     return enter
-
-
-def _leaving(values: Sequence[Any], names: Names) -> list[Any]:
-    """Return what leaves a model, with the mask of what entered it where it has none."""
-    last, first = values
-    mask = getattr(first, "_keras_mask", None)
-    if mask is not None and getattr(last, "_keras_mask", None) is None:
-        last = keras.KerasTensor(last.shape, dtype=last.dtype, name=last.name)
-        keras.src.backend.set_keras_mask(last, mask)
-    return [last]
 
 
 class _Masks:
