@@ -220,6 +220,8 @@ def _check_shared(verb: Verb, sources: Sequence[Source]) -> None:
         return
     if any(source.model is None for source in sources):
         raise OptionError("share=True takes live models; a file is loaded for the result alone")
+    if verb.takes != ("models",):
+        raise OptionError(f"share=True: {verb.kind} changes layers and their names, so it works on a copy of the model")
     if getattr(verb, "inline", False):
         raise OptionError("share=True and inline=True exclude each other: layers would get other names in the sources")
     held: dict[int, str] = {}
@@ -281,7 +283,6 @@ def write_composition(
     target: Target,
     progress: Progress | None = None,
     *,
-    check: bool = True,
     export: str | None = None,
 ) -> Result:
     """Make a composition and write it.
@@ -290,7 +291,6 @@ def write_composition(
         plan: The plan; its sources are open.
         target: Where to.
         progress: Told how far the work is: made, checked and written, a third each.
-        check: Load the result in a fresh process, and compare what it says of random inputs with what the members say.
         export: Also write it for another runtime, beside the target: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
 
     Raises:
@@ -313,7 +313,7 @@ def write_composition(
         live.save(composed.model, path)
         if plan.needs:
             notes.append(f"to load it, Keras needs {plan.needs}")
-        elif check:
+        elif target.check:
             notes.append(
                 self_check(
                     path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact

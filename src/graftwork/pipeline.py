@@ -65,7 +65,9 @@ def run(
                 target = outputs.get(name)
                 if target is None:
                     suffix, form = job.between
-                    target = Target(path=Path(between) / f"{name}{suffix}", format=form, threads=first.threads)
+                    target = Target(
+                        path=Path(between) / f"{name}{suffix}", format=form, threads=first.threads, check=False
+                    )
                 result = job.write(target, step, _named(progress, name))
             made[name] = target.path
             if name in outputs:

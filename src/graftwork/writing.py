@@ -58,6 +58,7 @@ class Target:
         threads: How many threads work.
         drop_compile: Leave out how the model was compiled.
         shard_bytes: Greatest size of a shard, where the format has shards.
+        check: Load a composition in a fresh process, and compare what it says there with what its members say.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Target:
     threads: int = 0
     drop_compile: bool = False
     shard_bytes: int | None = None
+    check: bool = True
 
     def workers(self) -> int:
         """Return the number of threads: as asked, else one for each processor that this process may use."""

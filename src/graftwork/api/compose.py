@@ -833,9 +833,7 @@ def _made(verb: str, models: Sequence[Model], wanted: Mapping[str, Any], **optio
             _say(wanted, composed.notes)
             return (composed.model, *composed.more.values()) if composed.more else composed.model
         plan = plan_composition(chosen, sources, custom_objects)
-        result = write_composition(
-            plan, target, wanted.get("progress"), check=wanted.get("check", True), export=wanted.get("export")
-        )
+        result = write_composition(plan, target, wanted.get("progress"), export=wanted.get("export"))
         _say(wanted, result.notes)
         if wanted.get("on_result") is not None:
             wanted["on_result"](result)
@@ -851,7 +849,10 @@ def _target(wanted: Mapping[str, Any]) -> Target | None:
     if wanted.get("output") is None:
         return None
     return Target(
-        path=Path(wanted["output"]), format=wanted.get("format"), overwrite=bool(wanted.get("overwrite", False))
+        path=Path(wanted["output"]),
+        format=wanted.get("format"),
+        overwrite=bool(wanted.get("overwrite", False)),
+        check=bool(wanted.get("check", True)),
     )
 
 

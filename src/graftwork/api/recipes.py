@@ -47,6 +47,7 @@ def run(
     threads: int | None = None,
     overwrite: bool = False,
     shard_bytes: int | None = None,
+    check: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Result]:
     """Run a recipe and return its results by step.
@@ -58,6 +59,7 @@ def run(
         threads: How many threads work.
         overwrite: Whether existing outputs may be replaced.
         shard_bytes: Greatest size of a shard of each output, for formats with shards.
+        check: Load compositions that are written in a fresh process, and compare what they say there with what their members say.
         progress: Told how far each step is.
 
     Raises:
@@ -77,7 +79,7 @@ def run(
     if len(set(outputs.values())) != len(outputs):
         raise RecipeError("two outputs of the recipe have the same path")
     targets = {
-        name: Target(path=path, overwrite=overwrite, threads=threads or 0, shard_bytes=shard_bytes)
+        name: Target(path=path, overwrite=overwrite, threads=threads or 0, shard_bytes=shard_bytes, check=check)
         for name, path in outputs.items()
     }
     return pipeline.run(found, root, targets, progress)

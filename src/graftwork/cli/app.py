@@ -364,6 +364,9 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML, or a mergekit configuration.", show_default=False)],
     output: MaybeOutput = None,
     shard_size: ShardSize = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Load compositions in a fresh process and compare.")
+    ] = True,
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -380,6 +383,7 @@ def run(
                 threads=threads,
                 overwrite=overwrite,
                 shard_bytes=_size(shard_size),
+                check=check,
                 progress=tell,
             )
         if as_json:
