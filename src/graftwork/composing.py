@@ -14,6 +14,7 @@ from typing import Any
 
 from graftwork.architecture.layer import Layer, parse
 from graftwork.compose import Composed, Member, Verb
+from graftwork.compose.lasting import lasting
 from graftwork.compose.naming import as_layer_name
 from graftwork.compose.ports import has_graph, inputs, outputs
 from graftwork.errors import MismatchError, OptionError, OutputError
@@ -121,7 +122,7 @@ def plan_composition(
         members = _members(sources, lambda source: skeleton(_origin(source), custom_objects=custom))
         brought = {id(variable) for member in members for variable in member.model.variables}
         rows = tuple(_row(member) for member in members)
-        composed = verb.compose(members)
+        composed = _lasting(verb.compose(members))
         model = composed.model
         weights = [v for v in model.variables if not _is_seed(v)]
         trained = sum(math.prod(v.shape) for v in model.trainable_variables)
@@ -210,7 +211,17 @@ def compose(verb: Verb, sources: Sequence[Source], custom_objects: Mapping[str, 
             return copy_model(source.model)
         return live.load_model(source.reader, custom_objects=custom_objects)
 
-    return verb.compose(_members(sources, own))
+    composed = verb.compose(_members(sources, own))
+    return composed if any(source.shared for source in sources) else _lasting(composed)
+
+
+def _lasting(composed: Composed) -> Composed:
+    """Return a composition whose frozen layers stay frozen when it is loaded; where that cannot be had, it says so."""
+    try:
+        model, notes = lasting(composed.model)
+    except OptionError as error:
+        return replace(composed, notes=(*composed.notes, f"not frozen once it is loaded: {error}"))
+    return replace(composed, model=model, notes=(*composed.notes, *notes))
 
 
 def _check_shared(verb: Verb, sources: Sequence[Source]) -> None:

@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graftwork.api.compose import (
         chain,
-        check,
-        copy,
-        draw,
         ensemble,
-        export,
         extract,
         freeze,
         fuse,
         graft,
         insert,
-        load,
         make,
         remove,
         rename,
@@ -32,6 +27,7 @@ if TYPE_CHECKING:
         to_probabilities,
         unfreeze,
     )
+    from graftwork.api.graphs import check, copy, draw, export, load
     from graftwork.api.knowledge import extract_lora, fisher, gram
     from graftwork.api.plans import PlanReport
     from graftwork.api.recipes import plan, run
@@ -41,17 +37,12 @@ if TYPE_CHECKING:
 HOMES = {
     "compose": (
         "chain",
-        "check",
-        "copy",
-        "draw",
         "ensemble",
-        "export",
         "extract",
         "freeze",
         "fuse",
         "graft",
         "insert",
-        "load",
         "make",
         "remove",
         "rename",
@@ -63,6 +54,7 @@ HOMES = {
         "to_probabilities",
         "unfreeze",
     ),
+    "graphs": ("check", "copy", "draw", "export", "load"),
     "knowledge": ("extract_lora", "fisher", "gram"),
     "plans": ("PlanReport",),
     "recipes": ("plan", "run"),

@@ -7,7 +7,9 @@ Shapes fit where each size is the same or one of the two is not fixed; dtypes fi
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from graftwork.compose.layers import LayerSpec, as_layers
 from graftwork.compose.naming import Names, named
@@ -18,6 +20,17 @@ from graftwork.tensor import FLOATS
 
 Adapt = Callable[[Any], Any]
 """Takes a tensor (or an array) and returns one that fits."""
+
+
+def _as_words(value: Any) -> Any:
+    """Return a mapping whose keys may be pairs ``("a", "b")`` with keys ``"a:b"``."""
+    if not isinstance(value, Mapping):
+        return value
+    return {":".join(key) if isinstance(key, tuple) else key: found for key, found in value.items()}
+
+
+Adapters = Annotated[Mapping[str, LayerSpec], BeforeValidator(_as_words)]
+"""What stands between two models, by ``a:b``."""
 
 
 @dataclass(frozen=True, slots=True)

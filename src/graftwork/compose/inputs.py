@@ -144,8 +144,8 @@ def _matched(ports: Ports) -> dict[str, dict[str, str]]:
         ]
         if len(unlike) == len(others):
             raise MismatchError(
-                f"{name} takes {', '.join(map(str, known.values()))} and {unlike[0]} takes {', '.join(map(str, ports[unlike[0]].values()))}: "
-                "their names do not say which of them are the same",
+                f"{name} takes {', '.join(map(str, known.values()))} and "
+                f"{unlike[0]} takes {', '.join(map(str, ports[unlike[0]].values()))}: their names do not say which of them are the same",
                 advice='rename the inputs that are the same (the verb rename), or give each model its own: inputs="separate"',
             )
     return {name: {port: port for port in known} for name, known in ports.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from graftwork.compose.adapters import cast
 from graftwork.compose.base import Composed
-from graftwork.compose.graph import inline, is_graph
+from graftwork.compose.graph import inline, is_graph, settle
 from graftwork.compose.heads import Head
 from graftwork.compose.inputs import Feeds
 from graftwork.compose.lasting import lasting
@@ -77,6 +77,8 @@ def joined(
     joint = features(made)
     top = head(Port("features", tuple(joint.shape), "float32", None))
     model = keras.Model(feeds.struct, top(joint), name=name)
+    if flat:
+        settle(model)
 
     runs = {trunk.name: trunk.run for trunk in trunks if trunk.run is not None}
 

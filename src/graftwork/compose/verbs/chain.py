@@ -3,25 +3,17 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BeforeValidator
+from pydantic import Field
 
 from graftwork.compose import adapters as ways
 from graftwork.compose.base import Composed, Member, Verb, verb
 from graftwork.compose.graph import inline, settle
-from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names
 from graftwork.compose.ports import Port, call, fresh_inputs, graph_of, inputs, outputs, packed
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.lazy import keras
-
-
-def pairs_as_words(value: Any) -> Any:
-    """Return a mapping whose keys may be pairs ``("a", "b")`` with keys ``"a:b"``."""
-    if not isinstance(value, Mapping):
-        return value
-    return {":".join(key) if isinstance(key, tuple) else key: found for key, found in value.items()}
 
 
 @verb
@@ -34,7 +26,7 @@ class Chain(Verb):
 
     kind: ClassVar[str] = "chain"
 
-    adapters: Annotated[Mapping[str, LayerSpec], BeforeValidator(pairs_as_words)] = {}
+    adapters: ways.Adapters = Field(default_factory=dict)
     """What stands between two models where the output of one does not fit the other, by ``a:b``: dense, gap, flatten, resize, cast, pad,
     a layer, or a list of these."""
 

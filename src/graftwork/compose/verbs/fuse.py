@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from graftwork.compose.base import Composed, Member, Verb, verb
-from graftwork.compose.extract import Extract
 from graftwork.compose.heads import HeadSpec, as_head
 from graftwork.compose.inputs import InputMode, feeds
 from graftwork.compose.joining import Trunk, joined, kept_still
 from graftwork.compose.naming import Names
 from graftwork.compose.ports import Port, describe, graph_of, inputs, outputs, packed
+from graftwork.compose.verbs.extract import Extract
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.lazy import keras
 from graftwork.tensor import FLOATS

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from graftwork.compose.addresses import tap
 from graftwork.compose.base import Composed, Member, Verb, verb
-from graftwork.compose.graph import Graph, Step, Tap, claim
+from graftwork.compose.graph import Graph, Step, Tap, claim, settle
 from graftwork.compose.heads import HeadSpec, as_head, units_of
 from graftwork.compose.lasting import lasting
 from graftwork.compose.naming import Names
@@ -77,6 +77,7 @@ class SwapHead(Verb):
             kept = [leaf for part in parts(result) if id(part.layer) not in new for leaf in part.leaves()]
             set_trained(result, {id(leaf.layer): False for leaf in kept})
         result, said = lasting(result)
+        settle(result)
         order = {id(tensor): label for label, tensor in given.items()}
         flat = [order[id(tensor)] for tensor in keras.tree.flatten(struct)]
         others = [Tap((), tensor, "") for i, tensor in enumerate(graph.functional._outputs) if i != place]

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BeforeValidator
+from pydantic import Field
 
-from graftwork.compose.adapters import adapter
+from graftwork.compose.adapters import Adapters, adapter
 from graftwork.compose.base import Composed, Member, Verb, verb
-from graftwork.compose.chain import pairs_as_words
 from graftwork.compose.changes import Change, Changing
 from graftwork.compose.cuts import check_masks, cut
 from graftwork.compose.graph import Graph, Key, Step, Tap, claim
-from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names
 from graftwork.compose.parts import labelled, model_inputs, named_after, port_of
 from graftwork.compose.ports import outputs
@@ -46,7 +44,7 @@ class Graft(Verb):
     donor_start: str | list[str] | None = None
     """Where the donor's piece begins."""
 
-    adapters: Annotated[Mapping[str, LayerSpec], BeforeValidator(pairs_as_words)] = {}
+    adapters: Adapters = Field(default_factory=dict)
     """What stands where the two do not fit, by `host:donor` (into the piece) and `donor:host` (behind it): dense, gap, flatten, resize,
     cast, pad, a layer, or a list of these."""
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from graftwork.compose.base import Composed, Member, Verb, verb
-from graftwork.compose.freeze import flagged
 from graftwork.compose.trained import has_weights, is_batchnorm, matching, set_trained, since
+from graftwork.compose.verbs.freeze import flagged
 from graftwork.errors import OptionError
 
 

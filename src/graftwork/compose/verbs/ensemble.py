@@ -10,7 +10,7 @@ from graftwork.compose.adapters import Adapt, shapes_fit
 from graftwork.compose.base import Composed, Member, Verb, verb
 from graftwork.compose.classes import ClassLists, ClassMap, Group, class_lists, class_map
 from graftwork.compose.combine import NEEDS_KIND, WEIGHTED, Combination, Combine, Given
-from graftwork.compose.graph import inline
+from graftwork.compose.graph import inline, settle
 from graftwork.compose.inputs import Feeds, InputMode, separate_inputs, shared_inputs
 from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names, named
@@ -210,6 +210,8 @@ class _Ensembling:
             tables[f"classes of {output}" if prefix else "classes"] = list(way.classes.rows)
         struct = keras.tree.pack_sequence_as(graph_of(self.leader.model)._outputs_struct, list(results.values()))
         model = keras.Model(self.feeds.struct, struct, name=self.wishes.name)
+        if self.wishes.inline:
+            settle(model)
         only = next(iter(ways.values()))[0] if len(ways) == 1 else None
         return Composed(
             model=model,
