@@ -16,7 +16,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import keras, numpy as np, tensorflow as tf
 from graftwork.compose import Member
-from graftwork.compose.ensemble import Ensemble
+from graftwork.compose.verbs.ensemble import Ensemble
 from graftwork.models.copying import copy_model
 
 members, batches, rounds = int(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])

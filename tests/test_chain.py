@@ -7,7 +7,7 @@ from composing import compose, reloaded, same
 from keras import layers as kl
 
 import graftwork as gw
-from graftwork.compose.chain import Chain
+from graftwork.compose.verbs.chain import Chain
 
 pytestmark = pytest.mark.keras
 
@@ -79,7 +79,7 @@ def test_connect_says_what_names_do_not():
     made = compose(Chain(connect={"c.text": "b", "c.sum": "input"}), {"a": a, "b": b, "c": c})
     ports = {next(iter(gw.check("chain", [a, b, c], connect={"c.text": "b", "c.sum": "input"}).inputs))["name"]: x}
     total = values(3, 2, seed=1)
-    assert same(made.model({**ports, "sum": total}), c([b(a(x)), total]))
+    assert same(made.model({**ports, "sum": total}), c([b(a(x)), keras.ops.convert_to_tensor(total)]))
     with pytest.raises(gw.UnknownNameError, match=r"c\.tex"):
         compose(Chain(connect={"c.tex": "b"}), {"a": a, "b": b, "c": c})
     with pytest.raises(gw.OptionError, match="comes after"):
@@ -130,7 +130,7 @@ def test_ready_made_adapters(giver, taker_, spec, advice):
 def test_numbers_are_not_cast_in_silence():
     """Floating point does not go into whole numbers; two floating-point widths do, and that is said; text never."""
     whole = keras.Sequential([keras.Input((3,), dtype="int32"), kl.Embedding(5, 2)], name="whole")
-    with pytest.raises(gw.MismatchError, match="float32.*int32.*cast would fit"):
+    with pytest.raises(gw.MismatchError, match=r"float32.*int32.*cast would fit"):
         compose(Chain(), {"a": dense("a", 4, 3), "whole": whole})
     made = compose(Chain(adapters={"a:whole": "cast"}), {"a": dense("a", 4, 3), "whole": whole})
     assert made.model(values(2, 4)).shape == (2, 3, 2)
@@ -177,12 +177,12 @@ def test_words_that_are_wrong():
     """Slips are refused with the words that are known."""
     a, b = dense("a", 4, 3), dense("b", 5, 2)
     with pytest.raises(gw.UnknownNameError, match="pair of models"):
-        compose(Chain(adapters={"a:c": "dense"}), {"a": a, "b": b})
+        compose(Chain(adapters={"a:b": "dense", "a:c": "dense"}), {"a": a, "b": b})
     with pytest.raises(gw.UnknownNameError, match="did you mean 'Dense'"):
         compose(Chain(adapters={"a:b": "Dens"}), {"a": a, "b": b})
+    used = kl.Dense(5)
+    used.build((None, 3))
     with pytest.raises(gw.OptionError, match="has weights already"):
-        used = kl.Dense(5)
-        used.build((None, 3))
         compose(Chain(adapters={"a:b": used}), {"a": a, "b": b})
     with pytest.raises(gw.OptionError, match="at least two"):
         compose(Chain(), {"a": a})

@@ -11,7 +11,7 @@ from keras import layers
 
 from graftwork.compose.classes import class_map
 from graftwork.compose.combine import Combination, Given
-from graftwork.compose.ensemble import Ensemble
+from graftwork.compose.verbs.ensemble import Ensemble
 from graftwork.errors import GraftworkError, MismatchError, OptionError, UnknownNameError
 
 pytestmark = pytest.mark.keras

@@ -7,8 +7,8 @@ from composing import compose, reloaded
 from keras import layers, ops
 
 from graftwork.compose.outputs import converted, floor_of, log_probabilities
-from graftwork.compose.to_logits import ToLogits
-from graftwork.compose.to_probabilities import ToProbabilities
+from graftwork.compose.verbs.to_logits import ToLogits
+from graftwork.compose.verbs.to_probabilities import ToProbabilities
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models import skeleton
 from graftwork.models.outputs import ending

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 import graftwork as gw
 from graftwork.errors import GraftworkError, RecipeError
-from graftwork.methods import METHODS
 from graftwork.jobs import JOBS
+from graftwork.methods import METHODS
 from graftwork.recipe import STEP_KINDS, read_recipe, schema
 
 MODELS = "models: {base: base.safetensors, a: a.safetensors, b: b.safetensors}\n"

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import graftwork as gw
 from graftwork.cli.app import app
 from graftwork.errors import StoreError
-from graftwork.writing import labels_of
 from graftwork.stores import hub, open_store, spelling
+from graftwork.writing import labels_of
 
 COMMIT = "0123456789abcdef"
 
