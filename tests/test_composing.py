@@ -175,7 +175,7 @@ def test_a_verb_exists_three_times_with_one_meaning(verb):
         assert f"{name}: {' '.join((option.description or '').split())}" in words
     assert " ".join((cls.__doc__ or "").split()) in words
     schema = STEP_KINDS[verb].schema_of_settings()
-    assert set(schema["properties"]) == {*cls.takes, *cls.model_fields}
+    assert set(schema["properties"]) == {*cls.takes, *cls.model_fields, "export"}
     assert not set(cls.model_fields) & set(Wanted.__annotations__), "an option of a verb hides one of all verbs"
 
 
@@ -275,6 +275,25 @@ def test_results_are_checked_in_a_fresh_process(case, folder, tmp_path):
         on_result=results.append,
     )
     assert any("fresh process" in note for note in results[0].notes)
+
+
+def test_a_result_is_exported_beside_its_output(folder, tmp_path):
+    """Python, the command line and recipes write the same export beside the result; one that is there already is refused before."""
+    recipe = {
+        "models": {name: str(folder / f"{name}.keras") for name in ("a", "b")},
+        "steps": {"both": {"ensemble": {"models": ["a", "b"], "export": "litert"}}},
+        "outputs": {"both": str(tmp_path / "both.keras")},
+    }
+    notes = gw.run(recipe, check=False)["both"].notes
+    assert (tmp_path / "both.tflite").is_file() and any(
+        "both.tflite" in note and "(0.0001 is allowed)" in note for note in notes
+    )
+    (tmp_path / "both.keras").unlink()
+    with pytest.raises(gw.OutputError, match=r"both\.tflite exists"):
+        gw.ensemble([folder / "a.keras", folder / "b.keras"], output=tmp_path / "both.keras", export="litert")
+    assert not (tmp_path / "both.keras").exists()
+    with pytest.raises(gw.UnknownNameError, match="did you mean 'litert'"):
+        gw.ensemble([folder / "a.keras"] * 2, output=tmp_path / "both.keras", export="liter")
 
 
 def test_one_file_ten_times(folder):

@@ -324,7 +324,7 @@ def write_composition(
         live.save(composed.model, path)
         if plan.needs:
             notes.append(f"to load it, Keras needs {plan.needs}")
-        elif target.check:
+        elif target.check and not target.passing:
             notes.append(
                 self_check(
                     path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact
@@ -337,7 +337,7 @@ def write_composition(
             live.save(model, path)
             further = _moved(path, plan, replace(target, path=beside(target.path, FORMATS[result.format], word)))
             notes.append(f"the {word} is {further.path}")
-    if export is not None:
+    if export is not None and not target.passing:
         place = beside(target.path, FORMATS[result.format], "", export)
         notes.append(f"{place}: {export_model(composed.model, place, export, overwrite=target.overwrite)}")
     tell(3)

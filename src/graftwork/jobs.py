@@ -291,18 +291,19 @@ def write_estimate(
 
 @dataclass(frozen=True, slots=True)
 class ComposeJob:
-    """A composition of graphs; see `Job`."""
+    """A composition of graphs, and what its result is exported as; see `Job`."""
 
     plan: CompositionPlan
+    export: str | None = None
     between: tuple[str, str] = (".keras", "keras")
 
     def check(self, target: Target) -> None:
         """See `Job.check`."""
-        check_composition(self.plan, target)
+        check_composition(self.plan, target, self.export)
 
     def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
         """See `Job.write`."""
-        return write_composition(self.plan, target, progress)
+        return write_composition(self.plan, target, progress, export=self.export)
 
     def header(self) -> Header | None:
         """See `Job.header`."""
@@ -347,7 +348,7 @@ def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], r
         )
         for name in step.names
     ]
-    return ComposeJob(plan_composition(step.verb, sources))
+    return ComposeJob(plan_composition(step.verb, sources), step.export)
 
 
 JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {

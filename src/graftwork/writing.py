@@ -59,6 +59,7 @@ class Target:
         drop_compile: Leave out how the model was compiled.
         shard_bytes: Greatest size of a shard, where the format has shards.
         check: Load a composition in a fresh process, and compare what it says there with what its members say.
+        passing: Whether it is only there until a recipe ends.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Target:
     drop_compile: bool = False
     shard_bytes: int | None = None
     check: bool = True
+    passing: bool = False
 
     def workers(self) -> int:
         """Return the number of threads: as asked, else one for each processor that this process may use."""

@@ -1,7 +1,7 @@
 """Steps that compose graphs: a verb with its options, and the names of the models that go in."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
@@ -31,10 +31,12 @@ class ComposeStep(Step):
     Attributes:
         names: Names of the models, in the order of the verb's arguments.
         verb: What is made of them.
+        export: What the result is also written as, beside its output: saved_model, onnx or litert.
     """
 
     names: tuple[Name, ...] = Field(min_length=1)
     verb: SerializeAsAny[Verb]
+    export: Literal["saved_model", "onnx", "litert"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -43,7 +45,7 @@ class ComposeStep(Step):
         takes = VERBS[cls.kind].takes
         if not isinstance(data, Mapping) or "verb" in data:
             return data
-        options = {key: value for key, value in data.items() if key not in takes}
+        options = {key: value for key, value in data.items() if key not in (*takes, "export")}
         missing = [name for name in takes if name not in data]
         if missing:
             slips = [key for key in options if key not in VERBS[cls.kind].model_fields]
@@ -51,7 +53,7 @@ class ComposeStep(Step):
             raise OptionError(f"{cls.kind}: {missing[0]!r} is missing{meant}")
         verb = verb_of(cls.kind, options)
         names = as_tuple(data["models"]) if takes == ("models",) else tuple(data[name] for name in takes)
-        return {"names": names, "verb": verb}
+        return {"names": names, "verb": verb, "export": data.get("export")}
 
     def inputs(self) -> Iterator[str]:
         """Yield the names of the models."""
@@ -71,7 +73,14 @@ class ComposeStep(Step):
         models = {name: many if name == "models" else one for name in verb.takes}
         return {
             **schema,
-            "properties": {**models, **schema.get("properties", {})},
+            "properties": {
+                **models,
+                **schema.get("properties", {}),
+                "export": {
+                    "enum": ["saved_model", "onnx", "litert"],
+                    "description": "Write the output for another runtime, too.",
+                },
+            },
             "required": [*verb.takes, *schema.get("required", [])],
             "additionalProperties": False,
         }
