@@ -13,6 +13,7 @@ from pathlib import Path
 import keras_files
 import numpy as np
 import pytest
+import tf_files
 from reference_methods import REFERENCES
 from safetensors.numpy import load_file, save_file
 from test_methods import CASES as METHOD_ROWS
@@ -277,6 +278,7 @@ THING = {
     "preset": (lambda p, a: keras_files.keras_directory(p, a, keras_hub_version="0.20"), "a_preset"),
     "legacy_h5": (keras_files.legacy_h5, "a.h5"),
     "safetensors": (lambda p, a: save_file(a, p), "a.safetensors"),
+    "tf_checkpoint": (tf_files.checkpoint, "a.index"),
 }
 
 

@@ -8,6 +8,7 @@ import keras_files
 import ml_dtypes
 import numpy as np
 import pytest
+import tf_files
 from safetensors import deserialize
 from safetensors.numpy import load_file, save_file
 
@@ -110,6 +111,17 @@ class TestHuggingFace(StoreContract):
 
     def read_sample(self, path):
         return load_file(path / "model.safetensors")
+
+
+class TestCheckpoint(StoreContract):
+    format, suffix = "tf_checkpoint", ".index"
+    dtypes = (*ALL, "float8_e4m3fn", "float8_e5m2", "complex64", "complex128")
+
+    def write_sample(self, path, arrays):
+        tf_files.checkpoint(path, arrays, shards=3)
+
+    def read_sample(self, path):
+        return tf_files.checkpoint_of(path)
 
 
 def test_every_format_keeps_the_contract():

@@ -256,7 +256,7 @@ def plan_convert(
         _is_compiled(source) and ("legacy_h5" in (row.name, source.header.format)) and row.name != source.header.format
     ):
         losses.append("how the model was compiled")
-    if source.header.assets and not row.holds_architecture:
+    if source.header.assets and not row.holds_architecture and row.name != source.header.format:
         losses.append(f"{len(source.header.assets)} vocabularies and other assets")
     if dtype is not None and dtype not in FLOATS:
         raise OptionError(f"a result cannot have dtype {dtype!r}; choose one of {', '.join(FLOATS)}")

@@ -280,9 +280,11 @@ def _compare(a: Reader, b: Reader, name: str, source: Source, tell: Callable[[in
         count = min(BLOCK, spec_a.size - start)
         x = _numbers(a, spec_a, (), start, count)
         y = _numbers(b, spec_b, source.gather, start, count)
+        if np.iscomplexobj(x) or np.iscomplexobj(y):  # real and imaginary parts are numbers of their own
+            x, y = (np.ascontiguousarray(v, np.complex128).view(np.float64) for v in (x, y))
         tell(count * (RAW_DTYPES[spec_a.dtype].itemsize + RAW_DTYPES[spec_b.dtype].itemsize))
         finite = np.isfinite(x) & np.isfinite(y)
-        bad = count - int(finite.sum())
+        bad = finite.size - int(finite.sum())
         if bad:
             x, y = x[finite], y[finite]
         d = y - x
@@ -293,7 +295,7 @@ def _compare(a: Reader, b: Reader, name: str, source: Source, tell: Callable[[in
             float(d @ d),
             int((np.sign(x) == np.sign(y)).sum()),
             float(np.abs(d).max(initial=0.0)),
-            count,
+            finite.size,
             bad,
         )
     return total
@@ -306,7 +308,7 @@ def _numbers(reader: Reader, spec: TensorSpec, gather: Any, start: int, count: i
     else:
         reader.read_into(spec.name, start, raw)
     if spec.dtype not in FLOATS:
-        return raw.astype(np.float64)
+        return raw.astype(np.complex128 if spec.dtype.startswith("complex") else np.float64)
     out = np.empty(count, np.float64 if spec.dtype == "float64" else np.float32)
     decode(raw, spec.dtype, out)
     return out.astype(np.float64, copy=False)

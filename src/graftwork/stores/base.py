@@ -147,6 +147,8 @@ class Format:
         holds_architecture: Whether it carries the model's configuration.
         files_beside: Whether a result is several files in the target's own directory (an index and its shards); the writer then
             makes a directory with them, and they are moved from there.
+        part: With `files_beside`, how the names of the further files go on behind the target's without its ending, as a glob.
+        lists_parts: Whether its index names those that belong to it; else all that are called so do.
         check: Refuses tensors that the format could not hold given the source that lends the rest, before anything is written.
         order: Formats are asked in this order whether they recognise a path; the less a format looks at, the later.
     """
@@ -160,6 +162,8 @@ class Format:
     directory: bool = False
     holds_architecture: bool = False
     files_beside: bool = False
+    part: str = "_[0-9][0-9][0-9][0-9][0-9].*"
+    lists_parts: bool = True
     order: int = 0
     check: Callable[[Sequence[TensorSpec], Reader], object] | None = None
 

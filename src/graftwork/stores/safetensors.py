@@ -111,7 +111,7 @@ class SafetensorsReader:
         texts = _metadata(entries.pop(METADATA, None), self.path)
         record, roles = texts.pop(RECORD, ""), texts.pop(ROLES, "")
         self.metadata: dict[str, str] = texts
-        self.recorded_roles: Mapping[str, Role] = _recorded(roles, self.path)
+        self.recorded_roles: Mapping[str, Role] = recorded_roles(roles, f"{ROLES} in the header of {self.path.name}")
         found = [_entry(name, entry, self.path) for name, entry in entries.items()]
         found.sort(key=lambda pair: pair[1])  # stable, so that empty tensors keep their order
         at = 0
@@ -205,14 +205,17 @@ def _metadata(found: Any, path: Path) -> dict[str, str]:
     return dict(found)
 
 
-def _recorded(text: str, path: Path) -> dict[str, Role]:
-    found = read_json(text.encode(), f"{ROLES} in the header of {path.name}") if text else {}
+def recorded_roles(text: str, label: str) -> dict[str, Role]:
+    """Return the roles that graftwork noted in a file: see `roles_text`.
+
+    Raises:
+        StoreError: If the note is not one.
+    """
+    found = read_json(text.encode(), label) if text else {}
     try:
         return {name: Role(role) for name, role in found.items()}
     except (AttributeError, ValueError) as error:
-        raise StoreError(
-            f"{ROLES} in the header of {path.name} does not map tensors to roles: {text[:60]!r}"
-        ) from error
+        raise StoreError(f"{label} does not map tensors to roles: {text[:60]!r}") from error
 
 
 def _entry(name: str, entry: Any, path: Path) -> tuple[TensorSpec, tuple[int, int]]:
@@ -279,11 +282,23 @@ def roles_of(
         recorded: Roles that a file of graftwork's notes.
         quantized: Whether the model's configuration declares quantization: then all 8-bit integers are codes.
     """
-    found = _inferred(dtypes, quantized)
-    for name, role in (recorded or {}).items():
-        if name in found and _possible(role, dtypes[name]):
-            found[name] = role
-    return found
+    return overruled(_inferred(dtypes, quantized), recorded or {}, dtypes)
+
+
+def overruled(inferred: Mapping[str, Role], recorded: Mapping[str, Role], dtypes: Mapping[str, str]) -> dict[str, Role]:
+    """Return the roles that names and dtypes tell, save where a note knows better and can be right."""
+    known = {name: role for name, role in recorded.items() if name in inferred and _possible(role, dtypes[name])}
+    return {**inferred, **known}
+
+
+def roles_text(specs: Iterable[TensorSpec], inferred: Mapping[str, Role]) -> str:
+    """Return the note of those roles that a reader would not infer, empty where there are none."""
+    roles = {
+        spec.name: spec.role.value
+        for spec in specs
+        if spec.role is not inferred[spec.name] and _possible(spec.role, spec.dtype)
+    }
+    return json.dumps(roles, ensure_ascii=False) if roles else ""
 
 
 def _possible(role: Role, dtype: str) -> bool:
@@ -421,14 +436,9 @@ def _lay_out(specs: Sequence[TensorSpec], texts: dict[str, str], path: Path) -> 
             "data_offsets": [at, at + spec.size_bytes],
         }
         at += spec.size_bytes
-    inferred = roles_of({spec.name: spec.dtype for spec in specs})
-    roles = {
-        spec.name: spec.role.value
-        for spec in specs
-        if spec.role is not inferred[spec.name] and _possible(spec.role, spec.dtype)
-    }
+    roles = roles_text(specs, roles_of({spec.name: spec.dtype for spec in specs}))
     if roles:
-        texts[ROLES] = json.dumps(roles, ensure_ascii=False)
+        texts[ROLES] = roles
     header = {METADATA: texts, **entries} if texts else entries
     try:
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()

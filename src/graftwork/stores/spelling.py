@@ -3,6 +3,7 @@
 ::
 
     path/to/model                       a file or directory in any format
+    path/to/model.ckpt-1000             a TensorFlow checkpoint, whose index is path/to/model.ckpt-1000.index
     hf://ORG/NAME   hf://ORG/NAME@REV   see `graftwork.stores.hub`
     BASE+ADAPTER+ADAPTER                see `graftwork.stores.lora`; each part is one of the above
 
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from graftwork.errors import StoreError
 from graftwork.stores import hub
+
+INDEX = ".index"
+"""What TensorFlow leaves away from the name of a checkpoint."""
 
 
 def split(source: str | os.PathLike[str], root: Path = Path()) -> list[str]:
@@ -47,6 +51,8 @@ def below(root: Path, source: str) -> Path:
 
 def place(part: str) -> Path:
     """Return where one part of a source lies on the disk, fetched from the Hub if it must be."""
+    if not _lies_there(Path(part)) and _lies_there(Path(part + INDEX)):
+        return Path(part + INDEX)
     repository = hub.repository(part)
     return hub.fetch(*repository) if repository and not os.path.lexists(part) else Path(part)
 
@@ -66,6 +72,10 @@ def _is_on_the_hub(part: str, root: Path) -> bool:
 
 
 def _exists(path: Path) -> bool:
+    return _lies_there(path) or _lies_there(path.with_name(path.name + INDEX) if path.name else path)
+
+
+def _lies_there(path: Path) -> bool:
     try:
         return os.path.lexists(path)
     except ValueError:  # a zero byte

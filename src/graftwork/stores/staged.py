@@ -6,8 +6,10 @@ turned into an exception, the temporary is removed. An existing target stays wha
 if that fails.
 """
 
+import fnmatch
 import glob
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable
@@ -89,11 +91,11 @@ class Staged:
         _remove(self._aside)
 
     def _replaced(self) -> list[str]:
-        """Return the further files of the result that is replaced: those that its index names."""
+        """Return the further files of the result that is replaced."""
         if not self.target.is_file():
             return []
-        index = self.target.read_bytes()
-        return [name for name in _beside(self.target, self.row) if f'"{name}"'.encode() in index]
+        index, names = self.target.read_bytes(), _beside(self.target, self.row)
+        return [name for name in names if not self.row.lists_parts or f'"{name}"'.encode() in index]
 
     def _move_beside(self) -> None:
         """Move shards, then the index that makes them a result; whatever they replace is kept until all is in place."""
@@ -125,12 +127,11 @@ class Staged:
 
 def _beside(target: Path, row: Format) -> list[str]:
     """Return the names of the files that look like further parts of a result (``NAME_00000…``)."""
-    stem = _stem(target, row)
-    return sorted(path.name for path in target.parent.glob(glob.escape(stem) + "[0-9][0-9][0-9][0-9][0-9].*"))
+    return sorted(path.name for path in target.parent.glob(glob.escape(_stem(target, row)) + row.part))
 
 
 def _stem(target: Path, row: Format) -> str:
-    return target.name.removesuffix(next((s for s in row.suffixes if target.name.endswith(s)), "")) + "_"
+    return target.name.removesuffix(next((s for s in row.suffixes if target.name.endswith(s)), ""))
 
 
 def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
@@ -178,9 +179,9 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
 
 def _check_beside(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse a target whose further files (``NAME_00000…``) would take the place of a source, or of anything without asking."""
-    stem = _stem(target, row)
+    called = re.compile(fnmatch.translate(glob.escape(_stem(target, row)) + row.part))
     for source in sources:
-        if source.name.startswith(stem) and _same(source.parent, target.parent):
+        if called.match(source.name) and _same(source.parent, target.parent):
             raise OutputError(
                 f"the files of {target} could take the place of {source.name}, which is one of the sources; "
                 "choose another name or directory"

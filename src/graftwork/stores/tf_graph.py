@@ -1,0 +1,115 @@
+"""Names and roles of the tensors of a TensorFlow checkpoint, of which only the object graph of TensorFlow 2 says something.
+
+An object checkpoint names a value by the path to it (``model/_operations/1/_kernel/.ATTRIBUTES/VARIABLE_VALUE``), which counts layers.
+Its object graph gives the variable's own name, which is the canonical one, unless another variable has the same: then both
+keep their paths. In a checkpoint of TensorFlow 1 the key is the name.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from graftwork.stores.safetensors import roles_of
+from graftwork.stores.tf_bundle import QUANTIZED, Stored
+from graftwork.stores.tf_protos import Node, prune_graph
+from graftwork.tensor import Role
+
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+"""Key of the object graph."""
+
+ATTRIBUTES = "/.ATTRIBUTES/"
+VALUE = "VARIABLE_VALUE"
+
+SLOT = re.compile(
+    r"(?:AMSGrad|AdaMax|Adadelta|Adagrad|AdagradDA|Adam|AdamW|Ftrl|LAMB|LARS|Lion|Momentum|Nadam|ProximalAdagrad|RMSProp|SGD)"
+    r"(?:Optimizer)?(?:_\d+)?|adam_[mv]|lamb_[mv]"
+)
+"""Last parts of the names of an optimizer's slots in TensorFlow 1, behind the variable's own name."""
+
+OPTIMIZER = re.compile(r"(?:.*/)?(?:beta[12]_power|loss_scale|current_loss_scale|good_steps)(?:_\d+)?")
+"""What else an optimizer of TensorFlow 1 keeps."""
+
+OWN = ("_iterations", "iter", "_learning_rate", "learning_rate")
+"""The names by which optimizers refer to what they keep; one has two of them."""
+
+TRAINED = "_trainable_variables"
+"""The name by which an optimizer of Keras 3 refers to the variables that it trains."""
+
+
+def names_of(keys: Iterable[str], nodes: Sequence[Node]) -> dict[str, str]:
+    """Return the canonical name of every tensor by its key."""
+    given = {a.key: a.full_name for node in nodes for a in node.attributes if a.name == VALUE and a.full_name}
+    given = {key: given[key] for key in keys if key in given}
+    count = Counter(given.values())
+    names = {key: given[key] if key in given and count[given[key]] == 1 else _path(key) for key in keys}
+    twice = Counter(names.values())
+    return {key: name if twice[name] == 1 else key for key, name in names.items()}
+
+
+def _path(key: str) -> str:
+    """Return the path to a value's object, which most have only one of."""
+    path, found, leaf = key.rpartition(ATTRIBUTES)
+    return path if found and path and leaf == VALUE else key
+
+
+def roles_in(names: Mapping[str, str], tensors: Mapping[str, Stored], nodes: Sequence[Node]) -> dict[str, Role]:
+    """Return the role of every tensor by its canonical name.
+
+    Args:
+        names: Canonical name of every tensor that is no text, by its key.
+        tensors: All tensors by their keys.
+        nodes: The object graph, empty in TensorFlow 1.
+    """
+    found = roles_of({name: tensors[key].dtype for key, name in names.items()})
+    optimizers = optimizer_keys(nodes)
+    for key, name in names.items():
+        leaf = name.rpartition("/")[2]
+        if tensors[key].code in QUANTIZED:
+            found[name] = Role.QUANTIZED
+        elif key in optimizers or (not nodes and _is_slot(name, names)):
+            found[name] = Role.OPTIMIZER
+        elif nodes and ATTRIBUTES in key and not key.endswith(ATTRIBUTES + VALUE):
+            found[name] = Role.TABLE
+        elif leaf in ("global_step", "save_counter"):
+            found[name] = Role.COUNTER
+    return found
+
+
+def _is_slot(name: str, names: Mapping[str, str]) -> bool:
+    """Return whether a name of TensorFlow 1 is an optimizer's: a variable's name with the word for a slot behind it, or one of its own."""
+    owner, _, leaf = name.rpartition("/")
+    variable, _, suffix = name.rpartition("_slot_")
+    return bool(
+        OPTIMIZER.fullmatch(name)
+        or (owner in names and SLOT.fullmatch(leaf))
+        or (variable in names and suffix in ("m", "v", "vr", "vc"))
+    )
+
+
+def optimizer_keys(nodes: Sequence[Node]) -> set[str]:
+    """Return the keys of what optimizers keep: all that no way leads to but through one.
+
+    An optimizer refers to the variables that it trains, too, and the shortest path to them may lead through it.
+    """
+    slots = {holder for node in nodes for _, _, holder in node.slots}
+    seen = {0} if nodes else set()
+    seen |= {variable for node in nodes for variable, _, _ in node.slots}
+    waiting = list(seen)
+    while waiting:
+        node = nodes[waiting.pop()]
+        names = {name for _, name in node.children}
+        is_optimizer = bool(node.slots) or len(names.intersection(OWN)) >= 2
+        for child, name in node.children:
+            if child not in seen and child not in slots and (name == TRAINED or not is_optimizer):
+                seen.add(child)
+                waiting.append(child)
+    return {a.key for number, node in enumerate(nodes) if number not in seen for a in node.attributes}
+
+
+def pruned(nodes: Sequence[Node], kept: Iterable[str]) -> bytes:
+    """Return an object graph without the values that are not in `kept`, the keys of tensors.
+
+    A table has one key in the graph, and behind it ``-keys`` and ``-values`` as keys of tensors.
+    """
+    keys = set(kept)
+    return prune_graph(nodes, keys | {key.rpartition("-")[0] for key in keys})
