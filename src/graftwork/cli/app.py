@@ -34,7 +34,7 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Turn ``plan ensemble …`` into ``ensemble --dry-run …``: the verb's own command, which then makes nothing."""
-        if args[:1] == ["plan"] and args[1:2] and args[1].replace("-", "").isalpha() and args[1] != "merge":
+        if args[:1] == ["plan"] and args[1:2] and re.fullmatch(r"[a-z][a-z-]*", args[1]) and args[1] != "merge":
             verb = self.get_command(ctx, args[1])
             if verb is not None and any("--dry-run" in parameter.opts for parameter in verb.params):
                 args = [args[1], "--dry-run", *args[2:]]
@@ -250,22 +250,36 @@ def assemble(
         ),
     ],
     output: Output,
+    block: Annotated[
+        str | None,
+        typer.Option(
+            "--block",
+            help="For Keras models: the blocks meant hold a layer whose name this glob matches; by default those of the longest run.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Dtype = None,
     ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", help="A field of config.json that may differ.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--ignore", help="A field of config.json, or of layers' settings, that may differ.", show_default=False
+        ),
     ] = None,
     allow_nonfinite: AllowNonfinite = False,
     format_: Format = None,
     shard_size: ShardSize = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Load a Keras model in a fresh process and compare.")
+    ] = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a model of layers of others.
 
     Embeddings come from the first run's model, norms and heads behind the layers from the last run's. Models are Hugging Face
-    directories or safetensors files with numbered layers; config.json follows.
+    directories or safetensors files with numbered layers (config.json follows), or Keras models with repeated blocks.
     """
     from graftwork import api
 
@@ -275,6 +289,8 @@ def assemble(
             api.assemble(
                 [_layers(text) for text in layers],
                 output=output,
+                block=block,
+                check=check,
                 dtype=dtype,
                 ignore=tuple(ignore or ()),
                 allow_nonfinite=allow_nonfinite,
