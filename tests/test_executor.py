@@ -298,7 +298,7 @@ def sources(folder, format_name, size=50_000, count=6):
 
 def test_every_keras_format_is_tried():
     """The failures below are provoked in every format; a Hugging Face directory is made of safetensors files."""
-    assert {*THING, "huggingface"} == set(FORMATS)
+    assert {*THING, "huggingface"} == {name for name, row in FORMATS.items() if row.create is not None}
 
 
 @pytest.mark.parametrize("format_name", THING)

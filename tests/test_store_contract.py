@@ -124,6 +124,16 @@ class TestCheckpoint(StoreContract):
         return tf_files.checkpoint_of(path)
 
 
+class TestSavedModel(StoreContract):
+    format = "saved_model"
+    dtypes = (*ALL, "float8_e4m3fn", "float8_e5m2", "complex64", "complex128")
+
+    def write_sample(self, path, arrays):
+        (path / "variables").mkdir(parents=True)
+        (path / "saved_model.pb").write_bytes(b"")
+        tf_files.checkpoint(path / "variables" / "variables.index", arrays, shards=2)
+
+
 def test_every_format_keeps_the_contract():
     """No format escapes."""
     assert {cls.format for cls in StoreContract.__subclasses__() if cls.__module__ == __name__} == set(FORMATS)

@@ -174,6 +174,46 @@ def test_texts_are_checked(tmp_path):
                     reader.check()
 
 
+@given(data=st.data())
+@settings(deadline=None, max_examples=150)
+def test_damage_with_right_crcs_is_read_or_refused(tmp_path_factory, data):
+    """Whatever an entry or an object graph says, the reader keeps its manners."""
+    values = random_bits("int32", (6, 4), 1)
+    folder = tmp_path_factory.mktemp("damage")
+    write_parts(folder / "a.index", values, [((0, 2), (0, 4)), ((2, 6), (0, 4))])
+    entries = tf_files.table_items((folder / "a.index").read_bytes())
+    graph = node([(1, "a"), (0, "me")]) + node([(0, "b")], [("mine", "w")], [(1, "m", 0)])
+    if data.draw(st.booleans()):
+        graph = damaged(data, graph)
+    else:
+        key = data.draw(st.sampled_from(sorted(entries)))
+        entries[key] = damaged(data, entries[key])
+    stored, crc_ = text_tensor([graph])
+    entries[GRAPH.encode()] = entry(7, (), values.nbytes, len(stored), crc_)
+    values_on_disk = (folder / "a.data-00000-of-00001").read_bytes()
+    path = put(folder / "b.index", table(entries), [values_on_disk + stored])
+    try:
+        with open_store(path) as reader:
+            for name in reader.specs():
+                assert reader.key(name)
+                read_raw(reader, name, 2)
+    except StoreError as error:
+        refusal = str(error)
+    else:
+        refusal = "b."
+    assert "b." in refusal
+
+
+def damaged(data, message):
+    """Return a message some bytes of which are others, gone or new."""
+    at = data.draw(st.integers(0, len(message)))
+    return (
+        message[:at]
+        + data.draw(st.binary(max_size=6))
+        + message[data.draw(st.integers(at, min(at + 6, len(message)))) :]
+    )
+
+
 # Spelling ------------------------------------------------------------------------------------------------------------
 
 
@@ -696,3 +736,74 @@ def test_many_tensors_fill_several_blocks(tf, tmp_path):
     tensors = [tf.constant([float(k)] * 2) for k in range(6000)]
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "c"), tensor_names=names, shape_and_slices=[""] * 6000, tensors=tensors)
     assert gw.diff(tmp_path / "b", tmp_path / "c").identical
+
+
+# SavedModels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("version", ["keras", "tf_keras"])
+def test_variables_of_exported_models_are_read(tf, tmp_path, version):
+    """Each once, under its own name; into a model of the same architecture without loss."""
+    keras = pytest.importorskip(version)
+    model = fitted(keras, 0, build_keras)
+    model.export(tmp_path / "out", verbose=False) if version == "keras" else model.save(tmp_path / "out")
+    with open_store(tmp_path / "out") as reader:
+        reader.check()
+        assert reader.header.format == "saved_model"
+        specs = reader.specs()
+        for variable in model.weights:
+            name = variable.path if version == "keras" else variable.name.removesuffix(":0")
+            np.testing.assert_array_equal(read_raw(reader, name), raw(np.asarray(variable)))
+        assert {n for n, s in specs.items() if s.role is Role.WEIGHT} == WEIGHTS
+        assert {n for n, s in specs.items() if s.role is Role.STATISTIC} == STATISTICS
+        assert {n for n, s in specs.items() if s.role is Role.COUNTER} <= {"total", "count"}
+    with pytest.raises(OutputError, match="only read"):
+        gw.convert(tmp_path / "out", tmp_path / "again")
+    gw.convert(tmp_path / "out", tmp_path / "a.safetensors")
+    assert gw.diff(tmp_path / "out", tmp_path / "a.safetensors").identical
+    if version == "keras":
+        model.save(tmp_path / "like.keras")
+        gw.convert(tmp_path / "out", tmp_path / "b.keras", like=tmp_path / "like.keras")
+        assert gw.diff(tmp_path / "b.keras", tmp_path / "like.keras").identical
+
+
+@pytest.mark.keras
+def test_saved_models_of_tensorflow_1_and_of_modules_are_read(tf, tmp_path):
+    """By names, by objects; a file of assets is listed, and compared."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None, 4), name="x")
+        y = tf.matmul(x, v1.get_variable("dense/kernel", (4, 2)))
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(tmp_path / "one"), {"x": x}, {"y": y})
+        kernel = session.run(v1.global_variables()[0])
+    with open_store(tmp_path / "one") as reader:
+        np.testing.assert_array_equal(read_raw(reader, "dense/kernel"), raw(kernel))
+    for name, words in (("a", "red\ngreen\n"), ("b", "green\nred\n")):
+        (tmp_path / f"{name}.txt").write_text(words)
+        module = tf.Module()
+        module.w = tf.Variable(tf.ones((2, 2)))
+        module.words = tf.saved_model.Asset(str(tmp_path / f"{name}.txt"))
+        tf.saved_model.save(module, str(tmp_path / name))
+    with open_store(tmp_path / "a") as reader:
+        assert list(reader.specs()) == ["w"]
+        assert list(reader.header.assets) == ["assets/a.txt"]
+    with pytest.raises(MismatchError, match="txt"):
+        gw.merge([tmp_path / "a", tmp_path / "b"], output=tmp_path / "c.index")
+
+
+def test_a_saved_model_that_links_elsewhere_is_refused(tmp_path):
+    """An asset outside of the directory; variables that are not there."""
+    folder = tmp_path / "model"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(StoreError, match="without variables"):
+        open_store(folder)
+    tf_files.checkpoint(folder / "variables" / "variables.index", {"w": np.ones(2, np.float32)})
+    open_store(folder).close()
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "assets").mkdir()
+    (folder / "assets" / "words.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(StoreError, match="outside"):
+        open_store(folder)

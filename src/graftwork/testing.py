@@ -151,7 +151,8 @@ class StoreContract:
     ) -> Path:
         """Write arrays with our writer, in blocks in a random order from several threads; return what to open."""
         row = FORMATS[self.format]
-        assert row.create is not None
+        if row.create is None:
+            pytest.skip("this format is only read")
         specs = [
             TensorSpec(name=name, shape=values.shape, dtype=values.dtype.name, role=reader.specs()[name].role)
             for name, values in arrays.items()

@@ -157,7 +157,9 @@ def write_merge(
     like = like or plan.lender
     row = format_for_target(target.path, like, target.format)
     if row.create is None:
-        raise OutputError(f"format {row.name!r} is only read")
+        raise OutputError(
+            f"format {row.name!r} is only read; end the target in .safetensors, .index or the like, or name another format"
+        )
     check_output(plan, target.path, row, overwrite=target.overwrite, like=like)
     sources = [*zip(plan.request.labels, plan.models, strict=True)]
     if plan.base is not None:

@@ -4,7 +4,17 @@ Every module holds the corpus of one format, as a registry of named builders; `h
 formats share. All files are made here, byte by byte, without graftwork and without Keras.
 """
 
-from hostile import huggingface, keras_dir, keras_zip, legacy_h5, preset, safetensors, sharded, weights_h5
+from hostile import (
+    huggingface,
+    keras_dir,
+    keras_zip,
+    legacy_h5,
+    preset,
+    safetensors,
+    sharded,
+    tf_checkpoint,
+    weights_h5,
+)
 from hostile.corpus import Case
 
 CORPORA = {
@@ -18,6 +28,7 @@ CORPORA = {
         safetensors.CORPUS,
         huggingface.CORPUS,
         preset.CORPUS,
+        tf_checkpoint.CORPUS,
     )
 }
 """Every corpus by the name of its format."""

@@ -5,7 +5,17 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hostile import huggingface, keras_dir, keras_zip, legacy_h5, preset, safetensors, sharded, weights_h5
+from hostile import (
+    huggingface,
+    keras_dir,
+    keras_zip,
+    legacy_h5,
+    preset,
+    safetensors,
+    sharded,
+    tf_checkpoint,
+    weights_h5,
+)
 
 ODD = (
     0,
@@ -119,6 +129,7 @@ def sources() -> Mapping[str, Callable[[Path], Path]]:
         "safetensors": safetensors.valid_file,
         "huggingface": huggingface.valid_directory,
         "preset": preset.valid_with_a_task,
+        "tf_checkpoint": tf_checkpoint.valid_file,
     }
 
 

@@ -26,7 +26,7 @@ from graftwork.stores.files import read_json, read_small
 from graftwork.stores.ordered_code import PART
 from graftwork.stores.safetensors import overruled, recorded_roles, reserve, roles_text
 from graftwork.stores.tf_bundle import CODES, DTYPES, STRING, SUFFIX, Bundle, Stored
-from graftwork.stores.tf_graph import GRAPH, names_of, pruned, roles_in
+from graftwork.stores.tf_graph import GRAPH, names_of, pruned, roles_in, second_copies
 from graftwork.stores.tf_protos import BundleEntry, BundleHeader, Node, parse_graph, varint
 from graftwork.stores.tf_table import mask, table_bytes
 from graftwork.stores.writeback import Sink
@@ -47,6 +47,7 @@ class CheckpointReader:
 
     Args:
         path: The index, or a directory whose state file names the latest.
+        exported: Whether it is a part of a SavedModel, in which variables may lie twice.
 
     Attributes:
         bundle: Its files.
@@ -56,18 +57,16 @@ class CheckpointReader:
         StoreError: If it is damaged or incomplete, or holds elements of a type that graftwork does not know.
     """
 
-    format = "tf_checkpoint"
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, exported: bool = False) -> None:
         self.path = latest(path) if path.is_dir() else path
         self.bundle = Bundle(self.path)
         try:
-            self._name()
+            self._name(exported)
         except BaseException:
             self.close()
             raise
 
-    def _name(self) -> None:
+    def _name(self, exported: bool) -> None:
         bundle = self.bundle
         self.nodes: tuple[Node, ...] = ()
         if GRAPH in bundle.tensors:
@@ -75,7 +74,8 @@ class CheckpointReader:
                 self.nodes = parse_graph(bundle.bytes_of(bundle.tensors[GRAPH], MAX_GRAPH_BYTES))
             except ValueError as error:
                 raise StoreError(f"the object graph of {self.path.name} is damaged: {error}") from error
-        names = names_of(bundle.tensors, self.nodes)
+        left_out = second_copies(bundle.tensors, self.nodes) if exported else set()
+        names = names_of([key for key in bundle.tensors if key not in left_out], self.nodes)
         self.opaque: Mapping[str, Stored] = {
             key: tensor for key, tensor in bundle.tensors.items() if tensor.is_opaque and key != GRAPH
         }
@@ -93,7 +93,7 @@ class CheckpointReader:
             self._stored[name] = tensor
         record = _text(bundle, RECORD)
         self.header = Header(
-            format=self.format,
+            format="tf_checkpoint",
             files=bundle.files,
             size_bytes=bundle.size_bytes,
             assets={names[key]: _digest(tensor) for key, tensor in self.opaque.items()},

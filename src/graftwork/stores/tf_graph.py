@@ -1,8 +1,8 @@
 """Names and roles of the tensors of a TensorFlow checkpoint, of which only the object graph of TensorFlow 2 says something.
 
 An object checkpoint names a value by the path to it (``model/_operations/1/_kernel/.ATTRIBUTES/VARIABLE_VALUE``), which counts layers.
-Its object graph gives the variable's own name, which is the canonical one, unless another variable has the same: then both
-keep their paths. In a checkpoint of TensorFlow 1 the key is the name.
+Its object graph gives the variable's own name, which is the canonical one, unless another variable has the same, or nobody
+named it: then its path is. In a checkpoint of TensorFlow 1 the key is the name.
 """
 
 import re
@@ -14,8 +14,17 @@ from graftwork.stores.tf_bundle import QUANTIZED, Stored
 from graftwork.stores.tf_protos import Node, prune_graph
 from graftwork.tensor import Role
 
+FIRST, SECOND = "variables/", "_all_variables/"
+"""How the keys of variables that Keras 3 exports begin, and those of their second copies."""
+
+METRICS = "keras_api/metrics/"
+"""How the keys of what metrics of Keras 2 count begin in a SavedModel."""
+
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """Key of the object graph."""
+
+UNNAMED = "Variable"
+"""What TensorFlow 2 calls every variable that nobody named."""
 
 ATTRIBUTES = "/.ATTRIBUTES/"
 VALUE = "VARIABLE_VALUE"
@@ -38,12 +47,24 @@ TRAINED = "_trainable_variables"
 
 def names_of(keys: Iterable[str], nodes: Sequence[Node]) -> dict[str, str]:
     """Return the canonical name of every tensor by its key."""
-    given = {a.key: a.full_name for node in nodes for a in node.attributes if a.name == VALUE and a.full_name}
-    given = {key: given[key] for key in keys if key in given}
+    given = {a.key: a.full_name for node in nodes for a in node.attributes if a.name == VALUE}
+    given = {key: given[key] for key in keys if given.get(key, "") not in ("", UNNAMED)}
     count = Counter(given.values())
     names = {key: given[key] if key in given and count[given[key]] == 1 else _path(key) for key in keys}
     twice = Counter(names.values())
     return {key: name if twice[name] == 1 else key for key, name in names.items()}
+
+
+def second_copies(tensors: Mapping[str, Stored], nodes: Sequence[Node]) -> set[str]:
+    """Return the keys of variables that Keras 3 exports a second time: of the name, type, shape and CRC of a first copy."""
+    given = {a.key: a.full_name for node in nodes for a in node.attributes if a.key in tensors and a.full_name}
+
+    def what(key: str) -> tuple[str, int, tuple[int, ...], tuple[int, ...]]:
+        found = tensors[key]
+        return given[key], found.code, found.shape, tuple(part.entry.crc for part in found.parts)
+
+    first = {what(key) for key in given if key.startswith(FIRST)}
+    return {key for key in given if key.startswith(SECOND) and what(key) in first}
 
 
 def _path(key: str) -> str:
@@ -70,7 +91,7 @@ def roles_in(names: Mapping[str, str], tensors: Mapping[str, Stored], nodes: Seq
             found[name] = Role.OPTIMIZER
         elif nodes and ATTRIBUTES in key and not key.endswith(ATTRIBUTES + VALUE):
             found[name] = Role.TABLE
-        elif leaf in ("global_step", "save_counter"):
+        elif leaf in ("global_step", "save_counter") or (nodes and key.startswith(METRICS)):
             found[name] = Role.COUNTER
     return found
 
