@@ -8,7 +8,7 @@ from small_models import make_small_models
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-pytest.register_assert_rewrite("graftwork.testing")
+pytest.register_assert_rewrite("graftwork.testing", "composed")
 
 
 @pytest.fixture(scope="session")

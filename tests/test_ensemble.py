@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.special as special
-from composing import compose, reloaded, same
+from composed import compose, reloaded, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -58,18 +58,18 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize(("word", "inline"), [*((word, False) for word in FORMULAS), ("mean", True), ("concat", True)])
-def test_every_combination_is_its_formula(word, inline, three, tmp_path):
+def test_every_combination_is_its_formula(word, inline, three):
     """In one graph, after saving and loading with nothing but Keras, and by the members one by one."""
     found = compose(Ensemble(combine=word, inline=inline), three)
 
     expected = FORMULAS[word](outputs(three))
     np.testing.assert_allclose(found.model(X), expected, **CLOSE)
     np.testing.assert_allclose(found.reference(X), expected, **CLOSE)
-    assert same(reloaded(found.model, tmp_path)(X), found.model(X))
+    same(reloaded(found.model)(X), found.model(X))
     assert found.model(X).dtype == "float32"
     assert found.exact == (word in ("max", "min", "concat"))
     if found.exact:
-        assert same(found.model(X), found.reference(X))
+        same(found.model(X), found.reference(X))
 
 
 def test_the_median_of_an_even_number_lies_between_the_middle_two(three):
@@ -165,7 +165,7 @@ def test_logits_and_probabilities_are_brought_together():
         np.testing.assert_allclose(found.reference(X), FORMULAS[word](p), **CLOSE)
     both = {"a": net(1, None), "b": net(2, None)}
     unknown, logits = compose(Ensemble(), both), compose(Ensemble(outputs="logits"), both)
-    assert same(unknown.model(X), logits.model(X))
+    same(unknown.model(X), logits.model(X))
     assert any("as they are" in note for note in unknown.notes)
     np.testing.assert_allclose(logits.model(X), FORMULAS["mean"](outputs(both)), **CLOSE)
     with pytest.raises(OptionError, match="may be logits or values"):
@@ -207,7 +207,7 @@ CLASSES = {"a": list("vwxyz"), "b": list("zyxpq"), "c": list("wvzqr")}
 
 
 @pytest.mark.parametrize("word", [word for word in FORMULAS if word != "concat"])
-def test_each_class_is_combined_over_the_members_that_know_it(word, three, tmp_path):
+def test_each_class_is_combined_over_the_members_that_know_it(word, three):
     """By name, whatever the order; the result says its classes, and the table where they come from."""
     found = compose(Ensemble(combine=word, classes=CLASSES), three)
 
@@ -229,7 +229,7 @@ def test_each_class_is_combined_over_the_members_that_know_it(word, three, tmp_p
     assert found.classes == tuple("vwxyzpqr")
     np.testing.assert_allclose(found.model(X), expected, **CLOSE)
     np.testing.assert_allclose(found.reference(X), expected, **CLOSE)
-    assert same(reloaded(found.model, tmp_path)(X), found.model(X))
+    same(reloaded(found.model)(X), found.model(X))
     row = next(row for row in found.tables["classes"] if row["class"] == "v")
     assert row == {"class": "v", "coverage": pytest.approx(2 / 3), "a": 0, "b": None, "c": 1}
     whole = compose(Ensemble(combine=word, classes=CLASSES, normalize=True, weights=None), three)
@@ -317,7 +317,7 @@ def test_the_same_file_ten_times_and_layers_of_the_same_names(tmp_path):
     found = compose(Ensemble(), ten)
 
     np.testing.assert_allclose(found.model(X), model(X), **CLOSE)
-    assert same(reloaded(found.model, tmp_path)(X), found.model(X))
+    same(reloaded(found.model)(X), found.model(X))
     assert {each.name for each in ten.values()} == {"net"}
 
 
@@ -329,7 +329,7 @@ def test_training_the_ensemble_leaves_its_sources_alone(three):
     found.model.compile("sgd", "sparse_categorical_crossentropy")
     found.model.fit(X, np.arange(11) % 5, verbose=0)
 
-    assert same(before, [model.get_weights() for model in three.values()])
+    same(before, [model.get_weights() for model in three.values()])
     assert not np.array_equal(found.model.get_layer("a").get_weights()[0], before[0][0])
 
 
@@ -345,7 +345,7 @@ def several(seed, order=("text", "image")):
     return keras.Model(ins, {key: outs[key] for key in (("kind", "size") if seed % 2 else ("size", "kind"))})
 
 
-def test_several_inputs_and_outputs_meet_by_name(tmp_path):
+def test_several_inputs_and_outputs_meet_by_name():
     """Dictionaries in whatever order; each output has its own way; the result has the structure of the first member."""
     models = {"a": several(1), "b": several(2, ("image", "text"))}
     x = {"text": RANDOM.normal(size=(6, 4)).astype(np.float32), "image": RANDOM.normal(size=(6, 3)).astype(np.float32)}
@@ -354,7 +354,7 @@ def test_several_inputs_and_outputs_meet_by_name(tmp_path):
 
     each = [model(x) for model in models.values()]
     kind = FORMULAS["geometric"](np.stack([np.asarray(one["kind"], np.float64) for one in each]))
-    for values in (found.model(x), found.reference(x), reloaded(found.model, tmp_path)(x)):
+    for values in (found.model(x), found.reference(x), reloaded(found.model)(x)):
         assert set(values) == {"kind", "size"}
         np.testing.assert_allclose(values["kind"], kind, **CLOSE)
         np.testing.assert_allclose(values["size"], np.maximum(each[0]["size"], each[1]["size"]), **CLOSE)
@@ -405,7 +405,7 @@ def test_each_member_gets_its_own_scale_of_pixels(raw):
     assert f"the result takes (None, 12, 12, 3) {raw}" in found.notes
 
 
-def test_members_of_other_sizes_get_resized_images(tmp_path):
+def test_members_of_other_sizes_get_resized_images():
     """Resized from the raw image, before their scale; without being asked, sizes that differ are refused with what would help."""
     models = {"a": pixels(1), "b": pixels(2, 6)}
     with pytest.raises(MismatchError, match=r"12, 12.*6, 6"):
@@ -417,7 +417,7 @@ def test_members_of_other_sizes_get_resized_images(tmp_path):
     expected = (np.asarray(models["a"](IMAGES)) + np.asarray(models["b"](small))) / 2
     np.testing.assert_allclose(found.model(IMAGES), expected, **CLOSE)
     np.testing.assert_allclose(found.reference(IMAGES), expected, **CLOSE)
-    assert same(reloaded(found.model, tmp_path)(IMAGES), found.model(IMAGES))
+    same(reloaded(found.model)(IMAGES), found.model(IMAGES))
     assert any("resized from 12×12 to 6×6" in note for note in found.notes)
     bytes_ = compose(Ensemble(resize={"b": True}, preprocess={"a": "cast"}, input_dtype="uint8"), models)
     plain = (np.asarray(models["a"](IMAGES)) + np.asarray(models["b"](keras.ops.image.resize(IMAGES, (6, 6))))) / 2
@@ -431,7 +431,7 @@ def test_members_of_other_sizes_get_resized_images(tmp_path):
         compose(Ensemble(resize=True, input_size=[1, 2, 3]), models)
 
 
-def test_real_architectures_meet(tmp_path):
+def test_real_architectures_meet():
     """MobileNetV2 beside an EfficientNetB0 with adapted statistics, of one raw image, of other sizes and with different classes."""
     keras.utils.set_random_seed(5)
     mobile = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=4, alpha=0.35)
@@ -457,10 +457,10 @@ def test_real_architectures_meet(tmp_path):
     assert found.model.input_shape == (None, 40, 40, 3)
     np.testing.assert_allclose(found.model(images), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.reference(images), expected, rtol=1e-4, atol=1e-5)
-    assert same(reloaded(found.model, tmp_path)(images), found.model(images))
+    same(reloaded(found.model)(images), found.model(images))
 
 
-def test_texts_go_through_tables(tmp_path):
+def test_texts_go_through_tables():
     """Two text models whose lookup tables are in another order."""
 
     def text(words, seed):
@@ -478,7 +478,7 @@ def test_texts_go_through_tables(tmp_path):
     found = compose(Ensemble(), models)
 
     expected = np.mean([np.asarray(model(x)) for model in models.values()], axis=0)
-    for values in (found.model(x), found.reference(x), reloaded(found.model, tmp_path)(x)):
+    for values in (found.model(x), found.reference(x), reloaded(found.model)(x)):
         np.testing.assert_allclose(values, expected, **CLOSE)
 
 

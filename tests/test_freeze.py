@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from composing import compose
+from composed import compose
 
 from graftwork.compose import get
 from graftwork.errors import OptionError, UnknownNameError

@@ -139,7 +139,7 @@ def test_trunk_and_head_are_the_model_again(net, at):
     made = compose("split", net, at=at)
     trunk, head = check(made, IMAGES), reloaded(made.more["head"])
     same(head(trunk(IMAGES)), net(IMAGES))
-    joined = compose("chain", made.model, made.more["head"], called=["trunk", "head"])
+    joined = compose("chain", {"trunk": made.model, "head": made.more["head"]})
     same(check(joined, IMAGES)(IMAGES), net(IMAGES))
     assert trunk.count_params() + head.count_params() == net.count_params()
     assert (trunk.name, head.name) == ("a_trunk", "a_head")

@@ -141,8 +141,9 @@ class _Ensembling:
             self.notes.append(f"{', '.join(idle)} counts nothing and is left out")
         self.counted = [member for member in members if self.weights[member.name]]
         graphs = [member for member in self.counted if has_graph(member.model)]
-        if not graphs:
-            inputs(self.counted[0].model)  # says why
+        for member in self.counted:
+            if not graphs or not member.model.built:  # it would get weights of no meaning
+                inputs(member.model)  # says why it cannot be used
         self.leader = graphs[0]
         self.takes = {
             member.name: inputs(member.model if has_graph(member.model) else self.leader.model)
