@@ -193,8 +193,9 @@ def test_models_whose_layers_cannot_be_told_are_refused(folder):
 
 @pytest.mark.keras
 def test_keras_models_are_refused(folder, small_models):
-    """Their graph would have to be built anew; the message says what can be done."""
-    refused(folder, [(small_models / "birds.keras", 0, 1)], "birds holds a Keras architecture", "safetensors")
+    """One without blocks has no layers to take, and one with a graph does not go with weights alone."""
+    refused(folder, [(small_models / "birds.keras", 0, 1)], "birds has no repeated blocks")
+    refused(folder, [("a", 0, 1), (small_models / "birds.keras", 0, 1)], "birds is a Keras model", "a holds weights")
 
 
 @pytest.mark.parametrize("text", ["a", "a:0", "a:0-", "a:2-x", "a:0-2*", "a:0-2*x", ":0-2"])

@@ -119,8 +119,13 @@ def plan_composition(
             {cls.__name__: cls for cls in live.custom_classes(source.model)} if source.model is not None else {}
         )
     with weightless():
-        members = _members(sources, lambda source: skeleton(_origin(source), custom_objects=custom))
-        brought = {id(variable) for member in members for variable in member.model.variables}
+        members = _members(verb, sources, lambda source: skeleton(_origin(source), custom_objects=custom))
+        brought = {
+            id(variable)
+            for member in members
+            for model in (member.model, *member.copies)
+            for variable in model.variables
+        }
         rows = tuple(_row(member) for member in members)
         composed = _lasting(verb.compose(members))
         model = composed.model
@@ -155,12 +160,14 @@ def _origin(source: Source) -> Any:
     return source.model if source.model is not None else source.reader
 
 
-def _members(sources: Sequence[Source], made: Callable[[Source], Any]) -> list[Member]:
-    found = []
+def _members(verb: Verb, sources: Sequence[Source], made: Callable[[Source], Any]) -> list[Member]:
+    found, wanted = [], verb.copies()
     for source in sources:
-        model = made(source)
+        model, *copies = (made(source) for _ in range(wanted.get(source.name, 1)))
         where = source.reader.path.name if source.reader is not None else f"live model {source.model.name!r}"
-        found.append(Member(name=source.name, model=model, source=where, classes=source.classes))
+        found.append(
+            Member(name=source.name, model=model, source=where, classes=source.classes, copies=tuple(copies))
+        )
     return found
 
 
@@ -211,7 +218,9 @@ def compose(verb: Verb, sources: Sequence[Source], custom_objects: Mapping[str, 
             return copy_model(source.model)
         return live.load_model(source.reader, custom_objects=custom_objects)
 
-    composed = verb.compose(_members(sources, own))
+    composed = verb.compose(_members(verb, sources, own))
+    if composed.finish is not None:
+        composed.finish()
     return composed if any(source.shared for source in sources) else _lasting(composed)
 
 
@@ -295,6 +304,7 @@ def write_composition(
     progress: Progress | None = None,
     *,
     export: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Result:
     """Make a composition and write it.
 
@@ -303,6 +313,7 @@ def write_composition(
         target: Where to.
         progress: Told how far the work is: made, checked and written, a third each.
         export: Also write it for another runtime, beside the target: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
+        settings: What the record says of how it was made; by default the verb's options and its models.
 
     Raises:
         OutputError: If the target cannot be written.
@@ -331,11 +342,13 @@ def write_composition(
                 )
             )
         tell(2)
-        result = _moved(path, plan, target)
+        record = spelled(plan.verb, [source.name for source in plan.sources]) if settings is None else settings
+        result = _moved(path, plan, target, record)
         for word, model in composed.more.items():
             path = Path(folder) / f"{word}.keras"
             live.save(model, path)
-            further = _moved(path, plan, replace(target, path=beside(target.path, FORMATS[result.format], word)))
+            there = replace(target, path=beside(target.path, FORMATS[result.format], word))
+            further = _moved(path, plan, there, record)
             notes.append(f"the {word} is {further.path}")
     if export is not None and not target.passing:
         place = beside(target.path, FORMATS[result.format], "", export)
@@ -344,7 +357,7 @@ def write_composition(
     return replace(result, notes=(*notes, *result.notes), seconds=time.perf_counter() - begin)
 
 
-def _moved(path: Path, plan: CompositionPlan, target: Target) -> Result:
+def _moved(path: Path, plan: CompositionPlan, target: Target, record: Mapping[str, Any]) -> Result:
     """Write a saved result where it belongs, with the record of how it was made."""
     with open_store(path) as reader:
         row = format_for_target(target.path, reader, target.format)
@@ -352,7 +365,7 @@ def _moved(path: Path, plan: CompositionPlan, target: Target) -> Result:
         result = write_merge(
             copied,
             target,
-            spelled(plan.verb, [source.name for source in plan.sources]),
+            record,
             verb=plan.verb.kind,
             made_of=[(source.name, source.reader) for source in plan.sources],
         )

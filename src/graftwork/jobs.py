@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from graftwork.assembly import plan_assemble_step
+from graftwork.compose.assemble import Assemble, Run
 from graftwork.compose.naming import Names
 from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, write_composition
-from graftwork.errors import GraftworkError, OptionError, StoreError
+from graftwork.errors import GraftworkError, MismatchError, OptionError, StoreError
 from graftwork.estimates import EstimatePlan, check_estimate, estimate, plan_estimate, save_estimate
 from graftwork.estimates import Wishes as EstimateWishes
 from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extraction
 from graftwork.mergekit import plan_mergekit_step
 from graftwork.models.data import Samples, samples_of
 from graftwork.planning import MergePlan, MergeRequest, check_output, plan_merge
-from graftwork.recipe import STEP_KINDS, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
+from graftwork.recipe import STEP_KINDS, AssembleStep, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
 from graftwork.recipe.composition import ComposeStep
 from graftwork.stores import FORMATS, Header, Reader, format_for_target
 from graftwork.stores.lora import ADAPTER
@@ -291,10 +292,11 @@ def write_estimate(
 
 @dataclass(frozen=True, slots=True)
 class ComposeJob:
-    """A composition of graphs, and what its result is exported as; see `Job`."""
+    """A composition of graphs, what its result is exported as, and what the record says of it; see `Job`."""
 
     plan: CompositionPlan
     export: str | None = None
+    settings: Mapping[str, Any] | None = None
     between: tuple[str, str] = (".keras", "keras")
 
     def check(self, target: Target) -> None:
@@ -303,7 +305,7 @@ class ComposeJob:
 
     def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
         """See `Job.write`."""
-        return write_composition(self.plan, target, progress, export=self.export)
+        return write_composition(self.plan, target, progress, export=self.export, settings=self.settings)
 
     def header(self) -> Header | None:
         """See `Job.header`."""
@@ -323,6 +325,66 @@ def _merge(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reader], root:
     models, base = [readers[name] for name in step.models], readers[step.base] if step.base is not None else None
     companions = [readers[file] for file in step.files()]
     return MergeJob(plan_merge(request_of(step, recipe), models, base, companions=companions))
+
+
+def _assemble(step: AssembleStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    names = dict.fromkeys(step.inputs())
+    classes = {name: recipe.models[name].classes for name in names if name in recipe.models}
+    return plan_assembly(step, [Source(name=name, reader=readers[name], classes=classes.get(name)) for name in names])
+
+
+def assembly(step: AssembleStep, sources: Sequence[Source]) -> Assemble | None:
+    """Return what makes a model of blocks of graphs, where the models have an architecture of Keras; None where they are weights alone.
+
+    Args:
+        step: What is asked for.
+        sources: The models, by the names that the step calls them.
+
+    Raises:
+        MismatchError: If there are models of both kinds.
+        OptionError: If an option is for the other kind.
+    """
+    graphs = [source.name for source in sources if source.reader is None or source.reader.header.architecture]
+    if not graphs:
+        if step.block is not None:
+            raise OptionError(
+                f"block={step.block!r} tells blocks of Keras models; layers of weights alone are numbered"
+            )
+        return None
+    bare = [source.name for source in sources if source.name not in graphs]
+    if bare:
+        raise MismatchError(
+            f"{graphs[0]} is a Keras model, and {bare[0]} holds weights alone",
+            advice="layers are put together from models of one kind",
+        )
+    if step.dtype is not None:
+        raise OptionError(f"dtype={step.dtype}: layers of Keras models keep theirs; convert the result")
+    return Assemble(
+        layers=[Run(run.model, *run.range, run.scale) for run in step.layers],
+        block=step.block,
+        ignore=list(step.ignore),
+        allow_nonfinite=step.allow_nonfinite,
+    )
+
+
+def plan_assembly(
+    step: AssembleStep, sources: Sequence[Source], custom_objects: Mapping[str, Any] | None = None
+) -> MergeJob | ComposeJob:
+    """Return the job of a model made of layers of others.
+
+    Args:
+        step: What is asked for.
+        sources: The models, by the names that the step calls them.
+        custom_objects: Classes and functions of the models that Keras does not know, by name.
+
+    Raises:
+        GraftworkError: If they do not go together.
+    """
+    verb = assembly(step, sources)
+    if verb is not None:
+        return ComposeJob(plan_composition(verb, sources, custom_objects), settings=step.settings())
+    readers = {source.name: source.reader for source in sources if source.reader is not None}
+    return MergeJob(plan_assemble_step(step, None, readers))
 
 
 def _extract_lora(step: ExtractLoraStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
@@ -353,7 +415,7 @@ def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], r
 
 JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
     "merge": _merge,
-    "assemble": lambda step, recipe, readers, root: MergeJob(plan_assemble_step(step, recipe, readers)),
+    "assemble": _assemble,
     "mergekit": lambda step, recipe, readers, root: MergeJob(plan_mergekit_step(step, recipe, readers)),
     "extract_lora": _extract_lora,
     "fisher": _estimate,

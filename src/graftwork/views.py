@@ -123,8 +123,8 @@ def blocks_of(label: str, reader: Reader) -> Blocks:
     if reader.header.architecture is not None:
         raise MismatchError(
             f"{label} holds a Keras architecture, whose graph would have to be built anew from its blocks",
-            advice="layers are taken from Hugging Face directories and safetensors files only; "
-            "convert the weights (graftwork convert MODEL weights.safetensors) if a model can be built around them",
+            advice="here layers are those of Hugging Face directories and safetensors files; `assemble` (a step, a command) takes those of "
+            "Keras models",
         )
     inner: dict[str, dict[int, dict[str, str]]] = {}
     before: list[str] = []

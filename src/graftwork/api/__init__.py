@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graftwork.api.assembling import assemble
     from graftwork.api.compose import (
         chain,
         ensemble,
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     from graftwork.api.plans import PlanReport
     from graftwork.api.recipes import plan, run
     from graftwork.api.reports import CompositionReport
-    from graftwork.api.weights import assemble, convert, diff, inspect, merge, plan_merge, verify
+    from graftwork.api.weights import convert, diff, inspect, merge, plan_merge, verify
 
 HOMES = {
+    "assembling": ("assemble",),
     "compose": (
         "chain",
         "ensemble",
@@ -59,7 +61,7 @@ HOMES = {
     "plans": ("PlanReport",),
     "recipes": ("plan", "run"),
     "reports": ("CompositionReport",),
-    "weights": ("assemble", "convert", "diff", "inspect", "merge", "plan_merge", "verify"),
+    "weights": ("convert", "diff", "inspect", "merge", "plan_merge", "verify"),
 }
 """Which file each name comes from."""
 

@@ -7,18 +7,17 @@ from typing import Any
 
 from graftwork.api.plans import PlanReport, of_merge
 from graftwork.api.sources import Model, Progress, counting, on_disk, result_place, words
-from graftwork.assembly import plan_assemble_step
 from graftwork.errors import OptionError
 from graftwork.models import live
 from graftwork.planning import MergeRequest
 from graftwork.planning import plan_merge as _plan
-from graftwork.recipe import AssembleStep, LayerRun, MergeStep, as_name
+from graftwork.recipe import MergeStep
 from graftwork.report import measure
 from graftwork.report.measure import Diff, Inspection
 from graftwork.report.verification import Verification
 from graftwork.report.verification import verify as _verify
 from graftwork.stores import open_store
-from graftwork.writing import Result, Target, companions, distinct, opened, write_merge
+from graftwork.writing import Result, Target, companions, opened, write_merge
 from graftwork.writing import convert as _convert
 
 
@@ -157,74 +156,6 @@ def merge(
             return target_path.finish(result)
 
 
-def assemble(
-    layers: Sequence[tuple[Any, ...]],
-    *,
-    output: str | PathLike[str],
-    threads: int | None = None,
-    overwrite: bool = False,
-    dtype: str | None = None,
-    ignore: str | Sequence[str] = (),
-    allow_nonfinite: bool = False,
-    format: str | None = None,
-    shard_bytes: int | None = None,
-    progress: Progress | None = None,
-    on_result: Callable[[Result], None] | None = None,
-) -> Path:
-    """Make a model of layers of others, one run of layers after the other.
-
-    What lies before the layers (embeddings) comes from the first run's model, what lies behind them (norms, heads) from the last
-    run's, configuration and tokenizer from the first. Models are Hugging Face directories or safetensors files.
-
-    Args:
-        layers: Runs in the order of the result: ``(model, first, end)`` or ``(model, first, end, scale)``; layers count from 0, `end` is
-            not in the run, and a run's tensors are multiplied with `scale`.
-        output: Where to write; the ending says the format.
-        threads: How many threads work; by default one for each processor.
-        overwrite: Whether an existing output may be replaced.
-        dtype: The result's dtype; by default each tensor keeps its own.
-        ignore: Fields of configurations that may differ.
-        allow_nonfinite: Whether sources may hold NaN or infinity.
-        format: Name of the output's format, where its ending does not tell.
-        shard_bytes: Greatest size of a shard, for formats with shards.
-        progress: Told how far the work is.
-        on_result: Told the result as `run` and `convert` return it.
-
-    Returns:
-        The path of the output.
-
-    Raises:
-        MismatchError: If the models do not belong together, or their layers cannot be told.
-        OptionError: If a model does not have the layers that are wanted.
-        OutputError: If the output exists, is a source or cannot be written.
-        StoreError: If a source cannot be read.
-    """
-    for run_ in layers:
-        if isinstance(run_, str | PathLike) or not 3 <= len(run_) <= 4:
-            raise OptionError(
-                f"{run_!r} is no run of layers; expected (model, first, end) or (model, first, end, scale)"
-            )
-    models: dict[Any, Model] = {_identity(run_[0]): run_[0] for run_ in layers}
-    with on_disk(list(models.values())) as (paths, labels):
-        names = dict(zip(models, distinct([as_name(label) for label in labels]), strict=True))
-        runs = tuple(
-            LayerRun(model=names[_identity(model)], range=(first, end), scale=scale[0] if scale else 1.0)
-            for model, first, end, *scale in layers
-        )
-        step = AssembleStep.model_validate(
-            {"layers": runs, "dtype": dtype, "ignore": words(ignore), "allow_nonfinite": allow_nonfinite}
-        )
-        target = Target(
-            path=Path(output), format=format, overwrite=overwrite, threads=threads or 0, shard_bytes=shard_bytes
-        )
-        with opened(paths) as readers:
-            plan_ = plan_assemble_step(step, None, dict(zip(names.values(), readers, strict=True)))
-            result = write_merge(plan_, target, step.settings(), progress, verb=step.kind)
-    if on_result is not None:
-        on_result(result)
-    return result.path
-
-
 def plan_merge(
     models: Sequence[Model],
     *,
@@ -347,7 +278,3 @@ def _settings(request: MergeRequest) -> dict[str, Any]:
         name: getattr(request, name) for name in MergeStep.model_fields if hasattr(request, name) and name != "options"
     }
     return {**fields, "models": request.labels, "base": request.base_label, **request.options}
-
-
-def _identity(model: Model) -> Any:
-    return str(model) if isinstance(model, str | PathLike) else id(model)

@@ -25,12 +25,14 @@ class Member:
         model: The live model, called by the same name. It was loaded or copied for the composition, which may do with it as it likes.
         source: Where it comes from, for messages.
         classes: Names of its classes in the order of its outputs, where they are known.
+        copies: Further copies of the model, where the verb asks for them.
     """
 
     name: str
     model: Any
     source: str = ""
     classes: tuple[str, ...] | None = None
+    copies: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Composed:
         notes: What the user should know, one sentence each.
         tables: What the verb decided, by what it is about, as rows of plain values: the mapping of classes and the like.
         more: Further models that the verb made, by name: the head of a `split`.
+        finish: To be called once where there are values: what is done with them.
     """
 
     model: Any
@@ -55,6 +58,7 @@ class Composed:
     notes: tuple[str, ...] = ()
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+    finish: Callable[[], None] | None = None
 
 
 class Verb(BaseModel):
@@ -64,7 +68,8 @@ class Verb(BaseModel):
 
     Attributes:
         kind: The word for it.
-        takes: Names of the arguments that are models, in the order of `compose`'s members; ``models`` is a list of any length.
+        takes: Names of the arguments that are models, in the order of `compose`'s members; ``models`` is a list of any length. None
+            where an option names them.
     """
 
     model_config = ConfigDict(
@@ -73,6 +78,10 @@ class Verb(BaseModel):
 
     kind: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("models",)
+
+    def copies(self) -> Mapping[str, int]:
+        """Return how many copies of a model it needs, by the name of the member; one of each that is not named."""
+        return {}
 
     def compose(self, members: Sequence[Member]) -> Composed:
         """Make the result of the members.

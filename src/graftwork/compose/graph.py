@@ -209,7 +209,7 @@ class Graph:
         forced = id(node.operation) in self.opened
         if not (forced or self.deep) or not is_graph(node.operation):
             return False
-        why = _closed(node)
+        why = why_closed(node)
         if why and forced:
             raise OptionError(f"nested model {node.operation.name!r} cannot be looked into: {why}")
         return not why
@@ -238,7 +238,7 @@ class Graph:
             id(step.operation)
             for step in self.steps
             if is_graph(step.operation)
-            and not _closed(step.node)
+            and not why_closed(step.node)
             and any(id(layer) in standing for layer in step.operation._flatten_layers(include_self=False))
         }
 
@@ -369,7 +369,7 @@ def masks_of(step: Step) -> list[Key]:
     return [_key(step.within, tensor) for tensor in keras.tree.flatten(given) if isinstance(tensor, keras.KerasTensor)]
 
 
-def _closed(node: Any) -> str:
+def why_closed(node: Any) -> str:
     """Return why a nested model cannot be opened in a call, or nothing."""
     extra = set(node.arguments.kwargs) - {"inputs", "training", "mask"}
     if extra:

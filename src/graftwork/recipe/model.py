@@ -158,6 +158,7 @@ class AssembleStep(Step):
 
     Attributes:
         layers: The runs, in the order of the result.
+        block: For Keras models, a glob over names of layers: the blocks meant are those that hold such a layer.
         dtype: The result's dtype; by default each tensor keeps its own.
         ignore: Fields of configurations that may differ.
         allow_nonfinite: Whether sources may hold NaN or infinity.
@@ -166,6 +167,7 @@ class AssembleStep(Step):
     kind: ClassVar[str] = "assemble"
 
     layers: Annotated[tuple[LayerRun, ...], Field(min_length=1)]
+    block: str | None = None
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
     ignore: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     allow_nonfinite: bool = False
