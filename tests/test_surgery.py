@@ -193,10 +193,11 @@ def test_a_split_in_a_nested_model():
 
 
 def test_masks_that_pass_by_a_cut_are_refused_or_carried(text):
+    mask = next(each.name for each in text.operations if each.name.startswith("not_equal"))  # numbered by Keras
     for at in ("embed", "one"):
-        with pytest.raises(MismatchError, match=f"cut at \\[{at}, not_equal\\] to carry the mask along"):
+        with pytest.raises(MismatchError, match=f"cut at \\[{at}, {mask}\\] to carry the mask along"):
             compose("split", text, at=at)
-    made = compose("split", text, at=["one", "not_equal"])
+    made = compose("split", text, at=["one", mask])
     trunk, head = check(made, IDS), reloaded(made.more["head"])
     values = {name: np.asarray(value) for name, value in trunk(IDS).items()}  # no mask hangs on an array
     same(head(values), text(IDS))
