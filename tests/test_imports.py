@@ -67,7 +67,15 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_help_loads_nothing_heavy(arguments: list[str]):
     """Help is there at once; the list of all commands needs to know the verbs, which know arrays."""
     found = loaded(COMMAND, *arguments, "--help")
-    assert not found & {"keras", "tensorflow", "numba", "scipy", "matplotlib", "h5py", *(["numpy"] if arguments else [])}
+    assert not found & {
+        "keras",
+        "tensorflow",
+        "numba",
+        "scipy",
+        "matplotlib",
+        "h5py",
+        *(["numpy"] if arguments else []),
+    }
 
 
 @pytest.mark.parametrize("arguments", VERBS, ids=lambda arguments: " ".join(arguments[:2]))

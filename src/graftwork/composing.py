@@ -165,9 +165,7 @@ def _members(verb: Verb, sources: Sequence[Source], made: Callable[[Source], Any
     for source in sources:
         model, *copies = (made(source) for _ in range(wanted.get(source.name, 1)))
         where = source.reader.path.name if source.reader is not None else f"live model {source.model.name!r}"
-        found.append(
-            Member(name=source.name, model=model, source=where, classes=source.classes, copies=tuple(copies))
-        )
+        found.append(Member(name=source.name, model=model, source=where, classes=source.classes, copies=tuple(copies)))
     return found
 
 
