@@ -75,10 +75,13 @@ class PlannedReader:
         self.path = Path(name)
         self.header = replace(header, files=(), provenance=None, notes=())
         self._job = job
+        self._specs: Mapping[str, TensorSpec] | None = None
 
     def specs(self) -> Mapping[str, TensorSpec]:
-        """Return every tensor's spec."""
-        return self._job.specs()
+        """Return every tensor's spec; the job finds them out once, for a composition takes a while to."""
+        if self._specs is None:
+            self._specs = self._job.specs()
+        return self._specs
 
     def key(self, name: str) -> str:
         """Return the key that the tensor will have."""

@@ -31,7 +31,7 @@ class Run(NamedTuple):
         model: The name of the model.
         first: Its first block in the run, counted from 0.
         end: The block behind the last.
-        scale: What the weights of the run are multiplied with.
+        scale: What the weights of the run are multiplied with, running statistics aside.
     """
 
     model: str
@@ -307,12 +307,19 @@ class _Assembling:
                 if run.scale == 1:
                     continue
                 steps = [step for number in range(run.first, run.end) for step in blocks.steps[number]]
-                for weight in {id(weight): weight for step in steps for weight in weights_of(step)}.values():
-                    if _is_float(weight):
-                        value = keras.ops.convert_to_numpy(weight)
-                        weight.assign(merge_arrays("passthrough", [np.asarray(value)], scale=run.scale))
+                for weight in {id(weight): weight for step in steps for weight in _learnt(step)}.values():
+                    value = keras.ops.convert_to_numpy(weight)
+                    weight.assign(merge_arrays("passthrough", [np.asarray(value)], scale=run.scale))
 
         return finish
+
+
+def _learnt(step: Step) -> list[Any]:
+    """Return the weights of a layer that are made to be trained, frozen or not: what a merge does not take for statistics."""
+    if not weights_of(step):
+        return []
+    layers = step.operation._flatten_layers()
+    return [weight for layer in layers for weight in layer._trainable_variables if _is_float(weight)]
 
 
 def _is_float(weight: Any) -> bool:
