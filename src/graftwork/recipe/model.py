@@ -2,7 +2,7 @@
 
 Every kind of step is one class, a `Step` and one row of `STEP_KINDS` (those of verbs that compose graphs are made of the verbs); its fields
 are its declaration, from which the reader's checks and the JSON Schema are made. How it is planned is one row of
-`graftwork.pipeline.KINDS`. Paths are as the user wrote them, relative to the recipe's own directory.
+`graftwork.jobs.JOBS`. Paths are as the user wrote them, relative to the recipe's own directory.
 """
 
 from collections.abc import Iterator, Mapping
