@@ -63,7 +63,8 @@ class KerasWeights:
         for prefix in dict.fromkeys(prefixes):
             together = [s for s, p in zip(sources, prefixes, strict=True) if p == prefix]
             self._name(together, prefix, architecture if not prefix else None, keras2)
-        if not self.table.specs and architecture is None:  # a model may have none
+        empty = not any(path.strip("/") for source in sources for path in source.groups)
+        if not self.table.specs and (architecture is None or empty):  # a model may have none, but has layers
             raise StoreError(f"{path.name} holds no tensors")
 
     def _name(self, sources: Sequence[H5Source], prefix: str, architecture: Layer | None, keras2: bool) -> None:
