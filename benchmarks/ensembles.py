@@ -32,19 +32,11 @@ def convolutions(k):
     return keras.Sequential([keras.Input((16, 16, 3)), L.Conv2D(16, 3, activation="relu"), L.Conv2D(16, 3, strides=2, activation="relu"),
                              L.GlobalAveragePooling2D(), L.Dense(10, activation="softmax")])
 
-def stacked(models):
-    # the same members as one: their weights side by side in einsums of built-in layers
-    x = keras.Input((64,))
-    h = L.Dense(len(models) * 64, activation="relu", name="first")(x)
-    h = L.Reshape((len(models), 64))(h)
-    h = L.EinsumDense("bmi,mio->bmo", (len(models), 64), bias_axes="mo", activation="relu", name="second")(h)
-    h = L.EinsumDense("bmi,mio->bmo", (len(models), 10), bias_axes="mo", activation="softmax", name="last")(h)
-    made = keras.Model(x, keras.ops.mean(h, axis=1))
-    weights = [model.get_weights() for model in models]
-    made.get_layer("first").set_weights([np.concatenate([w[0] for w in weights], 1), np.concatenate([w[1] for w in weights])])
-    for name, at in (("second", 2), ("last", 4)):
-        made.get_layer(name).set_weights([np.stack([w[at] for w in weights]), np.stack([w[at + 1] for w in weights])])
-    return made
+def ensemble(models, **options):
+    made = Ensemble(**options).compose([Member(name=f"m{k}", model=copy_model(m, f"m{k}")) for k, m in enumerate(models)])
+    if made.finish is not None:
+        made.finish()
+    return made.model
 
 def seconds(call, x):
     call(x)
@@ -58,8 +50,7 @@ def seconds(call, x):
 
 for kind, make in (("dense", dense), ("convolutions", convolutions)):
     models = [make(k) for k in range(members)]
-    one = Ensemble().compose([Member(name=f"m{k}", model=copy_model(model, f"m{k}")) for k, model in enumerate(models)]).model
-    fused = {"one graph": one, **({"stacked": stacked(models)} if kind == "dense" else {})}
+    fused = {"one graph": ensemble(models), **({"stacked": ensemble(models, stack_weights=True)} if kind == "dense" else {})}
     for way in ("predict", "tf.function", "XLA"):
         def ready(model):
             if way == "predict":
@@ -102,8 +93,8 @@ def ensembles(given: Options) -> str:
         [
             f"{MEMBERS} members: `dense` takes 64 numbers through two layers of 64 units to 10 classes, `convolutions` takes 16×16",
             "images through two convolutions of 16 channels. Times faster is how many times as fast the ensemble in one graph is as its",
-            "members in turn, whose outputs are averaged in NumPy; stacked is how many times faster than that graph a model is whose",
-            "layers hold the weights of all members side by side. Ratios are of the same round.",
+            "members in turn, whose outputs are averaged in NumPy; stacked is how many times faster than that graph it is with",
+            "`stack_weights=True`, the weights of all members side by side. Ratios are of the same round.",
             "",
             "| members | run by | batch | one by one ms | one graph ms | times faster | stacked, times faster again |",
             "|---|---|---:|---:|---:|---:|---:|",

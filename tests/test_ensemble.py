@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
+import graftwork as gw
 from graftwork.compose.classes import class_map
 from graftwork.compose.combine import Combination, Given
 from graftwork.compose.verbs.ensemble import Ensemble
@@ -509,3 +510,45 @@ def test_a_subclassed_model_is_a_member_as_it_is(three):
         compose(Ensemble(), models)
     with pytest.raises(OptionError, match="does not say what its inputs are"):
         compose(Ensemble(outputs="probabilities"), {"own": own, "other": own})
+
+
+def test_weights_side_by_side_give_what_members_give(tmp_path):
+    """stack_weights: one multiplication for all members gives what each gives, also after loading; nothing counts as new."""
+    members = []
+    for k in range(4):
+        keras.utils.set_random_seed(k)
+        hidden = keras.layers.Dense(7, "relu")
+        members.append(
+            keras.Sequential([keras.Input((6,)), hidden, keras.layers.Dense(3, activation="softmax")], name=f"m{k}")
+        )
+    x = np.random.default_rng(0).normal(size=(9, 6)).astype("float32")
+    each = np.stack([np.asarray(member(x)) for member in members])
+    for combine, expected in (("mean", each.mean(0)), ("max", each.max(0)), ("concat", np.concatenate(each, -1))):
+        result = gw.ensemble(members, combine=combine, stack_weights=True)
+        np.testing.assert_allclose(result(x), expected, rtol=1e-5, atol=1e-6)
+        result.save(tmp_path / "stacked.keras")
+        np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "stacked.keras")(x), result(x))
+    assert len(result.weights) == 4
+    report = gw.check("ensemble", members, stack_weights=True)
+    assert report.parameters["new"] == 0
+    assert report.parameters["total"] == sum(member.count_params() for member in members)
+
+
+def test_weights_that_cannot_lie_side_by_side_are_refused():
+    """Other layers, other settings, penalties and inputs of several kinds are refused by name."""
+
+    def chain(name, *layers):
+        return keras.Sequential([keras.Input((6,)), *layers], name=name)
+
+    dense = keras.layers.Dense
+    a = chain("a", dense(4), dense(2))
+    for other, message in (
+        (chain("b", dense(4, "relu"), dense(2)), "is not as that of a"),
+        (chain("b", dense(4)), "is not as that of a|gives"),
+        (chain("b", dense(4), keras.layers.Dropout(0.5), dense(2)), "has Dropout"),
+        (chain("b", dense(4, kernel_regularizer="l2"), dense(2)), "has Dense"),
+    ):
+        with pytest.raises(gw.GraftworkError, match=message):
+            gw.check("ensemble", [a, other], stack_weights=True)
+    with pytest.raises(gw.OptionError, match="leave out preprocess"):
+        gw.check("ensemble", [a, a], stack_weights=True, inputs="separate")

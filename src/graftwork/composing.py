@@ -130,6 +130,7 @@ def plan_composition(
         composed = _lasting(verb.compose(members))
         model = composed.model
         weights = [v for v in model.variables if not _is_seed(v)]
+        filled = {id(variable) for variable in composed.filled}
         trained = sum(math.prod(v.shape) for v in model.trainable_variables)
         total = sum(math.prod(v.shape) for v in weights)
         return CompositionPlan(
@@ -143,7 +144,7 @@ def plan_composition(
                 "total": total,
                 "trained": trained,
                 "frozen": total - trained,
-                "new": sum(math.prod(v.shape) for v in weights if id(v) not in brought),
+                "new": sum(math.prod(v.shape) for v in weights if id(v) not in brought and id(v) not in filled),
             },
             size_bytes=sum(
                 math.prod(v.shape) * ITEMSIZE.get(keras.backend.standardize_dtype(v.dtype), 4) for v in weights

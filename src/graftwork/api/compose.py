@@ -116,6 +116,7 @@ def ensemble(
     input_size: int | Sequence[int] | None = None,
     input_dtype: str | None = None,
     inputs: str = "shared",
+    stack_weights: bool = False,
     inline: bool = False,
     name: str = "ensemble",
     **wanted: Unpack[Wanted],
@@ -147,6 +148,8 @@ def ensemble(
             nothing is said, else the first.
         input_dtype: Dtype of the raw input, such as uint8; by default as of `input_size`.
         inputs: Give all members the same input, or each an input of its own.
+        stack_weights: Lay the weights of members side by side, one multiplication for all: for chains of Dense layers of one
+            architecture, on one input.
         inline: Put the layers of all models in one graph, named after their model, instead of each model as one layer.
         name: What the result is called.
         **wanted: See `Wanted`.
@@ -173,6 +176,7 @@ def ensemble(
         input_size=input_size,
         input_dtype=input_dtype,
         inputs=inputs,
+        stack_weights=stack_weights,
         inline=inline,
         name=name,
     )

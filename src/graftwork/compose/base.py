@@ -49,6 +49,7 @@ class Composed:
         tables: What the verb decided, by what it is about, as rows of plain values: the mapping of classes and the like.
         more: Further models that the verb made, by name: the head of a `split`.
         finish: To be called once where there are values: what is done with them.
+        filled: Variables of its own that `finish` fills with what the members bring.
     """
 
     model: Any
@@ -59,6 +60,7 @@ class Composed:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[], None] | None = None
+    filled: tuple[Any, ...] = ()
 
 
 class Verb(BaseModel):

@@ -18,6 +18,7 @@ from graftwork.compose.outputs import FAMILIES, Name, OutputKinds, checked_kind,
 from graftwork.compose.plain import combined
 from graftwork.compose.ports import Port, call, describe, graph_of, has_graph, inputs, outputs
 from graftwork.compose.preprocess import Preparations, Size
+from graftwork.compose.stacking import Stacked, stacked
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.lazy import keras
 from graftwork.models.outputs import Kind, ending
@@ -76,6 +77,9 @@ class Ensemble(Verb):
 
     inputs: InputMode = "shared"
     """Give all members the same input, or each an input of its own."""
+
+    stack_weights: bool = False
+    """Lay the weights of members side by side, one multiplication for all: for chains of Dense layers of one architecture, on one input."""
 
     inline: bool = False
     """Put the layers of all models in one graph, named after their model, instead of each model as one layer."""
@@ -190,9 +194,16 @@ class _Ensembling:
 
     def composed(self) -> Composed:
         """Return the ensemble."""
-        made = {
-            member.name: self._run(member, self.feeds.tensors[member.name], self._placed) for member in self.counted
-        }
+        whole = self._stacked() if self.wishes.stack_weights else None
+        if whole is None:
+            made = {
+                member.name: self._run(member, self.feeds.tensors[member.name], self._placed) for member in self.counted
+            }
+        else:
+            made = {
+                member.name: {self.gives[member.name][0]: tensor}
+                for member, tensor in zip(self.counted, whole.tensors, strict=True)
+            }
         self.keys = self._matched(made)
         results: dict[str, Any] = {}
         ways: dict[str, tuple[Combination, list[str | None]]] = {}
@@ -217,13 +228,26 @@ class _Ensembling:
         return Composed(
             model=model,
             reference=lambda values: self._reference(values, ways),
-            exact=not self.wishes.preprocess
+            exact=whole is None
+            and not self.wishes.preprocess
             and not self.wishes.resize
             and all(way.word in ("max", "min", "concat") and _untouched(way, kinds) for way, kinds in ways.values()),
             classes=only.classes.classes if only and only.word != "concat" else None,
             notes=tuple(dict.fromkeys(self.notes)),
             tables={title: rows for title, rows in tables.items() if rows},
+            finish=whole.finish if whole is not None else None,
+            filled=whole.variables if whole is not None else (),
         )
+
+    def _stacked(self) -> Stacked:
+        """Return the members as one."""
+        wishes = self.wishes
+        if wishes.preprocess or wishes.resize or wishes.inline or wishes.inputs != "shared":
+            raise OptionError(
+                "stack_weights=True takes one input for all; leave out preprocess, resize, inline and inputs"
+            )
+        tensor = next(iter(self.feeds.tensors[self.leader.name].values()))
+        return stacked(self.counted, tensor, self.names)
 
     def _namer(self, prefix: str) -> Name:
         return lambda word: self.names.fresh(f"{prefix}{word}")
