@@ -14,7 +14,9 @@ import graftwork as gw
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.jobs import JOBS
 from graftwork.methods import METHODS
+from graftwork.pipeline import planned
 from graftwork.recipe import STEP_KINDS, read_recipe, schema
+from graftwork.stores import open_store
 
 MODELS = "models: {base: base.safetensors, a: a.safetensors, b: b.safetensors}\n"
 
@@ -338,3 +340,17 @@ def test_live_classes_of_a_recipe(small_models: Path, tmp_path: Path):
     head = load_file(tmp_path / "birds.safetensors")["head/bias"]
     merged = load_file(tmp_path / "s.safetensors")["head/bias"]
     np.testing.assert_allclose(merged, (head + np.roll(head, 1)) / 2, rtol=1e-6)
+
+
+def test_a_planned_result_keeps_the_places_of_its_lender(small_models):
+    """Matching looks at keys where layers have no names of their own: a planned merge has those of the file it will be like."""
+    recipe = read_recipe(
+        {
+            "models": {name: str(small_models / f"{name}.keras") for name in ("birds", "flowers")},
+            "steps": {"soup": {"merge": {"method": "linear", "models": ["birds", "flowers"]}}},
+            "outputs": {"soup": "soup.keras"},
+        }
+    )
+    with planned(recipe, Path()) as jobs, open_store(small_models / "birds.keras") as birds:
+        names = list(birds.specs())
+        assert [jobs["soup"].key(name) for name in names] == [birds.key(name) for name in names] != names

@@ -59,6 +59,9 @@ class Job(Protocol):
     def specs(self) -> Mapping[str, TensorSpec]:
         """Return the tensors that the result will hold."""
 
+    def key(self, name: str) -> str:
+        """Return the key that a tensor will have in the result's file."""
+
 
 class PlannedReader:
     """The result of a step that has been planned but not made: its specs and header, no values.
@@ -85,7 +88,7 @@ class PlannedReader:
 
     def key(self, name: str) -> str:
         """Return the key that the tensor will have."""
-        return name
+        return self._job.key(name)
 
     def read_into(self, name: str, start: int, out: Any) -> None:
         """Refuse: there are no values yet."""
@@ -131,6 +134,15 @@ class MergeJob:
     def specs(self) -> Mapping[str, TensorSpec]:
         """See `Job.specs`."""
         return {spec.name: spec for spec in self.plan.specs}
+
+    def key(self, name: str) -> str:
+        """See `Job.key`."""
+        return _key_in(self.plan.lender, name)
+
+
+def _key_in(like: Reader, name: str) -> str:
+    """Return the key of a tensor in a source of the same layout; its name, where the source does not have it."""
+    return like.key(name) if name in like.specs() else name
 
 
 def request_of(step: MergeStep, recipe: Recipe | None = None) -> MergeRequest:
@@ -180,6 +192,10 @@ class AdapterJob:
     def specs(self) -> Mapping[str, TensorSpec]:
         """Return nothing: no step reads an adapter alone."""
         return {}
+
+    def key(self, name: str) -> str:
+        """Return the name."""
+        return name
 
 
 def check_adapter(plan: ExtractionPlan, target: Target) -> None:
@@ -233,6 +249,10 @@ class EstimateJob:
     def specs(self) -> Mapping[str, TensorSpec]:
         """See `Job.specs`."""
         return {spec.name: spec for spec in self.plan.specs}
+
+    def key(self, name: str) -> str:
+        """See `Job.key`."""
+        return _key_in(self.plan.model, name)
 
 
 @contextlib.contextmanager
@@ -319,6 +339,10 @@ class ComposeJob:
     def specs(self) -> Mapping[str, TensorSpec]:
         """See `Job.specs`; the result is made once with other weights to know what its tensors will be called."""
         return self.plan.specs()
+
+    def key(self, name: str) -> str:
+        """Return the name; where Keras will put it is only known once it is written."""
+        return name
 
 
 # From steps to jobs ----------------------------------------------------------------------------------------------------
