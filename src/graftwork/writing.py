@@ -126,6 +126,19 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def counting(verb: str, total: int, progress: Progress | None) -> Callable[[int], None]:
+    """Return what adds up bytes and tells how far the work is."""
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(verb, min(done, total), total)
+
+    return count
+
+
 def write_merge(
     plan: MergePlan,
     target: Target,
@@ -171,14 +184,6 @@ def write_merge(
         ]
         settings = {**settings, kind: [reader.path.name for reader in plan.companions]}
     total = plan.bytes_read * plan.passes
-    done = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(verb, min(done, total), total)
-
     with Staged(target.path, row, overwrite=target.overwrite) as staged:
         try:
             writer = row.create(
@@ -191,7 +196,9 @@ def write_merge(
         except OSError as error:
             raise OutputError(f"{target.path} cannot be written: {error.strerror or error}") from error
         try:
-            outcome = LocalExecutor(plan, writer, threads=target.workers(), progress=count).run()
+            outcome = LocalExecutor(
+                plan, writer, threads=target.workers(), progress=counting(verb, total, progress)
+            ).run()
             try:
                 writer.finish()
             except OSError as error:

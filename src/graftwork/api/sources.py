@@ -51,19 +51,6 @@ def words(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def counting(verb: str, total: int, progress: Progress | None) -> Callable[[int], None]:
-    """Return what adds up bytes and tells how far the work is."""
-    done = 0
-
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(verb, min(done, total), total)
-
-    return count
-
-
 class Pending:
     """A result on its way: under the user's path, or in a temporary file that becomes a live model."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.api.plans import PlanReport, of_merge
-from graftwork.api.sources import Model, Progress, counting, on_disk, result_place, words
+from graftwork.api.sources import Model, Progress, on_disk, result_place, words
 from graftwork.errors import OptionError
 from graftwork.models import live
 from graftwork.planning import MergeRequest
@@ -17,7 +17,7 @@ from graftwork.report.measure import Diff, Inspection
 from graftwork.report.verification import Verification
 from graftwork.report.verification import verify as _verify
 from graftwork.stores import open_store
-from graftwork.writing import Result, Target, companions, opened, write_merge
+from graftwork.writing import Result, Target, companions, counting, opened, write_merge
 from graftwork.writing import convert as _convert
 
 

@@ -57,7 +57,7 @@ def inputs(model: Any) -> dict[str, Port]:
     Raises:
         OptionError: If the model does not say what it takes.
     """
-    return _ports(_graph(model)._inputs_struct, _input_name)
+    return _ports(_graph(model)._inputs_struct)
 
 
 def outputs(model: Any) -> dict[str, Port]:
@@ -66,7 +66,7 @@ def outputs(model: Any) -> dict[str, Port]:
     Raises:
         OptionError: If the model does not say what it gives.
     """
-    return _ports(_graph(model)._outputs_struct, _output_name)
+    return _ports(_graph(model)._outputs_struct)
 
 
 def _graph(model: Any) -> Any:
@@ -79,25 +79,17 @@ def _graph(model: Any) -> Any:
     return graph
 
 
-def _ports(struct: Any, name_of: Any) -> dict[str, Port]:
+def _ports(struct: Any) -> dict[str, Port]:
     found: dict[str, Port] = {}
     keyed = isinstance(struct, Mapping)
     for path, tensor in keras.tree.flatten_with_path(struct):
-        name = "/".join(str(part) for part in path) if keyed else name_of(tensor)
+        name = "/".join(str(part) for part in path) if keyed else str(tensor._keras_history.operation.name)
         label, number = name, 1
         while label in found:
             number += 1
             label = f"{name}_{number}"
         found[label] = Port(label, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype), tensor)
     return found
-
-
-def _input_name(tensor: Any) -> str:
-    return str(tensor._keras_history.operation.name)
-
-
-def _output_name(tensor: Any) -> str:
-    return str(tensor._keras_history.operation.name)
 
 
 def call(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from graftwork.models.fresh import load_in_fresh_process
 from graftwork.report.measure import count_nonfinite
 from graftwork.stores import FORMATS, open_store
 from graftwork.stores.base import Header
+from graftwork.writing import counting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +51,7 @@ def verify(path: Path, *, load: bool, progress: Callable[[str, int, int], None] 
     """Check a file; see `graftwork.verify`."""
     with open_store(path) as reader:
         total = sum(spec.size_bytes for spec in reader.specs().values())
-        done = 0
-
-        def count(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress("verify", min(done, total), total)
-
+        count = counting("verify", total, progress)
         check = getattr(reader, "check", None)
         if check is not None:
             check()
