@@ -117,6 +117,7 @@ class MergePlan:
         dropped: Tensors of the first model that the result does not have (optimizer state).
         like: Lends configuration and small files to the result, where that is not the first model.
         companions: The open file with more about each model, where the method has such.
+        tables: What was decided, by what it is about, as rows of plain values.
     """
 
     request: MergeRequest
@@ -128,6 +129,7 @@ class MergePlan:
     dropped: tuple[str, ...] = ()
     like: Reader | None = None
     companions: tuple[Reader, ...] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def lender(self) -> Reader:

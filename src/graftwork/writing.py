@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Result:
         size_bytes: Its size on disk.
         seconds: How long making it took.
         notes: What the user should know about it.
+        tables: What was decided, by what it is about, as rows of plain values.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Result:
     size_bytes: int
     seconds: float
     notes: tuple[str, ...]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +219,7 @@ def write_merge(
         size_bytes=_size(target.path, row),
         seconds=time.perf_counter() - begin,
         notes=(*plan.notes, *outcome.notes),
+        tables=plan.tables,
     )
 
 

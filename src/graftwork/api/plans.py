@@ -1,7 +1,7 @@
 """What a merge would do, as values."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class PlanReport:
         free_bytes: Free disk at the target, where one is named.
         seconds: Rough estimate of the time.
         notes: What the user should know.
+        tables: What was decided, by what it is about, as rows of plain values.
     """
 
     step: str
@@ -47,6 +48,7 @@ class PlanReport:
     free_bytes: int | None
     seconds: float
     notes: tuple[str, ...]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values."""
@@ -90,4 +92,5 @@ def of_merge(name: str, plan_: MergePlan, target: Target | None, threads: int | 
         free_bytes=free_bytes(target.path) if target is not None else None,
         seconds=plan_.seconds(),
         notes=plan_.notes,
+        tables=plan_.tables,
     )

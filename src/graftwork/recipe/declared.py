@@ -1,0 +1,51 @@
+"""Steps whose fields are declared once: the Python function, the command and the recipe's step have them in the same words.
+
+The docstring of a field is its help text on the command line and in the schema; that of the class is the command's.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from graftwork.recipe.base import Name, Step, as_tuple
+
+Names = Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(as_tuple)]
+"""Names of models or earlier steps, in order; one alone need not be in a list."""
+
+Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+"""Texts; one alone need not be in a list."""
+
+
+class DeclaredStep(Step):
+    """A kind of step that is a verb of its own; see the module.
+
+    Attributes:
+        takes: The fields that name models, in the order of the verb's arguments; ``models`` is a list of any length.
+        paths: The fields that are paths of files which are no models; relative to the recipe.
+        flags: Names of an option on the command line, where they are not those of the field.
+        is_model: Whether later steps can use the result.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    takes: ClassVar[tuple[str, ...]] = ("models",)
+    paths: ClassVar[tuple[str, ...]] = ()
+    flags: ClassVar[dict[str, tuple[str, ...]]] = {}
+    is_model: ClassVar[bool] = True
+
+    def inputs(self) -> Iterator[str]:
+        """Yield the names of the models."""
+        for name in self.takes:
+            value = getattr(self, name)
+            yield from (value,) if isinstance(value, str) else value
+
+    @classmethod
+    def options(cls) -> dict[str, FieldInfo]:
+        """Return the fields that are options."""
+        return {name: field for name, field in cls.model_fields.items() if name not in (*cls.takes, *cls.paths)}
+
+    def wishes(self) -> dict[str, Any]:
+        """Return the values of the options."""
+        return {name: getattr(self, name) for name in self.options()}
