@@ -1,9 +1,9 @@
-"""How users say which tensors they mean, and what these shall be called: patterns, and rules ``OLD=NEW``.
+r"""How users say which tensors they mean, and what these shall be called: patterns, and rules ``OLD=NEW``.
 
 A pattern is a glob or, behind ``re:``, a regular expression, as everywhere (`graftwork.pairing.matches`). A rule is one of two things.
-``scope/=other/`` moves what lies below a scope, where ``/`` alone is the top: ``/=encoder/`` puts all names below *encoder*. Everything else is
-a regular expression over whole names, and what the names become, with ``\\1`` for what the first parentheses matched. Of several rules
-the first that fits a name counts. What fits nothing is refused, for it is a slip, or the wrong file.
+``scope/=other/`` moves what lies below a scope, where ``/`` alone is the top: ``/=encoder/`` puts all names below *encoder*. All other
+rules are a regular expression over whole names, and what these become, with ``\1`` for what the first parentheses matched. Of several
+rules the first that fits a name counts. What fits nothing is refused, for it is a slip, or the wrong file.
 """
 
 import re
