@@ -11,22 +11,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from graftwork import checkpoints
 from graftwork.assembly import plan_assemble_step
 from graftwork.compose.assemble import Assemble, Run
 from graftwork.compose.naming import Names
 from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, write_composition
-from graftwork.errors import GraftworkError, MismatchError, OptionError, StoreError
+from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError, StoreError
 from graftwork.estimates import EstimatePlan, check_estimate, estimate, plan_estimate, save_estimate
 from graftwork.estimates import Wishes as EstimateWishes
 from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extraction
 from graftwork.mergekit import plan_mergekit_step
+from graftwork.models import savedmodel
 from graftwork.models.data import Samples, samples_of
+from graftwork.models.savedmodel import ServablePlan
 from graftwork.planning import MergePlan, MergeRequest, check_output, plan_merge
 from graftwork.recipe import STEP_KINDS, AssembleStep, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
+from graftwork.recipe.checkpoints import CHECKPOINT_STEPS, CheckpointStep
 from graftwork.recipe.composition import ComposeStep
-from graftwork.stores import FORMATS, Header, Reader, format_for_target
+from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS, SavedModelStep
+from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target
 from graftwork.stores.lora import ADAPTER
-from graftwork.stores.staged import check_target
+from graftwork.stores.staged import Staged, check_target, free_bytes
 from graftwork.tensor import TensorSpec
 from graftwork.writing import Progress, Result, Target, convert, distinct, write_merge
 
@@ -345,6 +350,84 @@ class ComposeJob:
         return name
 
 
+# SavedModels -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ServableJob:
+    """Something made of SavedModels; see `Job`."""
+
+    plan: ServablePlan
+    between: tuple[str, str] = ("", "")
+
+    def check(self, target: Target) -> None:
+        """See `Job.check`."""
+        check_servable(self.plan, target)
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """See `Job.write`."""
+        return write_servable(self.plan, target, progress)
+
+    def header(self) -> Header | None:
+        """Return None: no later step plans with it."""
+        return None
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return nothing."""
+        return {}
+
+    def key(self, name: str) -> str:
+        """Return the name."""
+        return name
+
+
+def _servable_row(plan: ServablePlan, target: Target) -> Format:
+    row = FORMATS[plan.format]
+    if target.format not in (None, row.name):
+        raise OptionError(f"the result of {plan.kind} is written as {row.name}, not as {target.format!r}")
+    if row.suffixes and not target.path.name.endswith(row.suffixes):
+        raise OutputError(f"the target {target.path} must end in {' or '.join(row.suffixes)}")
+    return row
+
+
+def check_servable(plan: ServablePlan, target: Target) -> None:
+    """Refuse a target that cannot take what is made of SavedModels.
+
+    Raises:
+        OutputError: With the reason.
+        OptionError: If the target asks for another format.
+    """
+    row = _servable_row(plan, target)
+    check_target(target.path, row, [*(path for _, path in plan.sources), *plan.files], overwrite=target.overwrite)
+    free = free_bytes(target.path)
+    if free < plan.size_bytes:
+        raise OutputError(f"{target.path.parent} has {free:,} bytes free, but the result needs {plan.size_bytes:,}")
+
+
+def write_servable(plan: ServablePlan, target: Target, progress: Progress | None = None) -> Result:
+    """Make something of SavedModels: complete and looked at, or not at all."""
+    begin = time.perf_counter()
+    check_servable(plan, target)
+    row = _servable_row(plan, target)
+    if progress is not None:
+        progress(plan.kind, 0, plan.size_bytes)
+    with Staged(target.path, row, overwrite=target.overwrite) as staged:
+        notes = plan.make(staged.path)
+        staged.commit()
+    if progress is not None:
+        progress(plan.kind, plan.size_bytes, plan.size_bytes)
+    files = [f for f in target.path.rglob("*") if f.is_file()] if target.path.is_dir() else [target.path]
+    return Result(
+        path=target.path,
+        format=row.name,
+        tensors=0,
+        size_bytes=sum(file.stat().st_size for file in files),
+        seconds=time.perf_counter() - begin,
+        notes=(*plan.notes, *notes),
+        tables=plan.tables,
+    )
+
+
 # From steps to jobs ----------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +523,16 @@ def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], r
     return ComposeJob(plan_composition(step.verb, sources), step.export)
 
 
+def _checkpoint(step: CheckpointStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    return MergeJob(checkpoints.PLANS[step.kind](step, readers))
+
+
+def _servable(step: SavedModelStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    labels = (*step.inputs(), *(getattr(step, name) for name in step.paths))
+    paths = [readers[label].path if label in readers else root / Path(label).expanduser() for label in labels]
+    return ServableJob(savedmodel.PLANS[step.kind](list(zip(labels, paths, strict=True)), **step.wishes()))
+
+
 JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
     "merge": _merge,
     "assemble": _assemble,
@@ -447,6 +540,8 @@ JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
     "extract_lora": _extract_lora,
     "fisher": _estimate,
     "gram": _estimate,
+    **dict.fromkeys(CHECKPOINT_STEPS, _checkpoint),
+    **dict.fromkeys(SAVEDMODEL_STEPS, _servable),
     **{kind: _compose for kind, step in STEP_KINDS.items() if issubclass(step, ComposeStep)},
 }
 """How each kind of step is planned: from the step, its recipe, the open (or planned) input of each name, and the recipe's directory."""

@@ -20,6 +20,14 @@ def as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def or_one_word(field: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field; a list of words may be a single one."""
+    if field.get("type") != "array" or "items" not in field:
+        return field
+    about = {k: v for k, v in field.items() if k in ("title", "default", "description")}
+    return {**about, "anyOf": [{k: v for k, v in field.items() if k not in about}, field["items"]]}
+
+
 class Frozen(BaseModel):
     """A value that is checked when it is made and never changes."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from graftwork.recipe.base import Name, Step, as_tuple
+from graftwork.recipe.base import Name, Step, as_tuple, or_one_word
 
 Names = Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(as_tuple)]
 """Names of models or earlier steps, in order; one alone need not be in a list."""
@@ -49,3 +49,9 @@ class DeclaredStep(Step):
     def wishes(self) -> dict[str, Any]:
         """Return the values of the options."""
         return {name: getattr(self, name) for name in self.options()}
+
+    @classmethod
+    def schema_of_settings(cls) -> dict[str, Any]:
+        """Return the JSON Schema; where a list is wanted, one word will do."""
+        schema = cls.model_json_schema()
+        return {**schema, "properties": {name: or_one_word(field) for name, field in schema["properties"].items()}}

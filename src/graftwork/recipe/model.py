@@ -13,7 +13,10 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, mo
 from graftwork.errors import GraftworkError, OptionError, RecipeError, UnknownNameError, suggest
 from graftwork.methods import METHODS, Base, MergeMethod, get
 from graftwork.methods.options import Options, companion_files, json_schema
-from graftwork.recipe.base import Frozen, Name, Step, as_tuple
+from graftwork.recipe.base import Frozen, Name, Step, as_tuple, or_one_word
+from graftwork.recipe.checkpoints import CHECKPOINT_STEPS
+from graftwork.recipe.declared import DeclaredStep
+from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS
 from graftwork.recipe.slips import sentence
 
 
@@ -112,7 +115,7 @@ class MergeStep(Step):
     def schema_of_settings(cls) -> dict[str, Any]:
         """Return the JSON Schema, every method with its own options."""
         own = cls.model_json_schema()["properties"]
-        fields = {k: _or_one_word(v) for k, v in own.items() if k not in ("options", "method")}
+        fields = {k: or_one_word(v) for k, v in own.items() if k not in ("options", "method")}
         return {
             "oneOf": [
                 {
@@ -259,14 +262,6 @@ class GramStep(EstimateStep):
     max_inputs: Annotated[int, Field(ge=1)] = 8192
 
 
-def _or_one_word(field: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field; a list of words may be a single one."""
-    if field.get("type") != "array":
-        return field
-    about = {k: v for k, v in field.items() if k in ("title", "default", "description")}
-    return {**about, "anyOf": [{k: v for k, v in field.items() if k not in about}, field["items"]]}
-
-
 def _options(method: type[MergeMethod]) -> dict[str, Any]:
     """Return the schema of a method's options as recipes spell them."""
     found: dict[str, Any] = json_schema(method)["properties"]
@@ -277,7 +272,9 @@ class _StepKinds(Mapping[str, type[Step]]):
     """Every kind of step by its word; those that compose graphs are loaded when one that is no other is asked for."""
 
     _own: ClassVar[Mapping[str, type[Step]]] = {
-        cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)
+        **{cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)},
+        **CHECKPOINT_STEPS,
+        **SAVEDMODEL_STEPS,
     }
 
     def _all(self) -> dict[str, type[Step]]:
@@ -345,6 +342,12 @@ class Recipe(Frozen):
                 if isinstance(self.steps.get(wanted), EstimateStep):
                     raise RecipeError(
                         f"step {name!r} uses {wanted!r}, whose result is no model; a merge names it as option {self.steps[wanted].kind!r}"
+                    )
+                made = self.steps.get(wanted)
+                if isinstance(made, DeclaredStep) and not made.is_model:
+                    raise RecipeError(
+                        f"step {name!r} uses {wanted!r}, whose result no later step can use; list it under `outputs`, and go on "
+                        "from there in a recipe of its own"
                     )
             for wanted in step.files():
                 made = self.steps.get(wanted)
