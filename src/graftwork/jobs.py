@@ -28,8 +28,9 @@ from graftwork.planning import MergePlan, MergeRequest, check_output, plan_merge
 from graftwork.recipe import STEP_KINDS, AssembleStep, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
 from graftwork.recipe.checkpoints import CHECKPOINT_STEPS, CheckpointStep
 from graftwork.recipe.composition import ComposeStep
-from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS, SavedModelStep
-from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target
+from graftwork.recipe.declared import DeclaredStep
+from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS
+from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of
 from graftwork.stores.lora import ADAPTER
 from graftwork.stores.staged import Staged, check_target, free_bytes
 from graftwork.tensor import TensorSpec
@@ -523,14 +524,25 @@ def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], r
     return ComposeJob(plan_composition(step.verb, sources), step.export)
 
 
-def _checkpoint(step: CheckpointStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
-    return MergeJob(checkpoints.PLANS[step.kind](step, readers))
+def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Path()) -> MergeJob | ServableJob:
+    """Return the job of a step on checkpoints or SavedModels.
 
+    Args:
+        step: What is asked for.
+        readers: The open (or planned) input of each name.
+        root: What its paths are relative to.
 
-def _servable(step: SavedModelStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
-    labels = (*step.inputs(), *(getattr(step, name) for name in step.paths))
-    paths = [readers[label].path if label in readers else root / Path(label).expanduser() for label in labels]
-    return ServableJob(savedmodel.PLANS[step.kind](list(zip(labels, paths, strict=True)), **step.wishes()))
+    Raises:
+        GraftworkError: If it cannot be done.
+    """
+    if isinstance(step, CheckpointStep):
+        return MergeJob(checkpoints.PLANS[step.kind](step, readers))
+    sources = [(label, readers[label].path) for label in step.inputs()]
+    for name in step.paths:
+        given = getattr(step, name)
+        found = [root / Path(path).expanduser() for path in ((given,) if isinstance(given, str) else given)]
+        sources += [(label_of(path), path) for path in found]
+    return ServableJob(savedmodel.PLANS[step.kind](sources, **step.wishes()))
 
 
 JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
@@ -540,8 +552,7 @@ JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
     "extract_lora": _extract_lora,
     "fisher": _estimate,
     "gram": _estimate,
-    **dict.fromkeys(CHECKPOINT_STEPS, _checkpoint),
-    **dict.fromkeys(SAVEDMODEL_STEPS, _servable),
+    **dict.fromkeys((*CHECKPOINT_STEPS, *SAVEDMODEL_STEPS), lambda step, recipe, readers, root: declared(step, readers, root)),
     **{kind: _compose for kind, step in STEP_KINDS.items() if issubclass(step, ComposeStep)},
 }
 """How each kind of step is planned: from the step, its recipe, the open (or planned) input of each name, and the recipe's directory."""

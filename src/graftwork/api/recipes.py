@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork import pipeline
-from graftwork.api.plans import PlanReport
-from graftwork.api.reports import CompositionReport, report_of
+from graftwork.api.reports import Report, report_of
 from graftwork.api.sources import Progress
 from graftwork.errors import RecipeError
 from graftwork.recipe import Recipe, read_recipe
@@ -16,7 +15,7 @@ from graftwork.writing import Result, Target
 
 def plan(
     recipe: str | PathLike[str] | Mapping[str, Any] | Recipe, *, threads: int | None = None, overwrite: bool = False
-) -> list[PlanReport | CompositionReport]:
+) -> list[Report]:
     """Return what a recipe would do, step by step, reading only headers.
 
     Args:

@@ -8,7 +8,8 @@ from typing import Any
 from graftwork import estimates, extraction
 from graftwork.api.plans import PlanReport, of_merge
 from graftwork.composing import CompositionPlan, check_composition
-from graftwork.jobs import Job, check_adapter
+from graftwork.jobs import Job, check_adapter, check_servable
+from graftwork.models.savedmodel import ServablePlan
 from graftwork.stores.staged import free_bytes
 from graftwork.writing import Target
 
@@ -48,7 +49,42 @@ class CompositionReport:
         return asdict(self)
 
 
-def report_of(name: str, job: Job, target: Target | None, threads: int | None) -> PlanReport | CompositionReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServableReport:
+    """What a step on SavedModels would make.
+
+    Attributes:
+        step: Name of the step.
+        verb: What it does.
+        sources: Label and path of everything that goes in.
+        format: What comes out: ``"saved_model"``, ``"frozen_graph"`` or ``"keras"``.
+        signatures: One row for each port of each signature of the result: signature, port, name, shape, dtype.
+        size_bytes: About what it takes on disk.
+        tables: What was decided, by what it is about, as rows.
+        free_bytes: Free disk at the target, where one is named.
+        notes: What the user should know.
+    """
+
+    step: str
+    verb: str
+    sources: tuple[tuple[str, str], ...]
+    format: str
+    signatures: tuple[Mapping[str, Any], ...]
+    size_bytes: int
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    free_bytes: int | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        return asdict(self)
+
+
+Report = PlanReport | CompositionReport | ServableReport
+"""What a step would do."""
+
+
+def report_of(name: str, job: Job, target: Target | None, threads: int | None) -> Report:
     """Return what a step of a recipe would do.
 
     Raises:
@@ -61,7 +97,26 @@ def report_of(name: str, job: Job, target: Target | None, threads: int | None) -
         return of_extraction(name, plan, target)
     if isinstance(plan, estimates.EstimatePlan):
         return of_estimate(name, plan, target)
+    if isinstance(plan, ServablePlan):
+        return of_servable(name, plan, target)
     return of_merge(name, plan, target, threads)
+
+
+def of_servable(name: str, plan_: ServablePlan, target: Target | None) -> ServableReport:
+    """Return what a step on SavedModels would make; see `report_of`."""
+    if target is not None:
+        check_servable(plan_, target)
+    return ServableReport(
+        step=name,
+        verb=plan_.kind,
+        sources=tuple((label, str(path)) for label, path in plan_.sources),
+        format=plan_.format,
+        signatures=plan_.signatures,
+        size_bytes=plan_.size_bytes,
+        tables=plan_.tables,
+        free_bytes=free_bytes(target.path) if target is not None else None,
+        notes=plan_.notes,
+    )
 
 
 def of_composition(name: str, plan_: CompositionPlan, target: Target | None) -> CompositionReport:

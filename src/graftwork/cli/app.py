@@ -1,7 +1,7 @@
 """The commands, one function each: the docstring is the help text, the body calls the API and prints."""
 
 import gc
-import json
+import importlib
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from graftwork import __version__
-from graftwork.cli.terminal import print_json, progress, refusing, say
+from graftwork.cli.terminal import as_plain, print_json, progress, refusing, say, tell
+
+_GROUPS = {"ckpt": "checkpoints", "savedmodel": "savedmodel"}
+"""The file of each group of commands, loaded when it is wanted."""
 
 
 class Commands(TyperGroup):
@@ -19,7 +22,13 @@ class Commands(TyperGroup):
     def _load_verbs(self) -> None:
         from graftwork.cli import compose
 
-        self.commands.update(compose.commands(_tell))
+        self.commands.update(compose.commands(tell))
+        for name in _GROUPS:
+            self._load_group(name)
+
+    def _load_group(self, name: str) -> None:
+        module = importlib.import_module(f"graftwork.cli.{_GROUPS[name]}")
+        self.commands[name] = typer.main.get_group(module.app)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
@@ -28,7 +37,9 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command by its name."""
-        if cmd_name not in self.commands:
+        if cmd_name in _GROUPS:
+            self._load_group(cmd_name)
+        elif cmd_name not in self.commands:
             self._load_verbs()
         return super().get_command(ctx, cmd_name)
 
@@ -182,8 +193,8 @@ def diff(
     from graftwork.report import render
 
     with refusing():
-        with progress(quiet) as tell:
-            found = api.diff(a, b, threads=threads, progress=tell)
+        with progress(quiet) as told:
+            found = api.diff(a, b, threads=threads, progress=told)
         print_json(found.to_dict()) if as_json else render.difference(found, tensors=tensors)
 
 
@@ -222,7 +233,7 @@ def merge(
             method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
         )
         results: list[Any] = []
-        with progress(quiet) as tell:
+        with progress(quiet) as told:
             api.merge(
                 models,
                 output=output,
@@ -231,11 +242,11 @@ def merge(
                 shard_bytes=_size(shard_size),
                 threads=threads,
                 overwrite=overwrite,
-                progress=tell,
+                progress=told,
                 on_result=results.append,
                 **arguments,
             )
-        _tell(results[0], quiet=quiet, as_json=as_json)
+        tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -285,7 +296,7 @@ def assemble(
 
     with refusing():
         results: list[Any] = []
-        with progress(quiet) as tell:
+        with progress(quiet) as told:
             api.assemble(
                 [_layers(text) for text in layers],
                 output=output,
@@ -298,10 +309,10 @@ def assemble(
                 shard_bytes=_size(shard_size),
                 threads=threads,
                 overwrite=overwrite,
-                progress=tell,
+                progress=told,
                 on_result=results.append,
             )
-        _tell(results[0], quiet=quiet, as_json=as_json)
+        tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -369,10 +380,7 @@ def plan(
             print_json([report.to_dict() for report in reports])
         else:
             for report in reports:
-                if isinstance(report, api.CompositionReport):
-                    render.composition(report)
-                else:
-                    render.plan(report, tensors=tensors, coefficients=coefficients)
+                render.report(report, tensors=tensors, coefficients=coefficients)
 
 
 @app.command()
@@ -392,7 +400,7 @@ def run(
     from graftwork import api
 
     with refusing():
-        with progress(quiet) as tell:
+        with progress(quiet) as told:
             results = api.run(
                 recipe,
                 output=output,
@@ -400,10 +408,10 @@ def run(
                 overwrite=overwrite,
                 shard_bytes=_size(shard_size),
                 check=check,
-                progress=tell,
+                progress=told,
             )
         if as_json:
-            print_json({name: _result(result) for name, result in results.items()})
+            print_json({name: as_plain(result) for name, result in results.items()})
             return
         for name, result in results.items():
             say(quiet, *(f"note: {name}: {note}" for note in result.notes))
@@ -433,7 +441,7 @@ def convert(
     from graftwork import api
 
     with refusing():
-        with progress(quiet) as tell:
+        with progress(quiet) as told:
             result = api.convert(
                 source,
                 target,
@@ -444,9 +452,9 @@ def convert(
                 shard_bytes=_size(shard_size),
                 threads=threads,
                 overwrite=overwrite,
-                progress=tell,
+                progress=told,
             )
-        _tell(result, quiet=quiet, as_json=as_json)
+        tell(result, quiet=quiet, as_json=as_json)
 
 
 @app.command("extract-lora")
@@ -482,7 +490,7 @@ def extract_lora(
     from graftwork.report import render
 
     with refusing():
-        with progress(quiet) as tell:
+        with progress(quiet) as told:
             found = api.extract_lora(
                 model,
                 base=base,
@@ -493,7 +501,7 @@ def extract_lora(
                 embeddings=embeddings,
                 save_rest=save_rest,
                 overwrite=overwrite,
-                progress=tell,
+                progress=told,
             )
         if as_json:
             print_json(found.to_dict())
@@ -534,7 +542,7 @@ def fisher(
 
     with refusing():
         results: list[Any] = []
-        with progress(quiet) as tell:
+        with progress(quiet) as told:
             api.fisher(
                 model,
                 data,
@@ -547,10 +555,10 @@ def fisher(
                 x=tuple(x.split(",")),
                 y=y,
                 overwrite=overwrite,
-                progress=tell,
+                progress=told,
                 on_result=results.append,
             )
-        _tell(results[0], quiet=quiet, as_json=as_json)
+        tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -574,7 +582,7 @@ def gram(
 
     with refusing():
         results: list[Any] = []
-        with progress(quiet) as tell:
+        with progress(quiet) as told:
             api.gram(
                 model,
                 data,
@@ -584,10 +592,10 @@ def gram(
                 max_inputs=max_inputs,
                 x=tuple(x.split(",")),
                 overwrite=overwrite,
-                progress=tell,
+                progress=told,
                 on_result=results.append,
             )
-        _tell(results[0], quiet=quiet, as_json=as_json)
+        tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -605,8 +613,8 @@ def verify(
     from graftwork.report import render
 
     with refusing():
-        with progress(quiet) as tell:
-            found = api.verify(model, load=load, progress=tell)
+        with progress(quiet) as told:
+            found = api.verify(model, load=load, progress=told)
         print_json(found.to_dict()) if as_json else render.verification(found)
         if not found.sound:
             raise typer.Exit(1)
@@ -751,16 +759,3 @@ def _size(text: str | None) -> int | None:
     if size <= 0:
         raise typer.BadParameter(f"{text!r} is not a positive size", param_hint="--shard-size")
     return size
-
-
-def _tell(result: Any, *, quiet: bool, as_json: bool) -> None:
-    """Print what was made: its notes for the user, its path or all of it for programs."""
-    say(quiet or as_json, *(f"note: {note}" for note in result.notes))
-    print_json(_result(result)) if as_json else typer.echo(str(result.path))
-
-
-def _result(result: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    found: dict[str, Any] = json.loads(json.dumps(asdict(result), default=str))
-    return found

@@ -1,20 +1,14 @@
 """The commands that compose graphs: one for each verb, whose options are the verb's fields."""
 
 import inspect
-import types
-import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
-from pydantic.fields import FieldInfo
 
+from graftwork.cli.fields import option, parameter, plain, value_of
 from graftwork.cli.terminal import print_json, progress, refusing, say
 from graftwork.compose import VERBS, Verb
-
-_ALIASES = {"head": ("--head", "--units")}
-"""Options that have a second name; a head that is a number is its units."""
 
 
 def commands(tell: Any) -> dict[str, Any]:
@@ -43,7 +37,7 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
 
         models = [m for name in verb.takes for m in (given[name] if name == "models" else [given[name]])]
         options = {
-            name: _value(field, given[name])
+            name: value_of(field, given[name])
             for name, field in verb.model_fields.items()
             if given.get(name) not in (None, [])
         }
@@ -76,7 +70,7 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
                 )
             tell(results[0], quiet=given["quiet"], as_json=given["as_json"])
 
-    parameters = [*_arguments(verb), *(_option(name, field) for name, field in verb.model_fields.items()), *_common()]
+    parameters = [*_arguments(verb), *(option(name, field) for name, field in verb.model_fields.items()), *_common()]
     run.__name__ = kind
     run.__doc__ = inspect.cleandoc(verb.__doc__ or "").replace("``", "").replace("`", "")
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -93,7 +87,7 @@ def _arguments(verb: type[Verb]) -> list[inspect.Parameter]:
             ", each with the layer whose output is taken: MODEL:LAYER." if tapped else ", in order."
         )
         found.append(
-            _parameter(
+            parameter(
                 name,
                 list[str] if many else str,
                 typer.Argument(
@@ -106,33 +100,15 @@ def _arguments(verb: type[Verb]) -> list[inspect.Parameter]:
     return found
 
 
-def _parameter(name: str, kind: Any, info: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default)
-
-
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
-    words = _ALIASES.get(name, (f"--{name.rstrip('_').replace('_', '-')}",))
-    text = " ".join((field.description or "").replace("``", "").replace("`", "").split())
-    if field.annotation is bool:
-        flag = words if not field.default else (f"{words[0]}/--no-{words[0][2:]}",)
-        return _parameter(name, bool, typer.Option(*flag, help=text), bool(field.default))
-    shown = field.get_default(call_default_factory=True) if not field.is_required() else None
-    if shown not in (None, "", [], (), {}):
-        text += f" [default: {shown}]"
-    if _is_word(field.annotation):
-        return _parameter(name, str | None, typer.Option(*words, help=text, show_default=False), None)
-    return _parameter(name, list[str] | None, typer.Option(*words, help=text, show_default=False), None)
-
-
 def _common() -> list[inspect.Parameter]:
     return [
-        _parameter(
+        parameter(
             "output",
             Path | None,
             typer.Option("-o", "--output", help="Where to write; the ending says the format.", show_default=False),
             None,
         ),
-        _parameter(
+        parameter(
             "names",
             str | None,
             typer.Option(
@@ -140,7 +116,7 @@ def _common() -> list[inspect.Parameter]:
             ),
             None,
         ),
-        _parameter(
+        parameter(
             "export",
             str | None,
             typer.Option(
@@ -150,63 +126,23 @@ def _common() -> list[inspect.Parameter]:
             ),
             None,
         ),
-        _parameter(
+        parameter(
             "check",
             bool,
             typer.Option("--check/--no-check", help="Load the result in a fresh process and compare."),
             True,
         ),
-        _parameter(
+        parameter(
             "format_",
             str | None,
             typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
             None,
         ),
-        _parameter("overwrite", bool, typer.Option("--overwrite", help="Replace an existing output."), False),
-        _parameter("dry_run", bool, typer.Option("--dry-run", help="Say what would be made, and make nothing."), False),
-        _parameter("as_json", bool, typer.Option("--json", help="Print JSON for machines."), False),
-        _parameter("quiet", bool, typer.Option("--quiet", "-q", help="Print results and errors only."), False),
+        parameter("overwrite", bool, typer.Option("--overwrite", help="Replace an existing output."), False),
+        parameter("dry_run", bool, typer.Option("--dry-run", help="Say what would be made, and make nothing."), False),
+        parameter("as_json", bool, typer.Option("--json", help="Print JSON for machines."), False),
+        parameter("quiet", bool, typer.Option("--quiet", "-q", help="Print results and errors only."), False),
     ]
-
-
-def _is_word(annotation: Any) -> bool:
-    """Return whether an option is a text as it stands."""
-    parts = (
-        typing.get_args(annotation)
-        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
-        else (annotation,)
-    )
-    return all(part in (str, type(None)) or typing.get_origin(part) is Literal for part in parts)
-
-
-def _value(field: FieldInfo, given: Any) -> Any:
-    """Return what an option's texts say: one value, a list of them, or a mapping where each is NAME=VALUE."""
-    if isinstance(given, bool) or _is_word(field.annotation):
-        return given
-    pairs = [text.partition("=") for text in given]
-    if all(equals and not name.startswith(("[", "{")) for name, equals, _ in pairs):
-        return {name.strip(): _plain(value.strip()) for name, _, value in pairs}
-    values = [_plain(text) for text in given]
-    return values[0] if len(values) == 1 else values
-
-
-def _plain(text: str) -> Any:
-    """Return a number, true, false, null, a list (also ``a,b``) or a mapping; every other text as it stands."""
-    if text.startswith(("[", "{")):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise typer.BadParameter(f"{text!r} is not a value") from None
-    if "," in text:
-        return [_plain(part.strip()) for part in text.split(",")]
-    if text in ("true", "false", "null"):
-        return {"true": True, "false": False, "null": None}[text]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _tapped(models: list[str]) -> tuple[list[str], list[Any]]:
@@ -215,7 +151,7 @@ def _tapped(models: list[str]) -> tuple[list[str], list[Any]]:
     for text, (model, _, layer) in zip(models, found, strict=True):
         if not model or not layer:
             raise typer.BadParameter(f"{text!r} names no layer; write MODEL:LAYER", param_hint="MODEL:LAYER")
-    return [model for model, _, _ in found], [_plain(layer) for _, _, layer in found]
+    return [model for model, _, _ in found], [plain(layer) for _, _, layer in found]
 
 
 def export(

@@ -94,3 +94,17 @@ def say(quiet: bool, *lines: str) -> None:
 def print_json(value: Any) -> None:
     """Print a result for machines."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def tell(result: Any, *, quiet: bool, as_json: bool) -> None:
+    """Print what was made: its notes for the user, its path or all of it for programs."""
+    say(quiet or as_json, *(f"note: {note}" for note in result.notes))
+    print_json(as_plain(result)) if as_json else typer.echo(str(result.path))
+
+
+def as_plain(result: Any) -> dict[str, Any]:
+    """Return a result as plain JSON values."""
+    from dataclasses import asdict
+
+    found: dict[str, Any] = json.loads(json.dumps(asdict(result), default=str))
+    return found

@@ -4,7 +4,7 @@ import math
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +14,7 @@ from graftwork.extraction import Extraction
 from graftwork.methods.base import MergeMethod
 from graftwork.report.measure import Diff, Inspection
 from graftwork.report.verification import Verification
+from graftwork.stores import FORMATS
 from graftwork.tensor import Role
 
 HEAT = "▁▂▃▄▅▆▇█"
@@ -43,20 +44,23 @@ def heat(distance: float) -> str:
     return HEAT[max(0, min(len(HEAT) - 1, int(place)))]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> None:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = (), file: TextIO | None = None
+) -> None:
     """Print a table.
 
     Args:
         columns: Their headings.
         rows: One text for each column.
         right: Headings of columns that are aligned to the right, as numbers are.
+        file: Where to, by default standard output.
     """
     made = Table(box=None, pad_edge=False)
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
-    _print(made)
+    _print(made, file)
 
 
 def paragraph(text: str) -> None:
@@ -68,12 +72,12 @@ def _filled(text: str) -> str:
     return textwrap.fill(text, min(100, _console().width), break_long_words=False, break_on_hyphens=False)
 
 
-def _print(made: Table) -> None:
+def _print(made: Table, file: TextIO | None = None) -> None:
     """Print a table without the blanks that would fill up its last column."""
     console = _console()
     with console.capture() as captured:
         console.print(made)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))  # noqa: T201
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), file=file)
 
 
 def _facts(rows: Iterable[tuple[str, Any]]) -> None:
@@ -192,6 +196,7 @@ def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
         _console().print(f"matched: {name} with {other} of {label}", markup=False)
     if not tensors and len(report.renamed) > 5:
         _console().print(f"matched: {len(report.renamed) - 5} more have other names; --tensors lists them")
+    tables(report.tables)
     _notes(report.notes)
     if tensors:
         rows = [(row["name"], _shape(row["shape"]), row["dtype"], row["role"], row["action"]) for row in report.tensors]
@@ -266,11 +271,58 @@ def composition(report: Any) -> None:
         ],
         right=("layers", "parameters"),
     )
-    for name, rows in report.tables.items():
-        if rows:
-            print(f"\n{name}")  # noqa: T201
-            table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+    tables(report.tables)
     _notes(report.notes)
+
+
+def servable(report: Any) -> None:
+    """Print what a verb on SavedModels would make.
+
+    Args:
+        report: A `graftwork.api.ServableReport`.
+    """
+    _facts(
+        [
+            ("step", report.step if report.step == report.verb else f"{report.step}: {report.verb}"),
+            ("sources", ", ".join(f"{label} ({path})" for label, path in report.sources)),
+            ("makes", FORMATS[report.format].summary),
+            (
+                "size",
+                f"about {size(report.size_bytes)}"
+                + (f", {size(report.free_bytes)} free" if report.free_bytes is not None else ""),
+            ),
+        ]
+    )
+    tables({"signatures": report.signatures, **report.tables})
+    _notes(report.notes)
+
+
+def report(found: Any, *, tensors: bool = False, coefficients: bool = False) -> None:
+    """Print what a step would do, whatever kind of step it is."""
+    if hasattr(found, "members"):
+        composition(found)
+    elif hasattr(found, "signatures"):
+        servable(found)
+    else:
+        plan(found, tensors=tensors, coefficients=coefficients)
+
+
+def tables(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], most: int | None = None, file: TextIO | None = None
+) -> None:
+    """Print what was decided.
+
+    Args:
+        found: Rows by what they are about.
+        most: How many rows of each are enough.
+        file: Where to, by default standard output.
+    """
+    for name, rows in found.items():
+        if rows:
+            print(f"\n{name}", file=file)
+            table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows[:most]], file=file)
+            if most is not None and len(rows) > most:
+                print(f"… and {len(rows) - most:,} more; --dry-run lists them all", file=file)
 
 
 def _port(port: Mapping[str, Any]) -> str:

@@ -1,0 +1,85 @@
+"""Options of commands, made of the fields that declare a verb: their words, their help, and what their texts say."""
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+from pydantic.fields import FieldInfo
+
+_ALIASES = {"head": ("--head", "--units")}
+"""Options that have a second name; a head that is a number is its units."""
+
+
+def parameter(name: str, kind: Any, info: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """Return a parameter of a command."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default)
+
+
+def option(name: str, field: FieldInfo, words: tuple[str, ...] = ()) -> inspect.Parameter:
+    """Return the option of a field; `words` are its names where these are not the field's."""
+    words = words or _ALIASES.get(name, (f"--{name.rstrip('_').replace('_', '-')}",))
+    text = " ".join((field.description or "").replace("``", "").replace("`", "").split())
+    if field.annotation is bool:
+        flag = words if not field.default else (f"{words[0]}/--no-{words[0][2:]}",)
+        return parameter(name, bool, typer.Option(*flag, help=text), bool(field.default))
+    shown = field.get_default(call_default_factory=True) if not field.is_required() else None
+    if shown not in (None, "", [], (), {}):
+        text += f" [default: {shown}]"
+    if is_word(field.annotation):
+        return parameter(name, str | None, typer.Option(*words, help=text, show_default=False), None)
+    return parameter(name, list[str] | None, typer.Option(*words, help=text, show_default=False), None)
+
+
+def is_word(annotation: Any) -> bool:
+    """Return whether an option is a text as it stands."""
+    parts = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
+    return all(part in (str, type(None)) or typing.get_origin(part) is Literal for part in parts)
+
+
+def value_of(field: FieldInfo, given: Any) -> Any:
+    """Return what an option's texts say: one value, a list of them, or a mapping where each is NAME=VALUE."""
+    if isinstance(given, bool) or is_word(field.annotation):
+        return given
+    if typing.get_origin(field.annotation) is tuple and typing.get_args(field.annotation)[0] is str:
+        return tuple(given)
+    if typing.get_origin(field.annotation) is Mapping and typing.get_args(field.annotation)[1] is str:
+        return dict(_pair(text) for text in given)
+    pairs = [text.partition("=") for text in given]
+    if all(equals and not name.startswith(("[", "{")) for name, equals, _ in pairs):
+        return {name.strip(): plain(value.strip()) for name, _, value in pairs}
+    values = [plain(text) for text in given]
+    return values[0] if len(values) == 1 else values
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.rpartition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def plain(text: str) -> Any:
+    """Return a number, true, false, null, a list (also ``a,b``) or a mapping; every other text as it stands."""
+    if text.startswith(("[", "{")):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise typer.BadParameter(f"{text!r} is not a value") from None
+    if "," in text:
+        return [plain(part.strip()) for part in text.split(",")]
+    if text in ("true", "false", "null"):
+        return {"true": True, "false": False, "null": None}[text]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,119 @@
+"""Groups of commands, `graftwork ckpt …` and `graftwork savedmodel …`: one for each step that declares its options."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from graftwork.cli.fields import option, parameter, value_of
+from graftwork.cli.terminal import print_json, progress, refusing, tell
+from graftwork.recipe.declared import DeclaredStep
+
+ROWS = 40
+"""So many rows of a table are printed after the work."""
+
+
+def add_commands(app: typer.Typer, steps: Mapping[str, type[DeclaredStep]], prefix: str) -> None:
+    """Add a command for each step to a group.
+
+    Args:
+        app: The group.
+        steps: The steps by their words.
+        prefix: What all of their words begin with: ``ckpt_``.
+    """
+    for kind, step in steps.items():
+        app.command(kind.removeprefix(prefix).replace("_", "-"))(_command(kind, step))
+
+
+def _command(kind: str, step: type[DeclaredStep]) -> Any:
+    def run(**given: Any) -> None:
+        from graftwork.api import steps as api
+        from graftwork.report import render
+
+        sources = {name: given[name] for name in (*step.takes, *step.paths)}
+        options = {
+            name: value_of(field, given[name])
+            for name, field in step.options().items()
+            if given.get(name) not in (None, [])
+        }
+        wanted: dict[str, Any] = {
+            "names": given["names"].split(",") if given["names"] else None,
+            "format": given["format_"],
+            "overwrite": given["overwrite"],
+            "threads": given["threads"],
+        }
+        with refusing():
+            if given["dry_run"]:
+                report = api.foresee(kind, sources, options, {**wanted, "output": given["output"]})
+                print_json(report.to_dict()) if given["as_json"] else render.report(report)
+                return
+            if given["output"] is None:
+                raise typer.BadParameter("say where to write the result", param_hint="-o / --output")
+            results: list[Any] = []
+            with progress(given["quiet"]) as told:
+                further = {"output": given["output"], "progress": told, "on_result": results.append}
+                api.perform(kind, sources, options, {**wanted, **further})
+            if not (given["quiet"] or given["as_json"]):
+                render.tables(results[0].tables, ROWS, sys.stderr)
+            tell(results[0], quiet=given["quiet"], as_json=given["as_json"])
+
+    parameters = [
+        *_arguments(step),
+        *(option(name, field, step.flags.get(name, ())) for name, field in step.options().items()),
+        *_common(),
+    ]
+    run.__name__ = kind
+    run.__doc__ = inspect.cleandoc(step.__doc__ or "").replace("``", "").replace("`", "")
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _arguments(step: type[DeclaredStep]) -> list[inspect.Parameter]:
+    found = []
+    for name in (*step.takes, *step.paths):
+        field = step.model_fields[name]
+        many = field.annotation is not str
+        text = " ".join((field.description or "").replace("``", "").replace("`", "").split())
+        found.append(
+            parameter(name, list[str] if many else str, typer.Argument(help=text, show_default=False)),
+        )
+    return found
+
+
+def _common() -> list[inspect.Parameter]:
+    return [
+        parameter(
+            "output",
+            Path | None,
+            typer.Option("-o", "--output", help="Where to write; the ending says the format.", show_default=False),
+            None,
+        ),
+        parameter(
+            "names",
+            str | None,
+            typer.Option(
+                "--names", help="What the sources are called: a,b,c; by default their files' names.", show_default=False
+            ),
+            None,
+        ),
+        parameter(
+            "format_",
+            str | None,
+            typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
+            None,
+        ),
+        parameter(
+            "threads",
+            int | None,
+            typer.Option("--threads", min=1, help="Threads; by default one per processor.", show_default=False),
+            None,
+        ),
+        parameter("overwrite", bool, typer.Option("--overwrite", help="Replace an existing output."), False),
+        parameter("dry_run", bool, typer.Option("--dry-run", help="Say what would be made, and make nothing."), False),
+        parameter("as_json", bool, typer.Option("--json", help="Print JSON for machines."), False),
+        parameter("quiet", bool, typer.Option("--quiet", "-q", help="Print results and errors only."), False),
+    ]
