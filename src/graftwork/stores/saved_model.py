@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from graftwork.errors import StoreError
-from graftwork.stores.base import Format, Raw, register
+from graftwork.errors import StoreError, UnknownNameError
+from graftwork.stores.base import Format, Header, Raw, register
 from graftwork.stores.files import digest_of
 from graftwork.stores.huggingface import inside
 from graftwork.stores.tf_checkpoint import CheckpointReader
@@ -31,27 +31,28 @@ class SavedModelReader:
         path: The directory.
 
     Raises:
-        StoreError: If it has no variables, or they are damaged, or something links to elsewhere.
+        StoreError: If its variables are damaged or missing, or something links to elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        index = path / VARIABLES
-        if not index.exists():
-            raise StoreError(f"{path} is a SavedModel without variables: {index} is not there")
         files = [inside(file, path) for file in sorted(path.rglob("*")) if file.is_file()]
-        self._checkpoint = CheckpointReader(index, exported=True)
+        self._checkpoint: CheckpointReader | None = None
+        if (path / VARIABLES.parent).is_dir():
+            index = path / VARIABLES
+            if not index.exists():
+                raise StoreError(f"{path} is a SavedModel whose variables are missing: {index} is not there")
+            self._checkpoint = CheckpointReader(index, exported=True)
         try:
             assets = [file for file in files if file.is_relative_to(path / ASSETS)]
+            header = self._checkpoint.header if self._checkpoint else Header(format="saved_model")
             self.header = replace(
-                self._checkpoint.header,
+                header,
                 format="saved_model",
                 files=tuple(files),
                 size_bytes=sum(file.stat().st_size for file in files),
-                assets={
-                    **self._checkpoint.header.assets,
-                    **{str(file.relative_to(path)): digest_of(file) for file in assets},
-                },
+                assets={**header.assets, **{str(file.relative_to(path)): digest_of(file) for file in assets}},
+                notes=(*header.notes, *(("it has no variables",) if self._checkpoint is None else ())),
             )
         except BaseException:
             self.close()
@@ -59,23 +60,30 @@ class SavedModelReader:
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """Return every variable's spec by canonical name."""
-        return self._checkpoint.specs()
+        return self._checkpoint.specs() if self._checkpoint else {}
 
     def key(self, name: str) -> str:
         """Return a variable's key in the checkpoint."""
-        return self._checkpoint.key(name)
+        return self._variables(name).key(name)
 
     def read_into(self, name: str, start: int, out: Raw) -> None:
         """Fill `out` with raw elements of a variable."""
-        self._checkpoint.read_into(name, start, out)
+        self._variables(name).read_into(name, start, out)
+
+    def _variables(self, name: str) -> CheckpointReader:
+        if self._checkpoint is None:
+            raise UnknownNameError(f"tensor in {self.path.name}", name, {})
+        return self._checkpoint
 
     def check(self) -> None:
         """Compare all variables with their CRCs."""
-        self._checkpoint.check()
+        if self._checkpoint is not None:
+            self._checkpoint.check()
 
     def close(self) -> None:
         """Close the files; closing twice does nothing."""
-        self._checkpoint.close()
+        if self._checkpoint is not None:
+            self._checkpoint.close()
 
     def __enter__(self) -> "SavedModelReader":
         return self
