@@ -1,13 +1,13 @@
 """Recipes: the whole way from sources to result as one frozen value, and the YAML that spells it."""
 
 from graftwork.recipe.base import Step, as_name
+from graftwork.recipe.merge import MergeStep
 from graftwork.recipe.model import (
     STEP_KINDS,
     AssembleStep,
     EstimateStep,
     ExtractLoraStep,
     LayerRun,
-    MergeStep,
     ModelSource,
     Recipe,
 )
