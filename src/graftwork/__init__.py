@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         unfreeze,
         verify,
     )
+    from graftwork.api import checkpoints as checkpoints
+    from graftwork.api import savedmodel as savedmodel
     from graftwork.errors import (
         GraftworkError,
         MismatchError,
@@ -110,6 +112,9 @@ _HOMES = {
     "methods.arrays": ("merge_arrays",),
     "recipe": ("Recipe", "schema"),
 }
+_MODULES = ("checkpoints", "savedmodel")
+"""Names that stand for a module of `graftwork.api`."""
+
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -126,6 +131,7 @@ __all__ = [
     "assemble",
     "chain",
     "check",
+    "checkpoints",
     "convert",
     "copy",
     "diff",
@@ -150,6 +156,7 @@ __all__ = [
     "rename",
     "replace",
     "run",
+    "savedmodel",
     "schema",
     "split",
     "stack",
@@ -162,6 +169,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"graftwork.api.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'graftwork' has no attribute {name!r}")
     return getattr(importlib.import_module(f"graftwork.{_HOME_OF[name]}"), name)
