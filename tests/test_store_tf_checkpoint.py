@@ -15,6 +15,7 @@ from tf_files import CODES, GRAPH, entry, field, masked, put, table, text_tensor
 import graftwork as gw
 from graftwork.errors import MismatchError, OutputError, StoreError
 from graftwork.stores import crc, open_store, ordered_code
+from graftwork.stores.tf_checkpoint import target_of
 from graftwork.stores.tf_table import Table, table_bytes
 from graftwork.tensor import Role
 from graftwork.testing import random_bits, raw, read_raw
@@ -300,6 +301,36 @@ def test_texts_are_carried_and_compared(tmp_path):
     assert any("1 vocabularies and other assets" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("name", ["b.index", "check.index", "checkpoint.index", 'a "b".index', "a\\b.index"])
+def test_the_first_checkpoint_of_a_directory_is_its_latest(tmp_path, name):
+    """Where there is a state file, it stays what it is, even one that leads nowhere; the result says so."""
+    source = tf_files.checkpoint(tmp_path / "a.index", {"w": np.ones(2, np.float32)})
+    (tmp_path / "new").mkdir()
+    assert not any("stays" in note for note in gw.convert(source, tmp_path / "new" / name).notes)
+    state = (tmp_path / "new" / "checkpoint").read_text()
+    with open_store(tmp_path / "new") as reader:
+        assert reader.path == tmp_path / "new" / name
+    result = gw.convert(source, tmp_path / "new" / "second.index")
+    assert any("new/checkpoint stays as it is" in note for note in result.notes)
+    gw.convert(source, tmp_path / "new" / "second.index", overwrite=True)
+    assert (tmp_path / "new" / "checkpoint").read_text() == state
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoint").symlink_to("nowhere")
+    gw.convert(source, tmp_path / "other" / name)
+    assert (tmp_path / "other" / "checkpoint").readlink().name == "nowhere"
+
+
+def test_a_target_is_spelled_as_tensorflow_does(tmp_path):
+    """Without the ending of the index; other formats and directories stay what they are."""
+    for given, meant in {
+        "a/model.ckpt": "a/model.ckpt.index",
+        "b.index": "b.index",
+        "c.safetensors": "c.safetensors",
+    }.items():
+        assert target_of(tmp_path / spelled) == tmp_path / meant
+    assert target_of(tmp_path) == tmp_path
+
+
 def test_an_old_result_goes_with_all_its_data_files(tmp_path):
     """Replacing a checkpoint of three data files by one leaves none of the three; a stranger's file stays."""
     arrays = {f"w{k}": np.full(4, k, np.float32) for k in range(3)}
@@ -343,7 +374,8 @@ def test_odd_names_are_kept(tmp_path, name):
     gw.convert(source, tmp_path / "b.index")
     assert set(tf_files.checkpoint_of(tmp_path / "b.index")) == {name, "w"}
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        f"{s}.{e}" for s in "ab" for e in ("data-00000-of-00001", "index")
+        *(f"{s}.{e}" for s in "ab" for e in ("data-00000-of-00001", "index")),
+        "checkpoint",
     ]
 
 

@@ -218,7 +218,7 @@ def write_merge(
         tensors=len(plan.specs),
         size_bytes=_size(target.path, row),
         seconds=time.perf_counter() - begin,
-        notes=(*plan.notes, *outcome.notes),
+        notes=(*plan.notes, *outcome.notes, *getattr(writer, "notes", ())),
         tables=plan.tables,
     )
 

@@ -98,13 +98,20 @@ class Staged:
         return [name for name in names if not self.row.lists_parts or f'"{name}"'.encode() in index]
 
     def _move_beside(self) -> None:
-        """Move shards, then the index that makes them a result; whatever they replace is kept until all is in place."""
+        """Move shards, then the index that makes them a result; whatever they replace is kept until all is in place.
+
+        What only points to the result comes last, and not at all where somebody else's has come up meanwhile.
+        """
         aside = self._aside
         moved: list[Path] = []
         try:
             aside.mkdir()
-            names = [*sorted(p.name for p in self.path.iterdir() if p.name != self.target.name), self.target.name]
-            for name in dict.fromkeys([self.target.name, *names[:-1], *self._replaced()]):
+            found = sorted(p.name for p in self.path.iterdir())
+            called = _called(self.target, self.row)
+            shards = [name for name in found if called.match(name)]
+            pointers = [name for name in found if name != self.target.name and not called.match(name)]
+            names = [*shards, self.target.name, *(n for n in pointers if not os.path.lexists(self.target.with_name(n)))]
+            for name in dict.fromkeys([self.target.name, *shards, *self._replaced()]):
                 final = self.target.with_name(name)
                 if final.exists():
                     if not self.overwrite:
@@ -128,6 +135,11 @@ class Staged:
 def _beside(target: Path, row: Format) -> list[str]:
     """Return the names of the files that look like further parts of a result (``NAME_00000…``)."""
     return sorted(path.name for path in target.parent.glob(glob.escape(_stem(target, row)) + row.part))
+
+
+def _called(target: Path, row: Format) -> re.Pattern[str]:
+    """Return what the names of those files match."""
+    return re.compile(fnmatch.translate(glob.escape(_stem(target, row)) + row.part))
 
 
 def _stem(target: Path, row: Format) -> str:
@@ -179,7 +191,7 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
 
 def _check_beside(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse a target whose further files (``NAME_00000…``) would take the place of a source, or of anything without asking."""
-    called = re.compile(fnmatch.translate(glob.escape(_stem(target, row)) + row.part))
+    called = _called(target, row)
     for source in sources:
         if called.match(source.name) and _same(source.parent, target.parent):
             raise OutputError(

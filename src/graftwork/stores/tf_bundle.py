@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
-import numpy as np
 
 from graftwork.errors import StoreError
+from graftwork.lazy import np
 from graftwork.stores.base import Raw, pread_full
 from graftwork.stores.crc import Pieces
 from graftwork.stores.held import HeldFile
@@ -100,14 +100,14 @@ class Stored:
         code: TensorFlow's number of its type.
         shape: Its shape.
         parts: Where its values lie; one part, unless it was partitioned.
-        entries: All entries of the index that it has, by key.
+        whole: Its own entry, which tells the parts of one that was partitioned.
     """
 
     name: str
     code: int
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
-    entries: Mapping[bytes, BundleEntry]
+    whole: BundleEntry
 
     @property
     def is_opaque(self) -> bool:
@@ -226,10 +226,9 @@ class Bundle:
                 raise StoreError(f"{where} has a name that is not Unicode text") from error
             self._check_type(entry, where)
             parts = self._parts(key, entry, entries, where) if entry.slices else (_whole(entry),)
-            own = {key: entry, **{part_key(key, s): p.entry for s, p in zip(entry.slices, parts, strict=False)}}
             for part in parts:
                 self._check_size(part.entry, where)
-            self.tensors[name] = Stored(name, entry.dtype, entry.shape, parts, own)
+            self.tensors[name] = Stored(name, entry.dtype, entry.shape, parts, entry)
 
     def _check_type(self, entry: BundleEntry, where: str) -> None:
         if entry.dtype not in DTYPES and entry.dtype not in QUANTIZED and entry.dtype not in OPAQUE:

@@ -4,26 +4,29 @@ A source is spelled as its index (``model.ckpt-1000.index``), as TensorFlow does
 ``checkpoint`` names the latest. Texts and objects (vocabularies of tables, …) count as assets: compared, carried over into another
 checkpoint, and never merged.
 
-What is written has one data file and no partitions. It keeps the keys and the object graph of a `like` that is a checkpoint, so that
+What is written has one data file and no partitions. It keeps the keys, the object graph and the texts that a `like` lends, so that
 ``tf.train.Checkpoint(…).restore`` finds its objects; else names are keys, as ``tf.compat.v1.train.Saver`` and
-``tf.train.load_checkpoint`` take them. The table's metaindex, which TensorFlow does not read, holds our record and the roles that names do
-not tell.
+``tf.train.load_checkpoint`` take them. The file ``checkpoint`` is made where the directory has none, so that
+``tf.train.latest_checkpoint`` finds the result; one that is there stays as it is. The table's metaindex, which TensorFlow does not read,
+holds our record and the roles that names do not tell.
 """
 
 import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import google_crc32c
-import numpy as np
 
 from graftwork.errors import OutputError, StoreError
-from graftwork.stores.base import Format, Header, Raw, Reader, SpecTable, register
+from graftwork.lazy import np
+from graftwork.stores.base import FORMATS, Format, Header, Raw, Reader, SpecTable, register
 from graftwork.stores.crc import Pieces
 from graftwork.stores.files import read_json, read_small
-from graftwork.stores.ordered_code import PART
+from graftwork.stores.ordered_code import PART, part_key
 from graftwork.stores.safetensors import overruled, recorded_roles, reserve, roles_text
 from graftwork.stores.tf_bundle import CODES, DTYPES, STRING, SUFFIX, Bundle, Stored
 from graftwork.stores.tf_graph import GRAPH, names_of, pruned, roles_in, second_copies
@@ -42,6 +45,38 @@ MAX_GRAPH_BYTES = 1 << 26
 DIGITS = "[0-9]" * 5
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A tensor of texts or objects, and the checkpoint in which it lies."""
+
+    stored: Stored
+    bundle: Bundle
+
+
+@runtime_checkable
+class Lender(Protocol):
+    """What lends keys, objects and texts to a checkpoint that is written: another one, or a view of some.
+
+    Attributes:
+        path: What messages call it.
+        nodes: Its object graph; empty in TensorFlow 1.
+        texts: Tensors of texts and objects by their keys.
+    """
+
+    path: Path
+    nodes: tuple[Node, ...]
+    texts: Mapping[str, Text]
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return the spec of every tensor of numbers by its canonical name."""
+
+    def key(self, name: str) -> str:
+        """Return the key of a tensor of numbers."""
+
+    def code(self, name: str) -> int | None:
+        """Return TensorFlow's number of a tensor's type, None where it is not known."""
+
+
 class CheckpointReader:
     """A TensorFlow checkpoint, open for reading.
 
@@ -52,6 +87,7 @@ class CheckpointReader:
     Attributes:
         bundle: Its files.
         nodes: Its object graph; empty in TensorFlow 1.
+        texts: Tensors of texts and objects by their keys.
 
     Raises:
         StoreError: If it is damaged or incomplete, or holds elements of a type that graftwork does not know.
@@ -76,8 +112,8 @@ class CheckpointReader:
                 raise StoreError(f"the object graph of {self.path.name} is damaged: {error}") from error
         left_out = second_copies(bundle.tensors, self.nodes) if exported else set()
         names = names_of([key for key in bundle.tensors if key not in left_out], self.nodes)
-        self.opaque: Mapping[str, Stored] = {
-            key: tensor for key, tensor in bundle.tensors.items() if tensor.is_opaque and key != GRAPH
+        self.texts: Mapping[str, Text] = {
+            key: Text(tensor, bundle) for key, tensor in bundle.tensors.items() if tensor.is_opaque and key != GRAPH
         }
         plain = {key: name for key, name in names.items() if not bundle.tensors[key].is_opaque}
         roles = overruled(
@@ -96,7 +132,7 @@ class CheckpointReader:
             format="tf_checkpoint",
             files=bundle.files,
             size_bytes=bundle.size_bytes,
-            assets={names[key]: _digest(tensor) for key, tensor in self.opaque.items()},
+            assets={names[key]: digest(text) for key, text in self.texts.items()},
             provenance=read_json(record.encode(), f"the record of graftwork in {self.path.name}") if record else None,
         )
 
@@ -152,9 +188,9 @@ def _text(bundle: Bundle, key: bytes) -> str:
         raise StoreError(f"what graftwork noted in {bundle.path.name} is not Unicode text") from error
 
 
-def _digest(tensor: Stored) -> str:
+def digest(text: Text) -> str:
     """Return what tells the texts of a tensor from others: the CRCs and sizes of its parts."""
-    return " ".join(f"{part.entry.crc:08x}:{part.entry.size}" for part in tensor.parts)
+    return " ".join(f"{part.entry.crc:08x}:{part.entry.size}" for part in text.stored.parts)
 
 
 def latest(folder: Path) -> Path:
@@ -167,7 +203,7 @@ def latest(folder: Path) -> Path:
     found = re.search(r'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', text, re.MULTILINE)
     if found is None:
         raise StoreError(f"{folder / STATE} has no line `model_checkpoint_path: …`, so it names no checkpoint")
-    name = re.sub(r"\\(.)", r"\1", found.group(1))
+    name = re.sub(r"\\(.)", lambda escaped: "\n" if escaped[1] == "n" else escaped[1], found.group(1))
     last = name.rpartition("/")[2]
     index = folder / (last + SUFFIX)
     if last in ("", ".", "..") or "\0" in last or ("/" in name and not _same_folder(name, folder, index)):
@@ -189,16 +225,19 @@ def _same_folder(name: str, folder: Path, index: Path) -> bool:
 
 
 class CheckpointWriter:
-    """A checkpoint being made: a folder that holds index and data file, which the caller moves into place.
+    """A checkpoint being made: a folder that holds index, data file and maybe a state file, which the caller moves into place.
 
     Args beyond those of every writer:
         target: The final path of the index, which gives the data file its name.
+
+    Attributes:
+        notes: What the user should know.
     """
 
     def __init__(self, path: Path, specs: Sequence[TensorSpec], *, like: Reader, provenance: str, target: Path) -> None:
         path.mkdir()
         self._index = path / target.name
-        lender = like if isinstance(like, CheckpointReader) else None
+        lender = like if isinstance(like, Lender) else None
         self._keys = keys_of(specs, like)
         codes = {spec.name: _code(spec, lender) for spec in specs}
         self._meta = {RECORD: provenance.encode()} if provenance else {}
@@ -216,13 +255,15 @@ class CheckpointWriter:
             )
             at += spec.size_bytes
         values = at
-        texts = list(lender.opaque.values()) if lender else []
-        size = values + sum(entry.size for tensor in texts for entry in _placed(tensor))
-        graph = _graph_bytes(lender, [*self._keys.values(), *(tensor.name for tensor in texts)]) if lender else b""
+        texts = lender.texts if lender else {}
+        size = values + sum(part.entry.size for text in texts.values() for part in text.stored.parts)
+        graph = _graph_bytes(lender, [*self._keys.values(), *texts]) if lender else b""
         roles = roles_text(specs, self._inferred(specs, lender))
         if roles:
             self._meta[ROLES] = roles.encode()
-        file = path / f"{target.name.removesuffix(SUFFIX)}.data-00000-of-00001"
+        prefix = target.name.removesuffix(SUFFIX)
+        self.notes = _write_state(path / STATE, target.with_name(STATE), prefix)
+        file = path / f"{prefix}.data-00000-of-00001"
         try:
             self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -230,9 +271,8 @@ class CheckpointWriter:
         try:
             reserve(self._fd, size + len(graph), file)
             self._sink = Sink(self._fd, size + len(graph))
-            for tensor in texts:
-                assert lender is not None
-                values = self._copy(tensor, lender.bundle, values)
+            for key, text in texts.items():
+                values = self._copy(key.encode(), text, values)
             if graph:
                 self._sink.write(np.frombuffer(graph, np.uint8), values)
                 self._entries[GRAPH.encode()] = BundleEntry(
@@ -242,21 +282,26 @@ class CheckpointWriter:
             self.close()
             raise
 
-    def _inferred(self, specs: Sequence[TensorSpec], lender: CheckpointReader | None) -> Mapping[str, Role]:
+    def _inferred(self, specs: Sequence[TensorSpec], lender: Lender | None) -> Mapping[str, Role]:
         """Return the roles that a reader would find without being told."""
-        tensors = {self._keys[s.name]: Stored(self._keys[s.name], _code(s, lender), s.shape, (), {}) for s in specs}
+        tensors = {}
+        for spec in specs:
+            key, code = self._keys[spec.name], _code(spec, lender)
+            tensors[key] = Stored(key, code, spec.shape, (), BundleEntry(dtype=code, shape=spec.shape))
         return roles_in({self._keys[s.name]: s.name for s in specs}, tensors, lender.nodes if lender else ())
 
-    def _copy(self, tensor: Stored, bundle: Bundle, at: int) -> int:
+    def _copy(self, key: bytes, text: Text, at: int) -> int:
         """Copy the texts of a tensor byte for byte to `at`; return where the next may begin."""
-        for key, entry in tensor.entries.items():
-            if entry.slices:
-                self._entries[key] = entry
-                continue
-            self._entries[key] = BundleEntry(
+        whole = text.stored.whole
+        if whole.slices:
+            self._entries[key] = whole
+        keys = [part_key(key, part) for part in whole.slices] or [key]
+        for place, part in zip(keys, text.stored.parts, strict=True):
+            entry = part.entry
+            self._entries[place] = BundleEntry(
                 dtype=entry.dtype, shape=entry.shape, offset=at, size=entry.size, crc=entry.crc
             )
-            for piece in bundle.pieces(entry):
+            for piece in text.bundle.pieces(entry):
                 self._sink.write(np.frombuffer(piece, np.uint8), at)
                 at += len(piece)
         return at
@@ -308,13 +353,31 @@ class CheckpointWriter:
             self._fd = -1
 
 
+def _write_state(path: Path, final: Path, prefix: str) -> tuple[str, ...]:
+    """Write the state file of a checkpoint, or return a note that there is one already."""
+    if os.path.lexists(final):
+        return (f"{final} stays as it is, and names the latest checkpoint there",)
+    name = prefix.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    path.write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n', encoding="utf-8")
+    return ()
+
+
+def target_of(path: Path) -> Path:
+    """Return the index that a target means, which TensorFlow spells without its ending: ``out/model.ckpt``.
+
+    A directory, and a path that ends as the results of some format do, stays what it is.
+    """
+    endings = tuple(suffix for row in FORMATS.values() for suffix in row.suffixes)
+    return path if not path.name or path.name.endswith(endings) or path.is_dir() else path.with_name(path.name + SUFFIX)
+
+
 def keys_of(specs: Sequence[TensorSpec], like: Reader) -> dict[str, str]:
     """Return the key under which each tensor is written: that of a `like` that is a checkpoint, else its name.
 
     Raises:
         OutputError: If a tensor has no place in the object graph of `like`, or a name that cannot be a key.
     """
-    lender = like if isinstance(like, CheckpointReader) else None
+    lender = like if isinstance(like, Lender) else None
     theirs = lender.specs() if lender else {}
     keys: dict[str, str] = {}
     for spec in specs:
@@ -326,7 +389,7 @@ def keys_of(specs: Sequence[TensorSpec], like: Reader) -> dict[str, str]:
                 "it, or a source of another format, for a checkpoint by names"
             )
         key = lender.key(spec.name) if lender and spec.name in theirs else spec.name
-        if not key or key.startswith(PART.decode()) or (key == GRAPH or (lender and key in lender.opaque)):
+        if not key or key.startswith(PART.decode()) or (key == GRAPH or (lender and key in lender.texts)):
             raise OutputError(f"a TensorFlow checkpoint cannot hold a tensor called {key!r}; rename it")
         keys[spec.name] = key
     if len(set(keys.values())) != len(keys):
@@ -335,7 +398,7 @@ def keys_of(specs: Sequence[TensorSpec], like: Reader) -> dict[str, str]:
     return keys
 
 
-def _code(spec: TensorSpec, lender: CheckpointReader | None) -> int:
+def _code(spec: TensorSpec, lender: Lender | None) -> int:
     """Return TensorFlow's number of a type: of a tensor of codes, that which its source has."""
     code = lender.code(spec.name) if lender else None
     kept = (
@@ -344,11 +407,7 @@ def _code(spec: TensorSpec, lender: CheckpointReader | None) -> int:
     return code if kept and code is not None else CODES[spec.dtype]
 
 
-def _placed(tensor: Stored) -> list[BundleEntry]:
-    return [entry for entry in tensor.entries.values() if not entry.slices]
-
-
-def _graph_bytes(lender: CheckpointReader, kept: Sequence[str]) -> bytes:
+def _graph_bytes(lender: Lender, kept: Sequence[str]) -> bytes:
     """Return the object graph of a checkpoint as one text is stored, empty where it has none."""
     if not lender.nodes:
         return b""
