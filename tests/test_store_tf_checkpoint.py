@@ -322,7 +322,7 @@ def test_the_first_checkpoint_of_a_directory_is_its_latest(tmp_path, name):
 
 def test_a_target_is_spelled_as_tensorflow_does(tmp_path):
     """Without the ending of the index; other formats and directories stay what they are."""
-    for given, meant in {
+    for spelled, meant in {
         "a/model.ckpt": "a/model.ckpt.index",
         "b.index": "b.index",
         "c.safetensors": "c.safetensors",
