@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import models
+from benchmarks.checkpoints import checkpoints
 from benchmarks.ensembles import ensembles
 from benchmarks.measure import alternating, floor, graftwork, machine, middle, process, ratio
 from benchmarks.options import Options
@@ -127,7 +128,8 @@ def startup(given: Options) -> str:
 
 
 BENCHMARKS: dict[str, Callable[[Options], str]] = {
-    each.__name__: each for each in (merges, tutorial, startup, dtypes, first, scaling, crowd, ensembles, peers)
+    each.__name__: each
+    for each in (merges, tutorial, startup, dtypes, first, scaling, crowd, ensembles, checkpoints, peers)
 }
 BY_DEFAULT = tuple(name for name in BENCHMARKS if name != "peers")
 """All that need nothing but graftwork."""
