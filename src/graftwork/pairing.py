@@ -294,6 +294,15 @@ def copied_fits(
     return reasons
 
 
+def fits_as_it_is(spec: TensorSpec, source: Source, found: tuple[str, Reader]) -> str | None:
+    """Return why a model's tensor cannot stand for one of the result bit for bit, or None."""
+    label, reader = found
+    other = reader.specs()[source.name]
+    if (other.shape, other.dtype) == (spec.shape, spec.dtype):
+        return None
+    return f"{spec.role} {spec.name!r} is {other.dtype} {other.shape} in {label}, and {spec.dtype} {spec.shape} is expected"
+
+
 def left_over(
     request: Wishes,
     first: Mapping[str, TensorSpec],
@@ -347,7 +356,7 @@ def class_gathers(
     if not isinstance(given, Mapping):
         if len(given) not in (len(request.labels), len(labels)):
             raise OptionError(f"`classes` has {len(given)} lists for {len(request.labels)} models")
-        given = dict(zip(labels, given, strict=False))
+        given = dict(zip([*request.labels, *labels[len(request.labels) :]], given, strict=False))
     unknown = [name for name in given if name not in labels]
     if unknown:
         raise OptionError(f"`classes` names {unknown[0]!r}, but the models are called {', '.join(labels)}")

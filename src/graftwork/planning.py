@@ -18,13 +18,23 @@ from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.methods import Base, MergeMethod, get
 from graftwork.methods.base import Granularity, unit_length
 from graftwork.methods.options import Options, Place
-from graftwork.pairing import Pairing, Source, class_gathers, copied_fits, fits, left_over, matches, pair, with_gather
+from graftwork.pairing import (
+    Source,
+    class_gathers,
+    copied_fits,
+    fits,
+    fits_as_it_is,
+    left_over,
+    matches,
+    pair,
+    with_gather,
+)
 from graftwork.stores.base import Format, Reader
 from graftwork.stores.staged import check_target, free_bytes
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 COPIED = (Role.COUNTER, Role.SEED, Role.TABLE, Role.OPTIMIZER)
-"""Roles whose tensors are taken from the first model as they are."""
+"""Roles whose tensors are taken from one model as they are: from the one that lends, optimizer state from the one that is asked for."""
 
 READ_SPEED, WRITE_SPEED = 3e9, 0.8e9
 """Bytes a second that the estimate of time assumes (page cache, local disk)."""
@@ -36,6 +46,8 @@ class MergeRequest:
 
     Attributes:
         resolve: Tells each tensor's options where another dialect's rules say which value counts; `options` is then for the record.
+        optimizer: ``"drop"`` the optimizer state, or keep that of the ``"first"`` or the ``"last"`` model.
+        lender: Which model lends names, dtypes, settings, counters and everything else that is not merged: ``"first"`` or ``"last"``.
     """
 
     method: str
@@ -51,6 +63,7 @@ class MergeRequest:
     classes: Mapping[str, Sequence[str]] | Sequence[Sequence[str]] | None = None
     allow_nonfinite: bool = False
     optimizer: str = "drop"
+    lender: str = "first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +124,10 @@ class MergePlan:
         request: What was asked for.
         models: Every open source, in order.
         base: The open base model, if any.
-        steps: One per tensor of the result, in the order of the first model's file.
+        steps: One per tensor of the result, in the order of the file of the model that lends.
         notes: What the user should know, one sentence each.
         renamed: Tensors that have another name in another model: (name in the result, label, name there).
-        dropped: Tensors of the first model that the result does not have (optimizer state).
+        dropped: Tensors of the model that lends which the result does not have (optimizer state).
         like: Lends configuration and small files to the result, where that is not the first model.
         companions: The open file with more about each model, where the method has such.
         tables: What was decided, by what it is about, as rows of plain values.
@@ -197,7 +210,7 @@ def plan_merge(
 
     Args:
         request: What is asked for; its labels name the models in messages.
-        models: The open sources, in order; the first lends architecture, names and dtypes to the result.
+        models: The open sources, in order; the first, unless the request says the last, lends architecture, names and dtypes.
         base: The open base model, where the method works on differences.
         companions: For a method with companions, the open file of each model; see `graftwork.methods.options.companion_files`.
 
@@ -208,33 +221,50 @@ def plan_merge(
     """
     method = get(request.method)
     _check_numbers(request, method, models, base)
-    readers: list[tuple[str, Reader]] = [*zip(request.labels, models, strict=True)]
+    given: list[tuple[str, Reader]] = [*zip(request.labels, models, strict=True)]
     if base is not None:
-        readers.append((request.base_label or "base", base))
-    _refuse_quantized(readers)
-    notes = _notes_on_sources(request, readers)
+        given.append((request.base_label or "base", base))
+    _refuse_quantized(given)
+    notes = _notes_on_sources(request, given)
+    places_of = _lender_first(request, len(given))
+    readers = [given[k] for k in places_of]
+    lender = readers[0][1]
     pairings = [pair(readers[0], other, request, notes) for other in readers[1:]]
     gathers = class_gathers(request, readers, notes)
     options = Options(
         request.method, request.options, request.labels, has_base=base is not None, resolve=request.resolve
     )
-    first = models[0].specs()
-    places = _places(models[0])
-    labels = tuple(label for label, _ in readers)
+    first = lender.specs()
+    places = _places(lender)
+    labels = tuple(label for label, _ in given)
     steps: list[Step] = []
     dropped: list[str] = []
     renamed: list[tuple[str, str, str]] = []
     reasons: list[str] = []
+    keeper = places_of.index(0 if request.optimizer == "first" else len(models) - 1)
     for name, spec in first.items():
-        if spec.role is Role.OPTIMIZER and request.optimizer == "drop":
-            dropped.append(name)
-            continue
-        if spec.role in COPIED or spec.dtype not in FLOATS or matches(request.skip, name):
-            if spec.role is not Role.OPTIMIZER and not matches(request.skip, name):
-                reasons += copied_fits(name, spec, [p.get(name) for p in pairings], readers, notes)
-            steps.append(_copy_step(places[name], spec, pairings, readers[: len(models)]))
+        if spec.role is Role.OPTIMIZER:
+            if request.optimizer == "drop":
+                dropped.append(name)
+                continue
+            kept = Source(name=name) if keeper == 0 else pairings[keeper - 1].get(name)
+            lacking = kept and fits_as_it_is(spec, kept, readers[keeper])
+            if kept is None or lacking:
+                reasons.append(lacking or f"optimizer state {name!r} is not in {readers[keeper][0]}")
+                continue
+            steps.append(_copy_step(places[name], spec, [(readers[keeper], kept)]))
             continue
         found = [p.get(name) for p in pairings]
+        if spec.role in COPIED or spec.dtype not in FLOATS or matches(request.skip, name):
+            if not matches(request.skip, name):
+                reasons += copied_fits(name, spec, found, readers, notes)
+            others = [
+                (reader, source)
+                for reader, source in zip(readers[1 : len(models)], found, strict=False)
+                if source is not None and not fits_as_it_is(spec, source, reader)
+            ]
+            steps.append(_copy_step(places[name], spec, [(readers[0], Source(name=name)), *others]))
+            continue
         reason = fits(name, spec, found, readers)
         if reason:
             reasons.append(reason)
@@ -246,28 +276,32 @@ def plan_merge(
                 renamed.append((name, label, source.name))
         out = TensorSpec(name=name, shape=spec.shape, dtype=request.dtype or spec.dtype, role=spec.role)
         step = Step(
-            stream=models[0].header.twins.get(name, name),
+            stream=lender.header.twins.get(name, name),
             spec=out,
-            readers=tuple(reader for _, reader in readers),
+            readers=tuple(reader for _, reader in given),
             labels=labels,
-            sources=tuple(sources),
+            sources=tuple(sources[places_of.index(k)] for k in range(len(given))),
             n_models=len(models),
             method=_method_for(options, places[name], len(models)),
             place=places[name],
-            unit_axis=models[0].header.unit_axis,
+            unit_axis=lender.header.unit_axis,
         )
-        step, lacking = _with_companions(step, companions)
-        reasons += lacking
+        step, lacking_companions = _with_companions(step, companions)
+        reasons += lacking_companions
         steps.append(step)
+    if request.optimizer != "drop":
+        reasons += _optimizer_left_over(first, readers[keeper], steps)
     reasons += left_over(request, first, pairings, readers)
     if reasons:
-        unknown = [label for label, reader in readers if reader.header.config is None]
+        unknown = [label for label, reader in given if reader.header.config is None]
         hint = (
             f"{unknown[0]} holds no architecture, so names alone were compared: use the model's file, or "
             if unknown
             else ""
         )
-        raise MismatchError(*reasons, advice=f"{hint}map it with `map`, or keep the first model's with `skip`")
+        raise MismatchError(
+            *reasons, advice=f"{hint}map it with `map`, or keep the {request.lender} model's with `skip`"
+        )
     merged = [step.place for step in steps if step.method is not None]
     if not merged:
         raise MismatchError("no tensor is left to merge: all are skipped or copied")
@@ -286,8 +320,28 @@ def plan_merge(
         notes=tuple(dict.fromkeys(notes)),
         renamed=tuple(renamed),
         dropped=tuple(dropped),
+        like=None if lender is models[0] else lender,
         companions=tuple(companions),
     )
+
+
+def _lender_first(request: MergeRequest, count: int) -> list[int]:
+    """Return the positions of models and base, that of the model which lends before the others."""
+    lender = 0 if request.lender == "first" else len(request.labels) - 1
+    return [lender, *(k for k in range(count) if k != lender)]
+
+
+def _optimizer_left_over(
+    first: Mapping[str, TensorSpec], keeper: tuple[str, Reader], steps: Sequence[Step]
+) -> list[str]:
+    """Return a reason for every tensor of the kept optimizer state that would get lost."""
+    label, reader = keeper
+    taken = {step.sources[0].name for step in steps if step.spec.role is Role.OPTIMIZER}
+    return [
+        f"optimizer state {name!r} of {label} has no place in the result"
+        for name, spec in reader.specs().items()
+        if spec.role is Role.OPTIMIZER and name not in taken
+    ]
 
 
 def check_output(plan: MergePlan, target: Path, row: Format, *, overwrite: bool, like: Reader | None = None) -> None:
@@ -337,8 +391,10 @@ def _check_numbers(
         raise OptionError(f"method {request.method!r} merges {wanted} models, but {count} are given")
     if request.dtype is not None and request.dtype not in FLOATS:
         raise OptionError(f"a result cannot have dtype {request.dtype!r}; choose one of {', '.join(FLOATS)}")
-    if request.optimizer not in ("drop", "first"):
-        raise OptionError(f"optimizer is {request.optimizer!r}, expected 'drop' or 'first'")
+    if request.optimizer not in ("drop", "first", "last"):
+        raise OptionError(f"optimizer is {request.optimizer!r}, expected 'drop', 'first' or 'last'")
+    if request.lender not in ("first", "last"):
+        raise OptionError(f"lender is {request.lender!r}, expected 'first' or 'last'")
     if len(set(request.labels)) != len(request.labels):
         raise OptionError(f"two models are called {next(n for n in request.labels if request.labels.count(n) > 1)!r}")
 
@@ -388,7 +444,7 @@ def _notes_on_result(request: MergeRequest, steps: Sequence[Step], dropped: Sequ
         )
     skipped = [step for step in steps if matches(request.skip, step.spec.name)]
     if skipped:
-        notes.append(f"{len(skipped)} tensors are skipped and keep the first model's values")
+        notes.append(f"{len(skipped)} tensors are skipped and keep the {request.lender} model's values")
     return notes
 
 
@@ -479,24 +535,14 @@ def _check_scope(steps: Sequence[Step]) -> None:
         )
 
 
-def _copy_step(
-    place: Place, spec: TensorSpec, pairings: Sequence[Pairing], readers: Sequence[tuple[str, Reader]]
-) -> Step:
-    """Return a step that takes the first model's values; the others' are looked at where they could be the same."""
-    used, sources = [readers[0]], [Source(name=place.name)]
-    for pairing, (label, reader) in zip(pairings, readers[1:], strict=False):
-        found = pairing.get(place.name)
-        if found is not None and found.name in reader.specs():
-            other = reader.specs()[found.name]
-            if (other.shape, other.dtype) == (spec.shape, spec.dtype):
-                used.append((label, reader))
-                sources.append(found)
+def _copy_step(place: Place, spec: TensorSpec, found: Sequence[tuple[tuple[str, Reader], Source]]) -> Step:
+    """Return a step that takes the first of some models' values; the others' are looked at whether they are the same."""
     return Step(
         spec=spec,
-        readers=tuple(reader for _, reader in used),
-        labels=tuple(label for label, _ in used),
-        sources=tuple(sources),
-        n_models=len(used),
+        readers=tuple(reader for (_, reader), _ in found),
+        labels=tuple(label for (label, _), _ in found),
+        sources=tuple(source for _, source in found),
+        n_models=len(found),
         method=None,
         place=place,
     )
