@@ -143,12 +143,7 @@ def _ask(path: Path, inputs: Any, seconds: float) -> tuple[dict[str, Any], list[
             job["inputs"] = alone.pack(inputs, given)
             np.savez(place / alone.INPUTS, *map(alone.array, given))
         (place / alone.JOB).write_text(json.dumps(job))
-        status, said = _run(place, path, seconds)
-        try:
-            answer = json.loads((place / alone.ANSWER).read_text())
-        except (OSError, ValueError):
-            ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
-            raise StoreError(f"the process that loaded {path.name} {ended}{f': {said}' if said else ''}") from None
+        answer = answer_of(alone.__file__, place, path, seconds)
         if "error" in answer:
             what = "predict" if "loaded" in answer else "load"
             raise StoreError(f"{path.name} does not {what} in a fresh process: {_reason(path, answer['error'])}")
@@ -158,10 +153,20 @@ def _ask(path: Path, inputs: Any, seconds: float) -> tuple[dict[str, Any], list[
             return answer, [stored[f"arr_{i}"] for i in range(len(stored))]
 
 
-def _run(place: Path, path: Path, seconds: float) -> tuple[int, str]:
-    """Run the job in a directory and return the status of the process and the last it said."""
+def answer_of(script: str, place: Path, path: Path, seconds: float = SECONDS) -> dict[str, Any]:
+    """Run a script in a process of its own and return the answer that it leaves.
+
+    Args:
+        script: Its file; it imports nothing of graftwork.
+        place: The directory that it is given, where the job lies and the answer will.
+        path: What the job is about, for messages.
+        seconds: How long it may take.
+
+    Raises:
+        StoreError: If it takes longer, or ends without an answer.
+    """
     # -P: a file beside the script or in the working directory must not stand in for a module
-    command = [sys.executable, "-P", alone.__file__, str(place)]
+    command = [sys.executable, "-P", script, str(place)]
     try:
         done = subprocess.run(
             command, env=_environment(), capture_output=True, text=True, errors="replace", timeout=seconds, check=False
@@ -170,7 +175,13 @@ def _run(place: Path, path: Path, seconds: float) -> tuple[int, str]:
         raise StoreError(f"loading {path.name} in a fresh process took more than {seconds:g} seconds") from None
     except OSError as error:
         raise StoreError(f"no process to load {path.name} in could be started: {error.strerror or error}") from error
-    return done.returncode, brief(Exception(done.stderr.strip().rpartition("\n")[2]))
+    try:
+        answer: dict[str, Any] = json.loads((place / alone.ANSWER).read_text())
+    except (OSError, ValueError):
+        status, said = done.returncode, brief(Exception(done.stderr.strip().rpartition("\n")[2]))
+        ended = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise StoreError(f"the process that loaded {path.name} {ended}{f': {said}' if said else ''}") from None
+    return answer
 
 
 def _environment() -> dict[str, str]:
