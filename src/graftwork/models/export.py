@@ -125,7 +125,7 @@ def _made(model: Any, given: Any, made: Path, target: Path, format: str) -> Expo
             _refuse(model, runtime, again)
         sizes = ", ".join(f"{name!r} {what}" for name, what in run.inputs.items())
         notes.append(f"LiteRT cannot do this model with sizes left free ({error}), so it takes exactly {sizes}")
-    tolerance = max(runtime.tolerance, HALF) if _computes_in_half(model) else runtime.tolerance
+    tolerance = max(runtime.tolerance, HALF) if computes_in_half(model) else runtime.tolerance
     flat = {name: alone.array(value) for name, value in _flat(expected).items()}
     labels = dict(zip(flat, run.outputs, strict=True))
     difference = compare({name: run.outputs[labels[name]] for name in flat}, flat, rtol=tolerance)
@@ -181,7 +181,7 @@ def _said(error: Exception) -> str:
 
 
 def _refuse(model: Any, runtime: Runtime, error: Unsupported) -> NoReturn:
-    half = "; it computes in half precision, which runtimes know little of" if _computes_in_half(model) else ""
+    half = "; it computes in half precision, which runtimes know little of" if computes_in_half(model) else ""
     raise StoreError(f"model {model.name!r} cannot be run as {runtime.title}: {error}{half}") from error
 
 
@@ -199,7 +199,8 @@ def _signature(graph: Any, given: Any) -> list[Any]:
     return [keras.tree.pack_sequence_as(graph._inputs_struct, specs)]
 
 
-def _computes_in_half(model: Any) -> bool:
+def computes_in_half(model: Any) -> bool:
+    """Return whether some layer computes in float16 or bfloat16."""
     return any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers_of(model))
 
 

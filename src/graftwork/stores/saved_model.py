@@ -17,6 +17,7 @@ from graftwork.stores.base import Format, Header, Raw, register
 from graftwork.stores.files import digest_of
 from graftwork.stores.huggingface import inside
 from graftwork.stores.tf_checkpoint import CheckpointReader
+from graftwork.stores.tf_protos import Node
 from graftwork.tensor import TensorSpec
 
 PROGRAMS = ("saved_model.pb", "saved_model.pbtxt")
@@ -57,6 +58,11 @@ class SavedModelReader:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The object graph; empty in TensorFlow 1."""
+        return self._checkpoint.nodes if self._checkpoint else ()
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """Return every variable's spec by canonical name."""
