@@ -13,7 +13,7 @@ A message that is damaged raises `ValueError`, whose text the caller puts into a
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 Value = int | bytes
@@ -272,15 +272,22 @@ def _node(message: bytes) -> Node:
     children, attributes, slots = [], [], []
     for which, value in fields(message):
         if which == 1:
-            child, name = 0, ""
-            for n, v in fields(inner(value)):
-                child, name = (number(v), name) if n == 1 else (child, text(v)) if n == 2 else (child, name)
-            children.append((child, name))
+            children.append(_child(inner(value)))
         elif which == 2:
             attributes.append(_attribute(inner(value)))
         elif which == 3:
             slots.append(_slot(inner(value)))
     return Node(tuple(children), tuple(attributes), tuple(slots), message)
+
+
+def _child(message: bytes) -> tuple[int, str]:
+    child, name = 0, ""
+    for n, v in fields(message):
+        if n == 1:
+            child = number(v)
+        elif n == 2:
+            name = text(v)
+    return child, name
 
 
 def _attribute(message: bytes) -> Attribute:
@@ -298,6 +305,65 @@ def _slot(message: bytes) -> tuple[int, str, int]:
         elif n == 3:
             holder = number(v)
     return variable, name, holder
+
+
+def node_of(
+    children: Iterable[tuple[int, str]] = (),
+    attributes: Iterable[Attribute] = (),
+    slots: Iterable[tuple[int, str, int]] = (),
+    rest: bytes = b"",
+) -> Node:
+    """Return an object that did not exist before; `rest` is what it says beyond what we know."""
+    message = b"".join(field(1, field(1, child) + field(2, name)) for child, name in children)
+    message += b"".join(field(2, field(1, a.name) + field(2, a.full_name) + field(3, a.key)) for a in attributes)
+    message += b"".join(field(3, field(1, a) + field(2, name) + field(3, b)) for a, name, b in slots)
+    return _node(message + rest)
+
+
+def rest_of(node: Node) -> bytes:
+    """Return what an object says beyond children, attributes and slots."""
+    return b"".join(field(which, value) for which, value in fields(node.message) if which not in (1, 2, 3))
+
+
+def remade(
+    node: Node,
+    number_of: Callable[[int], int | None],
+    attribute_of: Callable[[Attribute], Attribute | None] = lambda attribute: attribute,
+) -> Node:
+    """Return an object with other numbers and values; all else that it says stays as it is.
+
+    Args:
+        node: The object.
+        number_of: The new number of an object that it refers to; None leaves the reference out, and a slot with it.
+        attribute_of: A saved value with its new names; None leaves it out.
+    """
+    message = b""
+    for which, value in fields(node.message):
+        if which not in (1, 2, 3):
+            message += field(which, value)
+            continue
+        old = inner(value)
+        new: dict[int, Value] | None
+        if which == 1:
+            child = number_of(_child(old)[0])
+            new = None if child is None else {1: child}
+        elif which == 2:
+            found = attribute_of(_attribute(old))
+            new = None if found is None else {2: found.full_name.encode(), 3: found.key.encode()}
+        else:
+            variable, _, holder = _slot(old)
+            numbers = number_of(variable), number_of(holder)
+            new = {1: numbers[0], 3: numbers[1]} if numbers[0] is not None and numbers[1] is not None else None
+        if new is not None:
+            message += field(which, _with(old, new))
+    return _node(message)
+
+
+def _with(message: bytes, new: Mapping[int, Value]) -> bytes:
+    """Return a message with other values in some fields."""
+    kept = [(which, value) for which, value in fields(message) if which not in new]
+    given = [(which, value) for which, value in new.items() if value != b""]
+    return b"".join(field(which, value) for which, value in sorted([*kept, *given], key=lambda pair: pair[0]))
 
 
 def prune_graph(nodes: Iterable[Node], kept: set[str]) -> bytes:
