@@ -29,11 +29,12 @@ if TYPE_CHECKING:
         unfreeze,
     )
     from graftwork.api.graphs import check, copy, draw, export, load
+    from graftwork.api.headers import inspect
     from graftwork.api.knowledge import extract_lora, fisher, gram
     from graftwork.api.plans import PlanReport
     from graftwork.api.recipes import plan, run
     from graftwork.api.reports import CompositionReport
-    from graftwork.api.weights import convert, diff, inspect, merge, plan_merge, verify
+    from graftwork.api.weights import convert, diff, merge, plan_merge, verify
 
 HOMES = {
     "assembling": ("assemble",),
@@ -57,11 +58,12 @@ HOMES = {
         "unfreeze",
     ),
     "graphs": ("check", "copy", "draw", "export", "load"),
+    "headers": ("inspect",),
     "knowledge": ("extract_lora", "fisher", "gram"),
     "plans": ("PlanReport",),
     "recipes": ("plan", "run"),
     "reports": ("CompositionReport",),
-    "weights": ("convert", "diff", "inspect", "merge", "plan_merge", "verify"),
+    "weights": ("convert", "diff", "merge", "plan_merge", "verify"),
 }
 """Which file each name comes from."""
 

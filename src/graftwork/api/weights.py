@@ -1,4 +1,4 @@
-"""Weights: looking at them, merging them, writing them in another format."""
+"""Weights: comparing them, merging them, writing them in another format."""
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -13,25 +13,11 @@ from graftwork.planning import MergeRequest
 from graftwork.planning import plan_merge as _plan
 from graftwork.recipe import MergeStep
 from graftwork.report import measure
-from graftwork.report.measure import Diff, Inspection
+from graftwork.report.measure import Diff
 from graftwork.report.verification import Verification
 from graftwork.report.verification import verify as _verify
-from graftwork.stores import open_store
 from graftwork.writing import Result, Target, companions, counting, opened, write_merge
 from graftwork.writing import convert as _convert
-
-
-def inspect(model: Model) -> Inspection:
-    """Return what a model is, from headers alone: format, layers, parameters, dtypes, roles, tensors, provenance.
-
-    Args:
-        model: A path or a live model.
-
-    Raises:
-        StoreError: If it cannot be read.
-    """
-    with on_disk([model]) as (paths, _), open_store(paths[0]) as reader:
-        return measure.inspect(reader)
 
 
 def diff(a: Model, b: Model, *, threads: int | None = None, progress: Progress | None = None) -> Diff:

@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
-import numpy as np
+from graftwork.lazy import np
 
 P = ParamSpec("P")
 R = TypeVar("R")

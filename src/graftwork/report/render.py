@@ -1,28 +1,23 @@
 """Numbers as text for a terminal: tables that are as wide as they need to be when standard output is a file."""
 
 import math
-import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from graftwork.extraction import Extraction
-from graftwork.methods.base import MergeMethod
-from graftwork.report.measure import Diff, Inspection
-from graftwork.report.verification import Verification
+from graftwork.report.columns import filled, in_columns
 from graftwork.stores import FORMATS
 from graftwork.tensor import Role
 
+if TYPE_CHECKING:  # what reports are made from, each of which the verb that makes it has loaded
+    from graftwork.extraction import Extraction
+    from graftwork.methods.base import MergeMethod
+    from graftwork.report.inspection import Inspection
+    from graftwork.report.measure import Diff
+    from graftwork.report.verification import Verification
+
 HEAT = "▁▂▃▄▅▆▇█"
 """One character from 0.01 % to 100 % relative distance, on a logarithmic scale; a dot where nothing differs."""
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=True)
 
 
 def size(nbytes: float) -> str:
@@ -55,47 +50,30 @@ def table(
         right: Headings of columns that are aligned to the right, as numbers are.
         file: Where to, by default standard output.
     """
-    made = Table(box=None, pad_edge=False)
-    for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    _print(made, file)
+    at = [k for k, name in enumerate(columns) if name in right]
+    print("\n".join(in_columns([columns, *rows], at)), file=file)
 
 
 def paragraph(text: str) -> None:
     """Print a paragraph, after an empty line."""
-    print("\n" + _filled(text))  # noqa: T201
+    _say("\n" + filled(text))
 
 
-def _filled(text: str) -> str:
-    return textwrap.fill(text, min(100, _console().width), break_long_words=False, break_on_hyphens=False)
-
-
-def _print(made: Table, file: TextIO | None = None) -> None:
-    """Print a table without the blanks that would fill up its last column."""
-    console = _console()
-    with console.capture() as captured:
-        console.print(made)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()), file=file)
+def _say(line: str) -> None:
+    print(line)  # noqa: T201
 
 
 def _facts(rows: Iterable[tuple[str, Any]]) -> None:
-    made = Table.grid(padding=(0, 2))
-    made.add_column(style="dim")
-    made.add_column()
-    for name, value in rows:
-        if value not in ("", None, (), {}):
-            made.add_row(name, Text(str(value)))
-    _print(made)
+    told = [(name, str(value)) for name, value in rows if value not in ("", None, (), {})]
+    _say("\n".join(in_columns(told)))
 
 
 def _notes(notes: Sequence[str]) -> None:
     for note in notes:
-        _console().print(f"note: {note}", markup=False)
+        _say(f"note: {note}")
 
 
-def inspection(found: Inspection, *, tensors: bool) -> None:
+def inspection(found: "Inspection", *, tensors: bool) -> None:
     """Print what a file says of itself."""
     own = sum(n for role, n in found.roles.items() if role != Role.OPTIMIZER)
     _facts(
@@ -133,20 +111,19 @@ def _made_by(record: Any) -> str:
     return f"graftwork {record.get('graftwork', '?')}: {verb} {method}".rstrip() + (f" of {sources}" if sources else "")
 
 
-def difference(found: Diff, *, tensors: bool) -> None:
+def difference(found: "Diff", *, tensors: bool) -> None:
     """Print how two models differ."""
-    console = _console()
     for line in found.structure:
-        console.print(f"structure: {line}", markup=False)
+        _say(f"structure: {line}")
     for name in found.only_a:
-        console.print(f"only in {found.a}: {name}", markup=False)
+        _say(f"only in {found.a}: {name}")
     for name in found.only_b:
-        console.print(f"only in {found.b}: {name}", markup=False)
+        _say(f"only in {found.b}: {name}")
     for name, a, b in found.reshaped:
-        console.print(f"other shape: {name} is {_shape(a)} in {found.a} but {_shape(b)} in {found.b}", markup=False)
+        _say(f"other shape: {name} is {_shape(a)} in {found.a} but {_shape(b)} in {found.b}")
     _notes(found.notes)
     if found.identical:
-        console.print(f"identical: {len(found.tensors):,} tensors")
+        _say(f"identical: {len(found.tensors):,} tensors")
         return
     if tensors:
         numbers = ("distance", "cosine", "same sign", "largest")
@@ -169,7 +146,7 @@ def difference(found: Diff, *, tensors: bool) -> None:
             for x in found.layers
         ]
         table(("layer", "", *shown), by_layer, right=shown)
-    console.print(f"all {len(found.tensors):,} tensors: distance {found.distance:.3%}, cosine {found.cosine:.4f}")
+    _say(f"all {len(found.tensors):,} tensors: distance {found.distance:.3%}, cosine {found.cosine:.4f}")
 
 
 def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
@@ -193,9 +170,9 @@ def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
         ]
     )
     for name, label, other in report.renamed[: None if tensors else 5]:
-        _console().print(f"matched: {name} with {other} of {label}", markup=False)
+        _say(f"matched: {name} with {other} of {label}")
     if not tensors and len(report.renamed) > 5:
-        _console().print(f"matched: {len(report.renamed) - 5} more have other names; --tensors lists them")
+        _say(f"matched: {len(report.renamed) - 5} more have other names; --tensors lists them")
     tables(report.tables)
     _notes(report.notes)
     if tensors:
@@ -338,7 +315,7 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def verification(found: Verification) -> None:
+def verification(found: "Verification") -> None:
     """Print whether a file is sound."""
     loaded = found.loaded
     _facts(
@@ -358,15 +335,13 @@ def verification(found: Verification) -> None:
     )
     _notes(found.notes)
     for name, count in found.nonfinite.items():
-        _console().print(
-            f"wrong: tensor {name} holds {count:,} value{'s' * (count != 1)} of NaN or infinity", markup=False
-        )
+        _say(f"wrong: tensor {name} holds {count:,} value{'s' * (count != 1)} of NaN or infinity")
     if found.load_error:
-        _console().print(f"wrong: {found.load_error}", markup=False)
-    _console().print("sound" if found.sound else "not sound")
+        _say(f"wrong: {found.load_error}")
+    _say("sound" if found.sound else "not sound")
 
 
-def extraction(found: Extraction, *, tensors: bool) -> None:
+def extraction(found: "Extraction", *, tensors: bool) -> None:
     """Print how much of a fine-tune is in its adapter."""
     kept = [row.energy for row in found.tensors]
     worst = min(found.tensors, key=lambda row: row.energy)
@@ -392,7 +367,7 @@ def extraction(found: Extraction, *, tensors: bool) -> None:
             table(("other tensor", "is", "differs by"), others, right=("differs by",))
 
 
-def method_list(methods: Mapping[str, type[MergeMethod]]) -> None:
+def method_list(methods: "Mapping[str, type[MergeMethod]]") -> None:
     """Print every method with its first line."""
     rows = []
     for name, method_ in methods.items():
@@ -402,14 +377,14 @@ def method_list(methods: Mapping[str, type[MergeMethod]]) -> None:
     table(("method", "models", "base", "what it does"), rows)
 
 
-def method(method_: type[MergeMethod]) -> None:
+def method(method_: "type[MergeMethod]") -> None:
     """Print one method: what it does and its formula, its options, where it comes from."""
     from graftwork.methods.options import option_rows
 
     first, *rest = "\n".join(_prose(method_)).split("\n\n")
-    print(_filled(f"{method_.name}: {first}") + "\n")  # noqa: T201
+    _say(filled(f"{method_.name}: {first}") + "\n")
     for part in rest:
-        print((part if part.startswith(" ") else _filled(part)) + "\n")  # noqa: T201
+        _say((part if part.startswith(" ") else filled(part)) + "\n")
     rows = [
         (
             f"  {row.name}",
@@ -423,7 +398,7 @@ def method(method_: type[MergeMethod]) -> None:
     paragraph(f"Source: {method_.reference}")
 
 
-def _prose(method_: type[MergeMethod]) -> list[str]:
+def _prose(method_: "type[MergeMethod]") -> list[str]:
     """Return a method's docstring for people who read it in a terminal: without its options, and without markup."""
     text = textwrap.dedent("    " + (method_.__doc__ or "").strip()).partition("\nAttributes:")[0].strip()
     return text.replace("\n::\n", "").replace("``", "`").splitlines()
@@ -434,7 +409,7 @@ def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def method_as_dict(method_: type[MergeMethod]) -> dict[str, Any]:
+def method_as_dict(method_: "type[MergeMethod]") -> dict[str, Any]:
     """Return one method for machines."""
     from graftwork.methods.options import json_schema
 

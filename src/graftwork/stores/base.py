@@ -12,23 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from graftwork.architecture.layer import Layer
 from graftwork.errors import StoreError, UnknownNameError
+from graftwork.lazy import NDArray, np
 from graftwork.stores.model_card import Card
 from graftwork.tensor import ITEMSIZE, TensorSpec
 
 Raw = NDArray[Any]
 """A flat array of raw elements."""
 
-RAW_DTYPES: Mapping[str, np.dtype[Any]] = {
-    name: np.dtype(
-        {"bfloat16": "<u2", "bool": "u1", "float8_e4m3fn": "u1", "float8_e5m2": "u1"}.get(name, name)
-    ).newbyteorder("<")
-    for name in ITEMSIZE
-}
+_RAW = {"bfloat16": "<u2", "bool": "u1", "float8_e4m3fn": "u1", "float8_e5m2": "u1"}
+
+
+class _RawDtypes(dict[str, "np.dtype[Any]"]):
+    """Dtypes by name, each made when it is wanted."""
+
+    def __missing__(self, name: str) -> "np.dtype[Any]":
+        if name not in ITEMSIZE:
+            raise KeyError(name)
+        self[name] = np.dtype(_RAW.get(name, name)).newbyteorder("<")
+        return self[name]
+
+
+RAW_DTYPES: Mapping[str, "np.dtype[Any]"] = _RawDtypes()
 """How a dtype's elements lie in a file, as a NumPy dtype."""
 
 

@@ -22,9 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from graftwork.errors import StoreError
+from graftwork.lazy import np
 from graftwork.stores import hdf5_structures as structures
 from graftwork.stores.base import RAW_DTYPES, Extent, Raw, pread_full
 from graftwork.stores.files import brief, open_fd

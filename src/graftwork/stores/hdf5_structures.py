@@ -26,7 +26,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import numpy as np
+from graftwork.lazy import np
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
@@ -542,8 +542,9 @@ def _fletcher_holds(data: bytes) -> bool:
     return (low - (stored & 0xFFFF)) % 65535 == 0 and (high - (stored >> 16)) % 65535 == 0
 
 
-TEXTS: Final = np.dtype("O", metadata={"vlen": str})
-"""What h5py calls `string_dtype()`: it tells h5py how to write an array, even of no texts."""
+def texts_dtype() -> "np.dtype[Any]":
+    """Return what h5py calls `string_dtype()`: it tells h5py how to write an array, even of no texts."""
+    return np.dtype("O", metadata={"vlen": str})
 
 
 class Attribute(NamedTuple):
@@ -994,7 +995,7 @@ class Structures:
         if kind.numpy is None and kind.text != 2:
             raise Unreadable(f"holds {kind.name} values, which graftwork does not know")
         if shape is None:
-            return Nothing(TEXTS if kind.numpy is None else kind.numpy)
+            return Nothing(texts_dtype() if kind.numpy is None else kind.numpy)
         count = math.prod(shape)
         if count * kind.size > len(attribute.value) or kind.size * math.prod(max(n, 1) for n in shape) >= 1 << 63:
             raise damaged(
@@ -1005,7 +1006,7 @@ class Structures:
             texts = self._texts(data)
             if not shape:
                 return texts[0]
-            out = np.empty(count, TEXTS)
+            out = np.empty(count, texts_dtype())
             out[:] = texts
             return out.reshape(shape)
         if kind.name == "bool":

@@ -12,7 +12,8 @@
 
 Whatever part of a tensor is wanted, each element is computed in float64 in one order and rounded once, to the base's dtype. PEFT's
 own merge rounds to that dtype several times. What the adapter holds must fit the base to the last tensor; settings that are not
-known here are refused, since they may change what the adapter computes.
+known here are refused, since they may change what the adapter computes. The loops are imported when a tensor is read: opening any other
+file comes past here too.
 """
 
 import math
@@ -24,12 +25,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from graftwork.errors import MismatchError, StoreError, suggest
-from graftwork.kernels.convert import decode, encode
-from graftwork.kernels.low_rank import add_product
+from graftwork.lazy import NDArray, np
 from graftwork.stores.base import RAW_DTYPES, Format, Raw, Reader
 from graftwork.stores.files import read_json, read_small
 from graftwork.stores.huggingface import inside
@@ -194,6 +191,8 @@ class LoraReader:
         if change is None:
             self.base.read_into(name, start, out)
             return
+        from graftwork.kernels.convert import encode
+
         spec = self.specs()[name]
         for at in range(0, out.size, CHUNK):
             raw = out[at : at + CHUNK]
@@ -217,13 +216,15 @@ class LoraReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _sum(self, name: str, change: Change, start: int, size: int) -> NDArray[np.float64]:
+    def _sum(self, name: str, change: Change, start: int, size: int) -> "NDArray[np.float64]":
         """Return W + s B A from a flat position on, in float64."""
         numbers = _numbers(self._adapter if change.whole else self.base, change.whole or name, start, size, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             if change.bias:
                 numbers += change.scaling * _numbers(self._adapter, change.bias, start, size, np.float64)
             if change.down:
+                from graftwork.kernels.low_rank import add_product
+
                 left, right = self._pair(name, change)
                 add_product(numbers, start, left, right, change.scaling)
         return numbers
@@ -240,7 +241,7 @@ class LoraReader:
                     self._factors.popitem(last=False)
             return self._factors[name]
 
-    def _scales(self, name: str, change: Change) -> NDArray[np.float64]:
+    def _scales(self, name: str, change: Change) -> "NDArray[np.float64]":
         """Return m / ‖W + s B A‖ by output; the norms take one pass over the tensor, the first time."""
         with self._lock:
             found = self._norms.get(name)
@@ -264,6 +265,8 @@ class LoraReader:
 
 
 def _numbers(reader: Reader, name: str, start: int, size: int, dtype: Any) -> NDArray[Any]:
+    from graftwork.kernels.convert import decode
+
     spec = reader.specs()[name]
     raw = np.empty(size, RAW_DTYPES[spec.dtype])
     reader.read_into(name, start, raw)

@@ -18,10 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from graftwork.errors import OutputError
+from graftwork.lazy import NDArray, np
 
 LARGE = 1 << 29
 """Bytes of a file from which on its pages are not kept; smaller ones fit beside everything else."""
