@@ -225,7 +225,7 @@ class SpecTable:
         return self._keys[name]
 
 
-def pread_full(fd: int, out: Raw, offset: int, path: Path) -> None:
+def pread_full(fd: int, out: Raw | bytearray, offset: int, path: Path) -> None:
     """Fill `out` from a byte range of a file.
 
     Raises:
@@ -233,7 +233,7 @@ def pread_full(fd: int, out: Raw, offset: int, path: Path) -> None:
     """
     if fd < 0:
         raise StoreError(f"{path.name} is closed")
-    view = out.data.cast("B")
+    view = memoryview(out).cast("B")
     done = 0
     while done < len(view):
         count = os.preadv(fd, [view[done:]], offset + done)

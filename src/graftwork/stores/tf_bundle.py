@@ -356,10 +356,10 @@ class Bundle:
         """Yield all bytes of an entry, a few megabytes at a time."""
         file = self._shards[entry.shard]
         for begin in range(0, entry.size, PIECE):
-            found = np.empty(min(PIECE, entry.size - begin), np.uint8)
+            found = bytearray(min(PIECE, entry.size - begin))
             with file.descriptor() as fd:
                 pread_full(fd, found, entry.offset + begin, file.path)
-            yield found.tobytes()
+            yield bytes(found)
 
     def bytes_of(self, tensor: Stored, limit: int) -> bytes:
         """Return the only text of a tensor.
