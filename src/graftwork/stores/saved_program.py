@@ -16,8 +16,8 @@
 A frozen graph is a file with a GraphDef in it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TypeVar
@@ -207,6 +207,17 @@ class Program:
             raise UnknownNameError(f"signature in {self.path.name}", name, self.signatures)
         return self.signatures[name]
 
+    def relevant(self, fed: Iterable[str], fetched: Iterable[str]) -> Graph:
+        """Return the part of the graph that a signature is about: in TensorFlow 2 what its outputs need, else all of it.
+
+        Args:
+            fed: The nodes of its inputs.
+            fetched: The nodes of its outputs.
+        """
+        if self.of_tf1:
+            return self.graph
+        return replace(self.graph, nodes=self._needed([*fed, *fetched]))
+
     def variables(self) -> tuple[Variable, ...]:
         """Return its variables, in the order of its objects, or of its nodes in TensorFlow 1."""
         if self.objects:
@@ -244,19 +255,24 @@ class Program:
         )
 
     def _run_by(self, signature: Signature) -> Iterator[tuple[str, Node]]:
-        by_name = {node.name: node for node in self.graph.nodes}
-        waiting = [port.tensor for port in signature.outputs.values()]
-        seen: dict[str, Node] = {}
-        while waiting:
-            name, _ = split_reference(waiting.pop())
-            if name in by_name and name not in seen:
-                seen[name] = by_name[name]
-                waiting += by_name[name].inputs
-        for node in seen.values():
+        fetched = [split_reference(port.tensor)[0] for port in signature.outputs.values()]
+        nodes = self._needed(fetched)
+        for node in nodes:
             yield "", node
-        for name, function in self.graph.used(tuple(seen.values())).items():
+        for name, function in self.graph.used(nodes).items():
             for node in function.nodes:
                 yield name, node
+
+    def _needed(self, names: Iterable[str]) -> tuple[Node, ...]:
+        """Return the nodes of the graph itself that must run for others, these included."""
+        by_name = {node.name: node for node in self.graph.nodes}
+        waiting, seen = list(names), set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in by_name and name not in seen:
+                seen.add(name)
+                waiting += [split_reference(reference)[0] for reference in by_name[name].inputs]
+        return tuple(node for node in self.graph.nodes if node.name in seen)
 
     def outside_files(self) -> tuple[str, ...]:
         """Return the files that it reads and that do not belong to it, as the program spells them."""

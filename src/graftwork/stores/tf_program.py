@@ -6,6 +6,7 @@
     NodeDef        1 name   2 op   3 input   4 device   5 attr {1 key, 2 value}
     FunctionDef    1 signature (OpDef)   3 node_def   4 ret {1 key, 2 value}   6 control_ret {1 key, 2 value}
     OpDef          1 name   2 input_arg (ArgDef)   3 output_arg (ArgDef)   4 attr
+    AttrDef        1 name   3 default_value
     ArgDef         1 name   3 type   4 type_attr   5 number_attr   6 type_list_attr
     AttrValue      1 list {2 s, 6 type, 7 shape, 9 func}   2 s   3 i   6 type   7 shape   8 tensor   10 func {1 name}
     TensorProto    1 dtype   8 string_val
@@ -16,6 +17,7 @@ The input of a node in a graph is ``node``, ``node:1`` (its second output) or ``
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as field_
 from types import MappingProxyType
 
 from graftwork.errors import StoreError
@@ -174,20 +176,20 @@ class Arg:
             type_list_attr=texts.get(6, ""),
         )
 
-    def types(self, node: Node) -> tuple[int, ...]:
+    def types(self, node: Node, op: "Op") -> tuple[int, ...]:
         """Return the element types of its tensors at a node, 0 for one that is not told.
 
         Raises:
             StoreError: If the node claims more tensors than any has.
         """
+        attrs = {**op.defaults, **node.attrs}
         if self.type_list_attr:
-            attr = node.attrs.get(self.type_list_attr)
-            return attr.types() if attr is not None else ()
-        one = self.type or (node.type(self.type_attr) or 0 if self.type_attr else 0)
-        count = 1
+            return attrs[self.type_list_attr].types() if self.type_list_attr in attrs else ()
+        one, count = self.type, 1
+        if self.type_attr in attrs:
+            one = attrs[self.type_attr].type() or 0
         if self.number_attr:
-            attr = node.attrs.get(self.number_attr)
-            count = (attr.number() if attr is not None else None) or 0
+            count = (attrs[self.number_attr].number() or 0) if self.number_attr in attrs else 0
         if not 0 <= count <= MAX_TENSORS:
             raise StoreError(f"node {node.name!r} ({node.op}) claims to have {count:,} times the tensor {self.name!r}")
         return (one,) * count
@@ -199,17 +201,20 @@ class Op:
 
     Attributes:
         generic: Whether attributes decide what it is.
+        defaults: Values of attributes that nodes leave out.
     """
 
     name: str
     inputs: tuple[Arg, ...]
     outputs: tuple[Arg, ...]
     generic: bool = False
+    defaults: Mapping[str, Attr] = field_(default_factory=dict)
 
     @classmethod
     def parse(cls, message: bytes) -> "Op":
         """Read the description of an operation."""
         name, inputs, outputs, generic = "", [], [], False
+        defaults: dict[str, Attr] = {}
         for which, value in fields(message):
             if which == 1:
                 name = text(value)
@@ -219,7 +224,16 @@ class Op:
                 outputs.append(Arg.parse(inner(value)))
             elif which == 4:
                 generic = True
-        return cls(name=name, inputs=tuple(inputs), outputs=tuple(outputs), generic=generic)
+                found = {n: inner(v) for n, v in fields(inner(value)) if n in (1, 3)}
+                if 3 in found:
+                    defaults[text(found.get(1, b""))] = Attr(found[3])
+        return cls(
+            name=name,
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            generic=generic,
+            defaults=MappingProxyType(defaults),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
