@@ -36,11 +36,11 @@ def test_a_verb_exists_three_times_with_one_meaning(kind):
         for name, p in inspect.signature(made).parameters.items()
         if p.kind is not inspect.Parameter.VAR_KEYWORD and name not in sources
     }
-    assert set(own) >= set(cls.options())
+    assert set(own) >= set(cls.choices())
     assert not set(cls.model_fields) & set(Wanted.__annotations__)
     words = " ".join((made.__doc__ or "").split())
     assert " ".join((cls.__doc__ or "").split()) in words
-    for name, option in cls.options().items():
+    for name, option in cls.choices().items():
         description = " ".join((option.description or "").split())
         assert re.search(r"[.]$", description), f"{name} is not described"
         assert f"{name}: {description}" in words
@@ -48,5 +48,5 @@ def test_a_verb_exists_three_times_with_one_meaning(kind):
             default = option.get_default(call_default_factory=True)
             assert own[name].default == default or (not own[name].default and not default)
     command = typer.main.get_group(app).commands[verb.replace("_", "-")]
-    assert {p.name for p in command.params} >= {*sources, *cls.options(), "output", "dry_run", "overwrite"}
+    assert {p.name for p in command.params} >= {*sources, *cls.choices(), "output", "dry_run", "overwrite"}
     assert f'"{kind}"' in str(schema()).replace("'", '"')

@@ -74,7 +74,7 @@ SLIPS = {
     "negative seed": (step("method: linear, models: [a, b], seed: -1"), "'steps.s.seed' is -1"),
     "dtype": (step("method: linear, models: [a, b], dtype: int8"), "is 'int8'; expected 'float16', 'bfloat16'"),
     "flag": (step("method: linear, models: [a, b], allow_nonfinite: perhaps"), "expected true or false"),
-    "optimizer": (step("method: linear, models: [a, b], optimizer: last"), "expected 'drop' or 'first'"),
+    "optimizer": (step("method: linear, models: [a, b], optimizer: all"), "expected 'drop', 'first' or 'last'"),
     "density": (step("method: ties, base: base, models: [a, b], density: 2"), r"density' of ties is 2; .* in \(0, 1\]"),
     "too many weights": (
         step("method: linear, models: [a, b], weights: [1, 2, 3]"),
@@ -265,7 +265,7 @@ BAD = [
     step("method: nothing, models: [a, b]"),
     step("method: linear"),
     step("method: linear, models: []"),
-    step("method: linear, models: [a, b], optimizer: last"),
+    step("method: linear, models: [a, b], optimizer: all"),
     MODELS + "steps: {s: {mege: {method: linear, models: [a]}}}\n",
     MODELS + "steps: {}\nextra: 1\n",
 ]

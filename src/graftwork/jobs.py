@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from graftwork import checkpoints
+from graftwork import ckpt
 from graftwork.assembly import plan_assemble_step
 from graftwork.compose.assemble import Assemble, Run
 from graftwork.compose.naming import Names
@@ -536,7 +536,7 @@ def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Pat
         GraftworkError: If it cannot be done.
     """
     if isinstance(step, CheckpointStep):
-        return MergeJob(checkpoints.PLANS[step.kind](step, readers))
+        return MergeJob(ckpt.PLANS[step.kind](step, readers))
     sources = [(label, readers[label].path) for label in step.inputs()]
     for name in step.paths:
         given = getattr(step, name)
@@ -552,7 +552,9 @@ JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
     "extract_lora": _extract_lora,
     "fisher": _estimate,
     "gram": _estimate,
-    **dict.fromkeys((*CHECKPOINT_STEPS, *SAVEDMODEL_STEPS), lambda step, recipe, readers, root: declared(step, readers, root)),
+    **dict.fromkeys(
+        (*CHECKPOINT_STEPS, *SAVEDMODEL_STEPS), lambda step, recipe, readers, root: declared(step, readers, root)
+    ),
     **{kind: _compose for kind, step in STEP_KINDS.items() if issubclass(step, ComposeStep)},
 }
 """How each kind of step is planned: from the step, its recipe, the open (or planned) input of each name, and the recipe's directory."""

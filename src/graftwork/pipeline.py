@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from graftwork.ckpt.history import spread_recipe
 from graftwork.jobs import JOBS, Job, PlannedReader
 from graftwork.recipe import Recipe
 from graftwork.stores import Reader, open_store, spelling
@@ -14,6 +15,7 @@ from graftwork.writing import Progress, Result, Target, opened
 @contextlib.contextmanager
 def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, Job]]:
     """Plan every step of a recipe without making anything; sources stay open in the meantime."""
+    recipe = spread_recipe(recipe, root)
     with contextlib.ExitStack() as stack:
         readers: dict[str, Reader] = {}
         jobs: dict[str, Job] = {}
@@ -47,6 +49,7 @@ def run(
     Returns:
         One result for each output, by step.
     """
+    recipe = spread_recipe(recipe, root)
     with planned(recipe, root) as jobs:
         for name, wanted in outputs.items():
             jobs[name].check(wanted)

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from graftwork.api.reports import Report, report_of
 from graftwork.api.sources import Model, Progress, on_disk
+from graftwork.ckpt.history import spread
 from graftwork.errors import OptionError
 from graftwork.jobs import Job, declared
 from graftwork.recipe import STEP_KINDS, as_name
-from graftwork.recipe.checkpoints import CheckpointStep
+from graftwork.recipe.checkpoints import CheckpointStep, CkptAverage
 from graftwork.recipe.declared import DeclaredStep
 from graftwork.recipe.slips import sentence
 from graftwork.stores import FORMATS
@@ -51,7 +52,7 @@ def perform(kind: str, sources: Mapping[str, Any], options: Mapping[str, Any], w
 
     Args:
         kind: The step's word.
-        sources: A path or live model, or a list of these, for each field that names models or files.
+        sources: A path or live model, a list of these, or a mapping from them, for each field that names models or files.
         options: The options.
         wanted: What `Wanted` says.
 
@@ -107,20 +108,38 @@ def _planned(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     flat: list[Model] = []
     for name in cls.takes:
-        flat += sources[name] if _is_list(sources[name]) else [sources[name]]
+        flat += _models(sources.get(name))
     with on_disk(flat, wanted.get("names")) as (paths, labels):
         labels = distinct([as_name(label) for label in labels])
         left = iter(labels)
         for name in cls.takes:
-            given[name] = tuple(next(left) for _ in sources[name]) if _is_list(sources[name]) else next(left)
+            value = sources.get(name)
+            named = [next(left) for _ in _models(value)]
+            if isinstance(value, Mapping):
+                given[name] = dict(zip(named, value.values(), strict=True))
+            elif value is not None:
+                given[name] = tuple(named) if _is_list(value) else named[0]
         for name in cls.paths:
             given[name] = [str(p) for p in sources[name]] if _is_list(sources[name]) else str(sources[name])
         try:
             step = cls.model_validate(given)
         except ValidationError as error:
             raise OptionError(f"{kind}: {sentence(error, cls)}") from error
-        with opened(paths) as readers:
-            yield step, declared(step, dict(zip(labels, readers, strict=True)))
+        where = dict(zip(labels, paths, strict=True))
+        if isinstance(step, CkptAverage) and step.last is not None:
+            step, found = spread(step, where, where)
+            where |= found
+        wanted_names = list(dict.fromkeys(step.inputs()))
+        files = [Path(file) for file in step.files()]
+        with opened([*(where[name] for name in wanted_names), *files]) as readers:
+            yield step, declared(step, dict(zip((*wanted_names, *step.files()), readers, strict=True)))
+
+
+def _models(value: Any) -> list[Model]:
+    """Return the models that a field names."""
+    if value is None:
+        return []
+    return [*value] if isinstance(value, Mapping) or _is_list(value) else [value]
 
 
 def _is_list(value: Any) -> bool:

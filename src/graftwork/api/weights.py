@@ -84,7 +84,7 @@ def merge(
         ignore: Fields of layers' settings that may differ.
         classes: Class names of each model, in the order of its outputs; heads are permuted into the first model's order.
         allow_nonfinite: Whether sources may hold NaN or infinity.
-        optimizer: ``"drop"`` the optimizer state, or keep that of the ``"first"`` model.
+        optimizer: ``"drop"`` the optimizer state, or keep that of the ``"first"`` or the ``"last"`` model.
         format: Name of the output's format, where its ending does not tell.
         drop_compile: Leave out how the model was compiled.
         shard_bytes: Greatest size of a shard, for formats with shards.

@@ -1,6 +1,5 @@
 """The commands, one function each: the docstring is the help text, the body calls the API and prints."""
 
-import gc
 import importlib
 import re
 from pathlib import Path
@@ -113,7 +112,7 @@ AllowNonfinite = Annotated[
     bool, typer.Option("--allow-nonfinite", help="Merge although a source holds NaN or infinity.")
 ]
 Optimizer = Annotated[
-    str, typer.Option("--optimizer", help="drop the optimizer state, or keep that of the first model.")
+    str, typer.Option("--optimizer", help="drop the optimizer state, or keep that of the first or the last model.")
 ]
 Format = Annotated[
     str | None,
@@ -138,12 +137,6 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples dealt with a
 Inputs = Annotated[str, typer.Option("--x", help="Name of the input in the data; several as a,b.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
-
-
-def main() -> None:
-    """Run the command line."""
-    gc.set_threshold(100_000, 20, 100)  # a short process that makes many small objects, hardly any of them in cycles
-    app()
 
 
 def _version(wanted: bool) -> None:

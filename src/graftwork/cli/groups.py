@@ -2,13 +2,16 @@
 
 import inspect
 import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic.fields import FieldInfo
+from typer.core import TyperCommand
 
-from graftwork.cli.fields import option, parameter, value_of
+from graftwork.cli.fields import is_word, option, parameter, value_of
 from graftwork.cli.terminal import print_json, progress, refusing, tell
 from graftwork.recipe.declared import DeclaredStep
 
@@ -25,7 +28,40 @@ def add_commands(app: typer.Typer, steps: Mapping[str, type[DeclaredStep]], pref
         prefix: What all of their words begin with: ``ckpt_``.
     """
     for kind, step in steps.items():
-        app.command(kind.removeprefix(prefix).replace("_", "-"))(_command(kind, step))
+        app.command(kind.removeprefix(prefix).replace("_", "-"), cls=Command)(_command(kind, step))
+
+
+RULED = "MODEL [RULE]…"
+"""What the help shows behind an option that takes a model and rules for it."""
+
+
+class Command(TyperCommand):
+    """A command some of whose options take a model and any number of rules: ``--from A 'old=new' 'scope/=other/' --from B``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join each such option's words into one, which parsers know what to do with."""
+        ruled = {word for p in self.params if p.metavar == RULED for word in p.opts}
+        joined: list[str] = []
+        k = 0
+        while k < len(args):
+            joined.append(args[k])
+            k += 1
+            if joined[-1] in ruled and k < len(args):
+                end = k + 1
+                while end < len(args) and "=" in args[end] and not args[end].startswith("-"):
+                    end += 1
+                joined.append("\n".join(args[k:end]))
+                k = end
+        return super().parse_args(ctx, joined)
+
+
+def _ruled(given: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the rules of each model; see `Command`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        model, *rules = text.split("\n")
+        found[model] = (*found.get(model, ()), *rules)
+    return found
 
 
 def _command(kind: str, step: type[DeclaredStep]) -> Any:
@@ -34,9 +70,10 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
         from graftwork.report import render
 
         sources = {name: given[name] for name in (*step.takes, *step.paths)}
+        sources |= {name: _ruled(sources[name]) for name in step.takes if _is_mapping(step.model_fields[name])}
         options = {
             name: value_of(field, given[name])
-            for name, field in step.options().items()
+            for name, field in step.choices().items()
             if given.get(name) not in (None, [])
         }
         wanted: dict[str, Any] = {
@@ -62,7 +99,7 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
 
     parameters = [
         *_arguments(step),
-        *(option(name, field, step.flags.get(name, ())) for name, field in step.options().items()),
+        *(option(name, field, step.flags.get(name, ())) for name, field in step.choices().items()),
         *_common(),
     ]
     run.__name__ = kind
@@ -76,12 +113,20 @@ def _arguments(step: type[DeclaredStep]) -> list[inspect.Parameter]:
     found = []
     for name in (*step.takes, *step.paths):
         field = step.model_fields[name]
-        many = field.annotation is not str
+        if not field.is_required():
+            found.append(option(name, field, step.flags.get(name, ())))
+            continue
+        many = not is_word(field.annotation)
         text = " ".join((field.description or "").replace("``", "").replace("`", "").split())
-        found.append(
-            parameter(name, list[str] if many else str, typer.Argument(help=text, show_default=False)),
-        )
+        info = typer.Argument(help=text, show_default=False)
+        if _is_mapping(field):
+            info = typer.Option(*step.flags[name], help=text, metavar=RULED, show_default=False)
+        found.append(parameter(name, list[str] if many else str, info))
     return found
+
+
+def _is_mapping(field: FieldInfo) -> bool:
+    return typing.get_origin(field.annotation) is Mapping
 
 
 def _common() -> list[inspect.Parameter]:

@@ -22,7 +22,8 @@ class DeclaredStep(Step):
     """A kind of step that is a verb of its own; see the module.
 
     Attributes:
-        takes: The fields that name models, in the order of the verb's arguments; ``models`` is a list of any length.
+        takes: The fields that name models, in the order of the verb's arguments: one, a list of any length, or a mapping from names to what
+            is said of each. One that may be missing and mappings are options on the command line.
         paths: The fields that are paths of files which are no models; relative to the recipe.
         flags: Names of an option on the command line, where they are not those of the field.
         is_model: Whether later steps can use the result.
@@ -39,16 +40,16 @@ class DeclaredStep(Step):
         """Yield the names of the models."""
         for name in self.takes:
             value = getattr(self, name)
-            yield from (value,) if isinstance(value, str) else value
+            yield from (value,) if isinstance(value, str) else value or ()
 
     @classmethod
-    def options(cls) -> dict[str, FieldInfo]:
+    def choices(cls) -> dict[str, FieldInfo]:
         """Return the fields that are options."""
         return {name: field for name, field in cls.model_fields.items() if name not in (*cls.takes, *cls.paths)}
 
     def wishes(self) -> dict[str, Any]:
         """Return the values of the options."""
-        return {name: getattr(self, name) for name in self.options()}
+        return {name: getattr(self, name) for name in self.choices()}
 
     @classmethod
     def schema_of_settings(cls) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from graftwork.errors import OptionError, RecipeError, suggest
 from graftwork.methods import METHODS, Base, MergeMethod, get
@@ -12,35 +12,34 @@ from graftwork.recipe.base import Name, Step, as_tuple, or_one_word
 
 
 class MergeStep(Step):
-    """One merge in weight space.
+    """One merge in weight space."""
 
-    Attributes:
-        method: Name of the merge method.
-        models: Names of models or earlier steps, in order; the first lends architecture and names to the result.
-        base: Name of their common ancestor, if the method works on differences.
-        options: The method's own options, written beside the other fields.
-        seed: Fixes every random choice.
-        dtype: The result's dtype; by default each tensor keeps the first model's.
-        map: Regular expressions over tensor names of the other models, and the name in the first model.
-        skip: Globs (or ``re:`` expressions) over tensors that keep the first model's values.
-        ignore: Fields of layers' settings that may differ.
-        allow_nonfinite: Whether sources may hold NaN or infinity.
-        optimizer: ``drop`` the optimizer state, or keep that of the ``first`` model.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     kind: ClassVar[str] = "merge"
 
     method: str
+    """Name of the merge method."""
     models: Annotated[tuple[Name, ...], Field(min_length=1), BeforeValidator(as_tuple)]
+    """The models, in order; the first lends architecture and names to the result."""
     base: Name | None = None
+    """Their common ancestor, if the method works on differences."""
     options: Mapping[str, Any] = Field(default_factory=dict)
+    """The method's own options; in recipes they stand beside the other fields."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Fixes every random choice."""
     dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
+    """The result's dtype; by default each tensor keeps its own."""
     map: Mapping[str, str] = Field(default_factory=dict)
+    """Regular expressions over tensor names of the other models, and the name in the model that lends names."""
     skip: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """Globs (or ``re:`` expressions) over tensors that are not merged but taken from the model that lends names."""
     ignore: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
+    """Fields of layers' settings that may differ."""
     allow_nonfinite: bool = False
-    optimizer: Literal["drop", "first"] = "drop"
+    """Whether sources may hold NaN or infinity."""
+    optimizer: Literal["drop", "first", "last"] = "drop"
+    """``drop`` the optimizer state, or keep that of the ``first`` or the ``last`` model."""
 
     @model_validator(mode="before")
     @classmethod

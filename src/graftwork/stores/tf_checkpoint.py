@@ -199,11 +199,33 @@ def latest(folder: Path) -> Path:
     Raises:
         StoreError: If its state file names none, or one elsewhere.
     """
-    text = read_small(folder / STATE).decode("utf-8", errors="replace")
-    found = re.search(r'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.)*)"', text, re.MULTILINE)
-    if found is None:
+    found = recorded(folder, "model_checkpoint_path")
+    if not found:
         raise StoreError(f"{folder / STATE} has no line `model_checkpoint_path: …`, so it names no checkpoint")
-    name = re.sub(r"\\(.)", lambda escaped: "\n" if escaped[1] == "n" else escaped[1], found.group(1))
+    return found[0]
+
+
+def recorded(folder: Path, field: str) -> list[Path]:
+    """Return the indexes of the checkpoints that a field of a directory's state file names, in its order.
+
+    Raises:
+        StoreError: If one is elsewhere, or not there.
+    """
+    data = read_small(folder / STATE)
+    texts = re.findall(rb"^\s*" + field.encode() + rb'\s*:\s*"((?:[^"\\\n]|\\.)*)"', data, re.MULTILINE)
+    return [_index_of(folder, _unescaped(text).decode("utf-8", errors="replace")) for text in texts]
+
+
+def _unescaped(text: bytes) -> bytes:
+    """Return a text as it was before it was written into a text of protocol buffers."""
+    return re.sub(
+        rb"\\([0-7]{1,3}|.)",
+        lambda found: bytes([int(found[1], 8) & 255]) if found[1].isdigit() else {b"n": b"\n"}.get(found[1], found[1]),
+        text,
+    )
+
+
+def _index_of(folder: Path, name: str) -> Path:
     last = name.rpartition("/")[2]
     index = folder / (last + SUFFIX)
     if last in ("", ".", "..") or "\0" in last or ("/" in name and not _same_folder(name, folder, index)):

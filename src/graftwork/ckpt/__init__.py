@@ -1,6 +1,6 @@
 """Checkpoints made of checkpoints: what each verb will do, decided from headers alone.
 
-Every verb's plan is a `MergePlan`, whose steps read the sources and whose `like` is a view of them (`graftwork.checkpoints.view`), so that
+Every verb's plan is a `MergePlan`, whose steps read the sources and whose `like` is a view of them (`graftwork.ckpt.view`), so that
 writing, verification and reports are those of every merge. A verb is a class in `graftwork.recipe.checkpoints`, which declares its options,
 and one row of `PLANS`.
 """
@@ -8,8 +8,11 @@ and one row of `PLANS`.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from graftwork.ckpt.average import plan_average
 from graftwork.planning import MergePlan
 from graftwork.stores.base import Reader
 
-PLANS: dict[str, Callable[[Any, Mapping[str, Reader]], MergePlan]] = {}
+PLANS: dict[str, Callable[[Any, Mapping[str, Reader]], MergePlan]] = {
+    "ckpt_average": plan_average,
+}
 """How each kind of step is planned: from the step and the open (or planned) input of each name."""
