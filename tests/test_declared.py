@@ -47,6 +47,6 @@ def test_a_verb_exists_three_times_with_one_meaning(kind):
         if own[name].default is not inspect.Parameter.empty and not option.is_required():
             default = option.get_default(call_default_factory=True)
             assert own[name].default == default or (not own[name].default and not default)
-    command = typer.main.get_group(app).commands[verb.replace("_", "-")]
+    command = typer.main.get_group(app).get_command(None, verb.replace("_", "-"))
     assert {p.name for p in command.params} >= {*sources, *cls.choices(), "output", "dry_run", "overwrite"}
     assert f'"{kind}"' in str(schema()).replace("'", '"')

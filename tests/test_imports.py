@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tf_files import checkpoint
 
 import graftwork as gw
 
@@ -93,6 +95,16 @@ def test_looking_at_headers_compiles_nothing(arguments: list[str], small_models:
     shutil.copytree(small_models, tmp_path, dirs_exist_ok=True)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     assert "numba" not in loaded(COMMAND, *arguments, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect"], ["inspect", "--tensors"], ["ckpt", "ls"], ["ckpt", "ls", "--json"]], ids=" ".join
+)
+def test_looking_at_a_checkpoint_loads_next_to_nothing(arguments: list[str], tmp_path: Path):
+    """The headers of a checkpoint need no arrays, no recipes, and of the formats nothing that is not here."""
+    model = checkpoint(tmp_path / "model.ckpt.index", {"w": np.zeros((2, 3), np.float32), "step": np.int64(3)})
+    found = loaded(COMMAND, *arguments, str(model))
+    assert not found & {*HEAVY, "ml_dtypes"} - {"pydantic"}  # newer versions of Typer load it themselves
 
 
 def test_no_module_hides_a_public_name():

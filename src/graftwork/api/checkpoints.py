@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from graftwork.api.headers import ls as ls
 from graftwork.api.sources import Model
 from graftwork.api.steps import Wanted, perform
 

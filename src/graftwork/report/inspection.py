@@ -1,4 +1,4 @@
-"""What a file says of itself: numbers from headers alone."""
+"""What a file says of itself and of its tensors, from headers alone."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 from graftwork.architecture.layer import walk
 from graftwork.stores.base import Reader
+from graftwork.stores.tf_checkpoint import Lender
 from graftwork.tensor import Role, TensorSpec
 
 
@@ -84,3 +85,56 @@ def inspect(reader: Reader) -> Inspection:
         provenance=header.provenance,
         notes=header.notes,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRow:
+    """One tensor of a file.
+
+    Attributes:
+        name: Its canonical name.
+        shape: Its shape.
+        dtype: Its dtype; ``string`` and the like for texts and objects.
+        size_bytes: How long its values are in the file.
+        role: What it is for; ``text`` for texts and objects.
+        key: The format's own key: in a checkpoint of TensorFlow 2, the path to its object.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size_bytes: int
+    role: str
+    key: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+def rows_of(reader: Reader) -> tuple[TensorRow, ...]:
+    """Return a row for each tensor of an open source, and for each of texts or objects that a checkpoint carries."""
+    rows = [
+        TensorRow(
+            name=spec.name,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            size_bytes=spec.size_bytes,
+            role=str(spec.role),
+            key=reader.key(spec.name),
+        )
+        for spec in reader.specs().values()
+    ]
+    if isinstance(reader, Lender):
+        rows += [
+            TensorRow(
+                name=name,
+                shape=text.stored.shape,
+                dtype=text.stored.dtype,
+                size_bytes=sum(part.entry.size for part in text.stored.parts),
+                role="text",
+                key=key,
+            )
+            for name, (key, text) in zip(reader.header.assets, reader.texts.items(), strict=True)
+        ]
+    return tuple(rows)

@@ -12,7 +12,7 @@ from graftwork.tensor import Role
 if TYPE_CHECKING:  # what reports are made from, each of which the verb that makes it has loaded
     from graftwork.extraction import Extraction
     from graftwork.methods.base import MergeMethod
-    from graftwork.report.inspection import Inspection
+    from graftwork.report.inspection import Inspection, TensorRow
     from graftwork.report.measure import Diff
     from graftwork.report.verification import Verification
 
@@ -95,6 +95,17 @@ def inspection(found: "Inspection", *, tensors: bool) -> None:
             ("tensor", "shape", "dtype", "role", "key"),
             [(s.name, _shape(s.shape), s.dtype, str(s.role), found.keys[s.name]) for s in found.tensors],
         )
+
+
+def listing(rows: "Sequence[TensorRow]") -> None:
+    """Print the tensors of a file, and how many and how large they are."""
+    columns = ["tensor", "shape", "dtype", "size", "role"]
+    cells = [[row.name, _shape(row.shape), row.dtype, size(row.size_bytes), row.role] for row in rows]
+    if any(row.key != row.name for row in rows):
+        columns.append("key")
+        cells = [[*cell, row.key] for cell, row in zip(cells, rows, strict=True)]
+    table(columns, cells, right=("size",))
+    _say(f"{len(rows):,} tensor{'s' * (len(rows) != 1)}, {size(sum(row.size_bytes for row in rows))}")
 
 
 def _shape(shape: Sequence[int]) -> str:
