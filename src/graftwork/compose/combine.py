@@ -3,22 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from graftwork.compose.classes import ClassMap
 from graftwork.compose.naming import named
 from graftwork.compose.outputs import Name, converted, log_probabilities
+from graftwork.models.combining import WEIGHTED, Combine
 from graftwork.models.lazy import keras
-
-Combine = Literal["mean", "geometric", "median", "max", "min", "product", "vote", "concat"]
-
-WEIGHTED = ("mean", "geometric", "vote")
-"""Ways in which members can count differently."""
-
-NEEDS_KIND = ("geometric", "product", "vote")
-"""Ways that mean nothing for outputs of which it is not known what they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

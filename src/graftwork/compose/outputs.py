@@ -8,6 +8,7 @@ import numpy as np
 from graftwork.compose.naming import named
 from graftwork.compose.ports import outputs
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
+from graftwork.models.combining import FAMILIES, floor_of
 from graftwork.models.lazy import keras
 from graftwork.models.outputs import KINDS, Ending, Kind, ending
 
@@ -16,20 +17,6 @@ Name = Callable[[str], str]
 
 OutputKinds = str | Mapping[str, str]
 """``auto``, a kind for all, or kinds by member, output, or ``member.output``."""
-
-FAMILIES: Mapping[str, str] = {
-    "probabilities": "one of several classes",
-    "logits": "one of several classes",
-    "sigmoid": "independent yes and no",
-    "sigmoid_logits": "independent yes and no",
-    "regression": "values",
-}
-"""What outputs of a kind are about; kinds of one family can be brought to each other."""
-
-
-def floor_of(dtype: str) -> float:
-    """Return what stands for a probability of zero under a logarithm: the smallest positive number that a dtype computes with."""
-    return float(np.finfo(np.float16).smallest_subnormal) if dtype == "float16" else float(np.finfo(np.float32).tiny)
 
 
 def checked_kind(kind: str, where: str) -> Kind:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.compose.classes import ClassMap
-from graftwork.compose.outputs import floor_of
+from graftwork.models.combining import floor_of
 
 Values = NDArray[np.float64]
 

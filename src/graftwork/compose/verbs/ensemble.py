@@ -2,34 +2,26 @@
 
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from graftwork.compose.adapters import Adapt, shapes_fit
 from graftwork.compose.base import Composed, Member, Verb, verb
 from graftwork.compose.classes import ClassLists, ClassMap, Group, class_lists, class_map
-from graftwork.compose.combine import NEEDS_KIND, WEIGHTED, Combination, Combine, Given
+from graftwork.compose.combine import Combination, Given
 from graftwork.compose.graph import inline, settle
 from graftwork.compose.inputs import Feeds, InputMode, separate_inputs, shared_inputs
 from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names, named
-from graftwork.compose.outputs import FAMILIES, Name, OutputKinds, checked_kind, kind_of, unknown_kind
+from graftwork.compose.outputs import Name, OutputKinds, checked_kind, kind_of, unknown_kind
 from graftwork.compose.plain import combined
 from graftwork.compose.ports import Port, call, describe, graph_of, has_graph, inputs, outputs
 from graftwork.compose.preprocess import Preparations, Size
 from graftwork.compose.stacking import Stacked, stacked
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
+from graftwork.models.combining import CALIBRATED, FAMILIES, NEEDS_KIND, WEIGHTED, Combine, weights_of
 from graftwork.models.lazy import keras
 from graftwork.models.outputs import Kind, ending
-
-CALIBRATED: Mapping[str, Kind] = {
-    "probabilities": "probabilities",
-    "logits": "probabilities",
-    "sigmoid": "sigmoid",
-    "sigmoid_logits": "sigmoid",
-}
-"""The probabilities of a kind's family."""
 
 
 @verb
@@ -94,36 +86,6 @@ class Ensemble(Verb):
         return _Ensembling(self, members).composed()
 
 
-def _weights(said: Sequence[float] | Mapping[str, float] | None, members: Sequence[Member]) -> list[float]:
-    """Return what each member counts.
-
-    Raises:
-        OptionError: If a weight is negative or no number, or their sum is 0.
-        UnknownNameError: If one is for no member.
-    """
-    names = [member.name for member in members]
-    if said is None:
-        return [1.0] * len(members)
-    if isinstance(said, Mapping):
-        unknown = [name for name in said if name not in names]
-        if unknown:
-            raise UnknownNameError("member (under `weights`)", unknown[0], names)
-        missing = [name for name in names if name not in said]
-        if missing:
-            raise OptionError(f"`weights` says nothing of {', '.join(missing)}")
-        found = [float(said[name]) for name in names]
-    else:
-        found = [float(weight) for weight in said]
-    if len(found) != len(members):
-        raise OptionError(f"`weights` has {len(found)} numbers for {len(members)} models")
-    wrong = [(name, weight) for name, weight in zip(names, found, strict=True) if not (0 <= weight < math.inf)]
-    if wrong:
-        raise OptionError(f"the weight of {wrong[0][0]} is {wrong[0][1]}; expected a number that is not negative")
-    if not sum(found):
-        raise OptionError("all weights are 0")
-    return found
-
-
 class _Ensembling:
     """The making of one ensemble.
 
@@ -138,8 +100,7 @@ class _Ensembling:
         for member in members:
             member.model.name = self.names.fresh(member.name)
         self.notes: list[str] = []
-        weights = _weights(wishes.weights, members)
-        self.weights = dict(zip([member.name for member in members], weights, strict=True))
+        self.weights = weights_of(wishes.weights, [member.name for member in members])
         idle = [name for name, weight in self.weights.items() if not weight]
         if idle:
             self.notes.append(f"{', '.join(idle)} counts nothing and is left out")
