@@ -41,6 +41,7 @@ def is_word(annotation: Any) -> bool:
         if typing.get_origin(annotation) in (typing.Union, types.UnionType)
         else (annotation,)
     )
+    parts = tuple(part.__origin__ if typing.get_origin(part) is Annotated else part for part in parts)
     return all(part in (str, type(None)) or typing.get_origin(part) is Literal for part in parts)
 
 
