@@ -12,6 +12,8 @@ HERE = Path(__file__).parent
 
 SELECTED = [
     "test_copy.py::test_a_skeleton_is_the_model_without_values[partly frozen inside]",
+    "test_copy.py::test_a_copy_is_the_same_to_the_last_bit_and_shares_nothing[nested]",
+    "test_copy.py::test_a_copy_is_the_same_to_the_last_bit_and_shares_nothing[dictionaries]",
     "test_chain.py::test_three_models_in_a_row",
     "test_chain.py::test_ports_meet_by_name_not_by_place",
     "test_chain.py::test_masks_travel_along",
