@@ -75,3 +75,38 @@ def average(
         "lender": lender,
     }
     return perform("ckpt_average", {"models": models, "base": base}, choices, wanted)
+
+
+def merge(
+    models: Model | Sequence[Model],
+    *,
+    scope: Mapping[str, str] | None = None,
+    on_conflict: str = "error",
+    bookkeeping: str = "equal",
+    **wanted: Unpack[Wanted],
+) -> Path:
+    """Put several checkpoints into one: every tensor of all of them.
+
+    Checkpoints of TensorFlow 2 are joined object by object, so that `tf.train.Checkpoint` restores the result, optimizers too; all others
+    name by name. The sources stay what they are.
+
+    Args:
+        models: The checkpoints, in order.
+        scope: Put a checkpoint below a prefix: its name, and the prefix, as in ``A=encoder/``.
+        on_conflict: What several hold by the same name: an ``error``, taken from the ``first`` or the ``last``, or ``equal``: refused if it
+            is not.
+        bookkeeping: What a graph of TensorFlow 1 has once (``beta1_power``, ``global_step``, loss scales), and so several hold by the same
+            name: ``equal``, taken from the ``first`` or the ``last``, or all kept ``separate``, the second as ``beta1_power_1``.
+        **wanted: See `graftwork.api.steps.Wanted`.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        MismatchError: If several hold what only one may, or they are of kinds that do not go together.
+        OptionError: If an option makes no sense.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If a source cannot be read.
+    """
+    options = {"scope": dict(scope or {}), "on_conflict": on_conflict, "bookkeeping": bookkeeping}
+    return perform("ckpt_merge", {"models": models}, options, wanted)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from graftwork.ckpt.average import plan_average
+from graftwork.ckpt.union import plan_union
 from graftwork.planning import MergePlan
 from graftwork.stores.base import Reader
 
 PLANS: dict[str, Callable[[Any, Mapping[str, Reader]], MergePlan]] = {
     "ckpt_average": plan_average,
+    "ckpt_merge": plan_union,
 }
 """How each kind of step is planned: from the step and the open (or planned) input of each name."""

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from graftwork.errors import RecipeError
+from graftwork.errors import RecipeError, UnknownNameError
 from graftwork.recipe.base import Name, as_tuple
-from graftwork.recipe.declared import DeclaredStep
+from graftwork.recipe.declared import DeclaredStep, Names
 from graftwork.recipe.merge import MergeStep
 
 CHECKPOINT_STEPS: dict[str, type["CheckpointStep"]] = {}
@@ -59,4 +59,46 @@ class CkptAverage(MergeStep, CheckpointStep):
                 if len(self.models) != 1
                 else f"method {self.method!r} needs a file for each checkpoint; name these instead of `last`"
             )
+        return self
+
+
+def as_scope(prefix: str) -> str:
+    """Return a prefix of names with a slash behind it.
+
+    Raises:
+        RecipeError: If it is none.
+    """
+    parts = prefix.removesuffix("/").split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise RecipeError(f"{prefix!r} is no prefix of names, such as encoder/ or models/first/")
+    return "/".join(parts) + "/"
+
+
+class CkptMerge(CheckpointStep):
+    """Put several checkpoints into one: every tensor of all of them.
+
+    Checkpoints of TensorFlow 2 are joined object by object, so that `tf.train.Checkpoint` restores the result, optimizers too; all others
+    name by name. The sources stay what they are.
+    """
+
+    kind: ClassVar[str] = "ckpt_merge"
+
+    models: Names
+    """The checkpoints, in order."""
+    scope: Mapping[Name, Annotated[str, AfterValidator(as_scope)]] = Field(default_factory=dict)
+    """Put a checkpoint below a prefix: its name, and the prefix, as in ``A=encoder/``."""
+    on_conflict: Literal["error", "first", "last", "equal"] = "error"
+    """What several hold by the same name: an ``error``, taken from the ``first`` or the ``last``, or ``equal``: refused if it is not."""
+    bookkeeping: Literal["equal", "first", "last", "separate"] = "equal"
+    """What a graph of TensorFlow 1 has once (``beta1_power``, ``global_step``, loss scales), and so several hold by the same name: ``equal``,
+    taken from the ``first`` or the ``last``, or all kept ``separate``, the second as ``beta1_power_1``."""
+
+    @model_validator(mode="after")
+    def _names_its_models(self) -> "CkptMerge":
+        if len(set(self.models)) != len(self.models):
+            twice = next(name for name in self.models if self.models.count(name) > 1)
+            raise RecipeError(f"{twice!r} is listed twice; to have it twice in the result, name its file a second time")
+        for name in self.scope:
+            if name not in self.models:
+                raise UnknownNameError("checkpoint (that `scope` speaks of)", name, self.models)
         return self

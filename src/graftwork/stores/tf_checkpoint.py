@@ -162,6 +162,11 @@ class CheckpointReader:
         """Return TensorFlow's number of a tensor's type, None if there is no such tensor."""
         return self._stored[name].code if name in self._stored else None
 
+    def crc(self, name: str) -> int | None:
+        """Return the CRC of a tensor's values as the index has it, None for one that was partitioned."""
+        parts = self._stored[name].parts
+        return parts[0].entry.crc if len(parts) == 1 else None
+
     def check(self) -> None:
         """Compare all values, texts too, with their CRCs.
 

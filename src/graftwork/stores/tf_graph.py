@@ -7,7 +7,7 @@ named it: then its path is. In a checkpoint of TensorFlow 1 the key is the name.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from graftwork.stores.safetensors import roles_of
 from graftwork.stores.tf_bundle import QUANTIZED, Stored
@@ -87,7 +87,7 @@ def roles_in(names: Mapping[str, str], tensors: Mapping[str, Stored], nodes: Seq
         leaf = name.rpartition("/")[2]
         if tensors[key].code in QUANTIZED:
             found[name] = Role.QUANTIZED
-        elif key in optimizers or (not nodes and _is_slot(name, names)):
+        elif key in optimizers or (not nodes and (OPTIMIZER.fullmatch(name) or slot_owner(name, names))):
             found[name] = Role.OPTIMIZER
         elif nodes and ATTRIBUTES in key and not key.endswith(ATTRIBUTES + VALUE):
             found[name] = Role.TABLE
@@ -96,15 +96,13 @@ def roles_in(names: Mapping[str, str], tensors: Mapping[str, Stored], nodes: Seq
     return found
 
 
-def _is_slot(name: str, names: Mapping[str, str]) -> bool:
-    """Return whether a name of TensorFlow 1 is an optimizer's: a variable's name with the word for a slot behind it, or one of its own."""
+def slot_owner(name: str, names: Container[str]) -> str | None:
+    """Return the variable of TensorFlow 1 for which an optimizer keeps this one: its name has the word for a slot behind it."""
     owner, _, leaf = name.rpartition("/")
     variable, _, suffix = name.rpartition("_slot_")
-    return bool(
-        OPTIMIZER.fullmatch(name)
-        or (owner in names and SLOT.fullmatch(leaf))
-        or (variable in names and suffix in ("m", "v", "vr", "vc"))
-    )
+    if owner in names and SLOT.fullmatch(leaf):
+        return owner
+    return variable if variable in names and suffix in ("m", "v", "vr", "vc") else None
 
 
 def optimizer_keys(nodes: Sequence[Node]) -> set[str]:
