@@ -26,6 +26,7 @@ from graftwork.models.export import check_export, exported_name
 from graftwork.models.export import export as export_model
 from graftwork.models.fresh import self_check
 from graftwork.models.lazy import keras
+from graftwork.models.own import LAYER, NEEDS, imports_of
 from graftwork.models.skeleton import skeleton, weightless
 from graftwork.recipe.composition import spelled
 from graftwork.stores import FORMATS, Format, Reader, format_for_target, open_store
@@ -194,7 +195,7 @@ def _is_seed(variable: Any) -> bool:
 
 def _needs(model: Any) -> str:
     """Return what Keras has to be given to load a model, in words."""
-    classes = sorted({cls.__name__ for cls in live.custom_classes(model)})
+    classes = sorted({cls.__name__ for cls in live.custom_classes(model) if cls.__module__ != LAYER})
     needs = [f"custom_objects with {', '.join(classes)}"] if classes else []
     if any(type(layer).__name__ == "Lambda" for layer in model._flatten_layers()):
         needs.append("safe_mode=False, for it holds the code of a Lambda layer")
@@ -332,12 +333,20 @@ def write_composition(
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         path = Path(folder) / "result.keras"
         live.save(composed.model, path)
+        imports = imports_of(composed.model)
+        if imports:
+            notes.append(f"to load it, {NEEDS}")
         if plan.needs:
             notes.append(f"to load it, Keras needs {plan.needs}")
         elif target.check and not target.passing:
             notes.append(
                 self_check(
-                    path, composed.model, inputs_for(composed.model), reference=composed.reference, exact=composed.exact
+                    path,
+                    composed.model,
+                    inputs_for(composed.model),
+                    reference=composed.reference,
+                    exact=composed.exact,
+                    imports=imports,
                 )
             )
         tell(2)

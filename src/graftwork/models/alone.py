@@ -1,8 +1,9 @@
 """Load a model with Keras alone, say what it is, and predict: the script that `graftwork.models.fresh` runs in a process of its own.
 
-Nothing of graftwork is imported here, so that what loads here loads everywhere.
+Nothing of graftwork is imported here, so that what loads here loads everywhere; only a model with a SavedModel inside needs its layer.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -101,6 +102,8 @@ def _do(folder: Path, answer: dict[str, Any]) -> None:
     import keras
 
     job = json.loads((folder / JOB).read_text())
+    for module in job.get("imports", ()):
+        importlib.import_module(module)
     model = keras.saving.load_model(job["path"], compile=False)
     answer["loaded"] = {
         "class": type(model).__name__,

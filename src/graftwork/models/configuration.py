@@ -8,6 +8,7 @@ from typing import Any
 
 from graftwork.errors import StoreError
 from graftwork.models.lazy import keras, load_keras
+from graftwork.models.own import register
 from graftwork.stores.files import brief
 
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError, IndexError, OSError)
@@ -26,7 +27,7 @@ def rebuild(config: Any, where: str, custom_objects: Mapping[str, Any] | None = 
     Raises:
         StoreError: If Keras cannot rebuild it.
     """
-    load_keras()
+    register()
     from keras.src.saving.serialization_lib import ObjectSharingScope  # what Keras's own loading enters; not exported
 
     try:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ REFERENCE = 1e-5
 """How far it may be from the reference."""
 
 
-def load_in_fresh_process(path: Path, *, seconds: float = SECONDS) -> dict[str, Any]:
+def load_in_fresh_process(path: Path, *, imports: Sequence[str] = (), seconds: float = SECONDS) -> dict[str, Any]:
     """Return what Keras says of a model that it loads in a process of its own.
 
     Code in the file (Lambda layers) is not run: Keras's safe mode stays on.
 
     Args:
         path: A file that Keras can load.
+        imports: Modules that make known the classes that do not come with Keras.
         seconds: How long it may take.
 
     Returns:
@@ -44,11 +45,11 @@ def load_in_fresh_process(path: Path, *, seconds: float = SECONDS) -> dict[str, 
     Raises:
         StoreError: If it does not load, with the reason.
     """
-    found: dict[str, Any] = _ask(path, None, seconds)[0]["loaded"]
+    found: dict[str, Any] = _ask(path, None, imports, seconds)[0]["loaded"]
     return found
 
 
-def predict_in_fresh_process(path: Path, inputs: Any, *, seconds: float = SECONDS) -> Any:
+def predict_in_fresh_process(path: Path, inputs: Any, *, imports: Sequence[str] = (), seconds: float = SECONDS) -> Any:
     """Return what a saved model makes of inputs in a process of its own: eagerly, in inference mode, on the processor.
 
     The process has the caller's Keras backend, no graftwork and no custom objects, and code in the file is not run.
@@ -56,6 +57,7 @@ def predict_in_fresh_process(path: Path, inputs: Any, *, seconds: float = SECOND
     Args:
         path: A file that Keras can load.
         inputs: Arrays, in the structure that the model takes.
+        imports: Modules that make known the classes that do not come with Keras.
         seconds: How long it may take.
 
     Returns:
@@ -64,7 +66,7 @@ def predict_in_fresh_process(path: Path, inputs: Any, *, seconds: float = SECOND
     Raises:
         StoreError: If it does not load or does not predict, with the reason.
     """
-    answer, leaves = _ask(path, inputs, seconds)
+    answer, leaves = _ask(path, inputs, imports, seconds)
     return alone.unpack(answer["outputs"], leaves)
 
 
@@ -87,6 +89,7 @@ def self_check(
     reference: Callable[[Any], Any] | None = None,
     *,
     exact: bool = False,
+    imports: Sequence[str] = (),
     seconds: float = SECONDS,
 ) -> str:
     """Make sure that a saved model is the model it was made from, by what they predict.
@@ -97,6 +100,7 @@ def self_check(
         inputs: Arrays, in the structure that it takes.
         reference: Returns what the outputs should be, computed another way (the members of a composition, one by one).
         exact: Whether the reference must be met exactly; else within `REFERENCE` of the largest entry.
+        imports: Modules that make known the classes that do not come with Keras.
         seconds: How long the fresh process may take.
 
     Returns:
@@ -105,7 +109,7 @@ def self_check(
     Raises:
         StoreError: If the file does not load in a fresh process, or predicts something else.
     """
-    found = predict_in_fresh_process(path, inputs, seconds=seconds)
+    found = predict_in_fresh_process(path, inputs, imports=imports, seconds=seconds)
     live = predict(model, inputs)
     reloaded = compare(found, live, rtol=RELOADED)
     if not reloaded.agrees:
@@ -133,11 +137,11 @@ def _checked(path: Path, far: Difference) -> str:
     )
 
 
-def _ask(path: Path, inputs: Any, seconds: float) -> tuple[dict[str, Any], list[Any]]:
+def _ask(path: Path, inputs: Any, imports: Sequence[str], seconds: float) -> tuple[dict[str, Any], list[Any]]:
     """Return the answer of a fresh process, and the arrays that belong to it."""
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         place = Path(folder)
-        job: dict[str, Any] = {"path": str(path.absolute())}
+        job: dict[str, Any] = {"path": str(path.absolute()), "imports": list(imports)}
         if inputs is not None:
             given: list[Any] = []
             job["inputs"] = alone.pack(inputs, given)

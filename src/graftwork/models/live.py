@@ -16,6 +16,7 @@ from graftwork.errors import OptionError, StoreError
 from graftwork.models.configuration import REFUSALS, configuration_of, objects_of, reason, rebuild
 from graftwork.models.lazy import keras
 from graftwork.models.loadable import Headed, upgraded, vocabularies_of, write_keras
+from graftwork.models.own import register
 from graftwork.models.upgrade import LOOKUPS, Upgrade
 from graftwork.stores import open_store
 from graftwork.stores.base import Header, Reader
@@ -194,6 +195,7 @@ def renamed(model: Any, name: str | None) -> Any:
 def _loaded(
     path: Path, custom_objects: Mapping[str, Any] | None, where: str, *, compiled: bool, safe_mode: bool
 ) -> Any:
+    register()
     try:
         return keras.saving.load_model(
             path, custom_objects=dict(custom_objects or {}), compile=compiled, safe_mode=safe_mode

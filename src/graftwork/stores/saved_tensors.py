@@ -45,12 +45,27 @@ class Insides:
     Attributes:
         signature: The signature.
         tensors: By name, in the order of the graph.
+        flat: The graph.
         call: The node that calls the signature's function, in programs of TensorFlow 2; names leave it out.
     """
 
     signature: Signature
     tensors: Mapping[str, Inside]
+    flat: Flat
     call: str = ""
+
+    def needed(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the inputs of the signature that tensors depend on."""
+        fed = {split_reference(port.tensor)[0]: key for key, port in self.signature.inputs.items()}
+        prefix = f"{self.call}/" if self.call else ""
+        waiting = [split_reference(prefix + name)[0] for name in names]
+        seen: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name not in seen and name in self.flat.nodes:
+                seen.add(name)
+                waiting += [split_reference(r)[0] for r in self.flat.nodes[name].inputs if name not in fed]
+        return tuple(key for node, key in fed.items() if node in seen)
 
     def find(self, name: str, where: str) -> Inside:
         """Return the tensor that a user names: by its whole name, by the name of an output, or by the end of a name that only one has.
@@ -111,7 +126,7 @@ def insides(program: Program, signature: Signature) -> Insides:
             name = reference.removeprefix(prefix)
             keys = ", ".join(outputs.get(reference, ()))
             found[name] = Inside(name=name, op=node.op, dtype=dtype, shape=shape, output=keys)
-    return Insides(signature=signature, tensors=MappingProxyType(found), call=call)
+    return Insides(signature=signature, tensors=MappingProxyType(found), flat=flat, call=call)
 
 
 def _behind(flat: Flat, begin: Iterable[str], ends: tuple[str, ...]) -> set[str]:

@@ -1,0 +1,363 @@
+"""A SavedModel as a Keras model: rebuilt where it carries its configuration, else a layer around one of its signatures."""
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from graftwork.errors import OptionError, StoreError
+from graftwork.models import live
+from graftwork.models.examples import inputs_for
+from graftwork.models.fresh import self_check
+from graftwork.models.lazy import keras
+from graftwork.models.own import NEEDS, imports_of, register
+from graftwork.models.savedmodel.base import ServablePlan
+from graftwork.models.savedmodel.folder import files_of, hold
+from graftwork.models.savedmodel.rebuild import rebuilt, refusal
+from graftwork.models.savedmodel.running import Running, Wanted
+from graftwork.stores.files import brief
+from graftwork.stores.saved_program import Port, Program, Signature, read_program, shown_shape
+from graftwork.stores.saved_tensors import Inside, Insides, insides
+from graftwork.stores.tf_bundle import OPAQUE, STRING
+from graftwork.tensor import ITEMSIZE
+
+Kind = Literal["auto", "rebuild", "layer"]
+
+SERVING = "serving_default"
+"""The signature that a model server uses."""
+
+TEXT = OPAQUE[STRING]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridged:
+    """A SavedModel as a Keras model.
+
+    Attributes:
+        model: The model.
+        kind: ``"rebuild"``: a plain model with weights of its own; or ``"layer"``: a layer around a signature.
+        notes: What the user should know.
+        reference: Gives, for inputs in the structure of the model's own, what its outputs should be; None for tensors inside.
+    """
+
+    model: Any
+    kind: str
+    notes: tuple[str, ...]
+    reference: Callable[[Any], Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """What will be made of a SavedModel, as far as its program tells.
+
+    Attributes:
+        program: The program.
+        signature: Which signature.
+        inputs: Its inputs that are needed, by name.
+        wanted: What is asked for, by the name that it gets.
+        tensors: Type and shape of what is asked for, by the same names.
+        kind: What comes out: ``"rebuild"`` or ``"layer"``.
+        why: Why it is a layer.
+        name: What the model is called.
+    """
+
+    program: Program
+    signature: Signature
+    inputs: Mapping[str, Port]
+    wanted: Mapping[str, Wanted]
+    tensors: Mapping[str, Inside]
+    kind: str
+    why: str
+    name: str
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said beforehand."""
+        where = self.program.path.name
+        if self.kind == "rebuild":
+            return (
+                f"{where} carries its configuration of Keras 2, so it is rebuilt: a plain model, all of which can be trained",
+            )
+        left = [key for key in self.signature.inputs if key not in self.inputs]
+        return (
+            f"{where} becomes a frozen layer around signature {self.signature.name!r}: {self.why}",
+            *((f"inputs {', '.join(map(repr, left))} are not needed and left out",) if left else ()),
+        )
+
+
+def foreseen(
+    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), kind: Kind = "auto", name: str | None = None
+) -> Bridge:
+    """Return what a SavedModel can become, from its files alone.
+
+    Args:
+        path: The directory.
+        signature: Which signature.
+        at: Outputs of the signature, or tensors inside it; by default all outputs.
+        kind: What to make of it.
+        name: What the model is called; by default as the directory.
+
+    Raises:
+        GraftworkError: If it cannot become a Keras model.
+    """
+    program = read_program(path)
+    if not program.signatures:
+        raise StoreError(
+            f"{path} has no signatures, so nothing tells what it takes; save it with signatures= in TensorFlow"
+        )
+    chosen = program.signature(signature)
+    why = _no_rebuild(program, signature, at, kind)
+    program.refuse_unrunnable(signature)
+    _check_inputs(chosen, path)
+    inside = insides(program, chosen)
+    found = _asked(inside, chosen, at, path)
+    inputs = {
+        key: port for key, port in chosen.inputs.items() if key in inside.needed([t.name for t in found.values()])
+    }
+    if not inputs:
+        raise StoreError(
+            f"signature {signature!r} of {path} takes no inputs that {', '.join(map(repr, found))} depend on, so no model can be made"
+        )
+    keys = {key: tensor.output.split(", ")[0] for key, tensor in found.items()}
+    return Bridge(
+        program=program,
+        signature=chosen,
+        inputs=inputs,
+        wanted={key: Wanted(tensor=tensor.name, output=keys[key]) for key, tensor in found.items()},
+        tensors=found,
+        kind="layer" if why else "rebuild",
+        why=why,
+        name=re.sub(r"[^\w.-]+", "_", name or path.resolve().name) or "bridge",
+    )
+
+
+def _no_rebuild(program: Program, signature: str, at: Sequence[str], kind: Kind) -> str:
+    """Return why a model is not rebuilt, nothing where it is."""
+    reasons = []
+    if kind == "layer":
+        return "as asked"
+    if at:
+        reasons.append("tensors are asked for by name")
+    if signature != SERVING:
+        reasons.append(f"only {SERVING!r} is the model itself")
+    refused = refusal(program.path)
+    if refused is not None:
+        reasons.append(refused)
+    if reasons and kind == "rebuild":
+        raise OptionError(
+            f"{program.path} cannot be rebuilt as a plain Keras model: {'; '.join(reasons)}; leave out kind='rebuild' for a layer"
+        )
+    return "; ".join(reasons)
+
+
+def _check_inputs(signature: Signature, path: Path) -> None:
+    """Refuse a signature that Keras cannot have as a layer."""
+    where = f"signature {signature.name!r} of {path}"
+    if not signature.inputs or not signature.outputs:
+        what = "inputs" if not signature.inputs else "outputs"
+        raise StoreError(f"{where} has no {what}, so no model can be made of it")
+    for word, ports in (("input", signature.inputs), ("output", signature.outputs)):
+        for port in ports.values():
+            if port.composite:
+                raise StoreError(
+                    f"{word} {port.key!r} of {where} is sparse or ragged, and only plain tensors are taken; export one with plain tensors"
+                )
+            if port.dtype not in ITEMSIZE and port.dtype != TEXT:
+                raise StoreError(f"{word} {port.key!r} of {where} is of type {port.dtype}, which Keras does not know")
+    for port in signature.inputs.values():
+        if port.shape is None:
+            raise StoreError(
+                f"input {port.key!r} of {where} may have any number of axes, and a Keras model has a fixed one"
+            )
+        if not port.shape:
+            raise StoreError(f"input {port.key!r} of {where} is one number without a batch, which no Keras model takes")
+
+
+def _asked(inside: Insides, signature: Signature, at: Sequence[str], path: Path) -> dict[str, Inside]:
+    """Return the tensors that are asked for by the names that they get."""
+    if not at:
+        by_key = {key: tensor for tensor in inside.tensors.values() for key in tensor.output.split(", ") if key}
+        return {key: by_key[key] for key in signature.outputs}
+    tensors = [inside.find(name, path.name) for name in at]
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise OptionError(f"at: {', '.join(at)} names a tensor twice")
+    return dict(zip(_named(tensors), tensors, strict=True))
+
+
+def _named(tensors: Sequence[Inside]) -> list[str]:
+    """Return a name for each tensor: as the signature calls it, or the end of its name that tells it apart."""
+    names = [tensor.output.split(", ")[0] or tensor.name for tensor in tensors]
+    length = 1
+    while len({_end(name, length) for name in names}) < len(names):
+        length += 1
+    return [_end(name, length) for name in names]
+
+
+def _end(name: str, length: int) -> str:
+    return re.sub(r"[^\w.-]+", "_", "_".join(name.split("/")[-length:]))
+
+
+# Made ------------------------------------------------------------------------------------------------------------------
+
+
+def bridge(
+    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), kind: Kind = "auto", name: str | None = None
+) -> Bridged:
+    """Return a SavedModel as a Keras model.
+
+    Args:
+        path: The directory, which is not needed afterwards.
+        signature: Which signature.
+        at: Outputs of the signature, or tensors inside it; by default all outputs.
+        kind: ``"rebuild"`` for a plain Keras model, which only SavedModels of Keras 2 with their configuration become; ``"layer"`` for a
+            frozen layer around the signature; ``"auto"`` for the first where it can be had.
+        name: What the model is called; by default as the directory.
+
+    Raises:
+        GraftworkError: If it cannot become a Keras model.
+    """
+    return made(foreseen(path, signature=signature, at=at, kind=kind, name=name), kind)
+
+
+def made(plan: Bridge, kind: Kind = "auto") -> Bridged:
+    """Return the Keras model that was foreseen.
+
+    Raises:
+        StoreError: If TensorFlow cannot load the SavedModel, or what is cut out of it is not what it should be.
+    """
+    path, notes = plan.program.path, list(plan.notes)
+    if plan.kind == "rebuild":
+        try:
+            found = rebuilt(path, name=plan.name)
+            return Bridged(model=found.model, kind="rebuild", notes=(*notes, found.note))
+        except StoreError as error:
+            if kind == "rebuild":
+                raise
+            notes = [
+                f"{path.name} becomes a frozen layer around signature {plan.signature.name!r}: it cannot be rebuilt ({brief(error)})"
+            ]
+    register()
+    from graftwork.models.savedmodel.layer import SavedModelLayer
+
+    folder = hold(path)
+    running = Running(folder.path, plan.signature.name, list(plan.inputs), plan.wanted)
+    outputs = {
+        key: {"tensor": each.tensor, "output": each.output, "shape": _free(shape, key, plan), "dtype": dtype}
+        for (key, each), (shape, dtype) in zip(plan.wanted.items(), running.specs(plan.wanted), strict=True)
+    }
+    layer = SavedModelLayer(
+        signature=plan.signature.name,
+        inputs={key: {"shape": list(port.shape or ()), "dtype": port.dtype} for key, port in plan.inputs.items()},
+        outputs=outputs,
+        digest=folder.digest,
+        name=f"{plan.name}_{plan.signature.name}",
+    )
+    layer.attach(folder, running)
+    given = {
+        key: keras.Input(batch_shape=port.shape, dtype=port.dtype, name=re.sub(r"[^\w.-]+", "_", key))
+        for key, port in plan.inputs.items()
+    }
+    taken = given if len(given) > 1 else next(iter(given.values()))
+    model = keras.Model(taken, layer(taken), name=plan.name)
+    size = sum(file.stat().st_size for file in files_of(folder.path))
+    notes.append(f"every file of it contains the whole SavedModel ({size:,} bytes); to load one, {NEEDS}")
+    return Bridged(model=model, kind="layer", notes=tuple(notes), reference=_reference(plan))
+
+
+def _free(shape: Sequence[int | None] | None, key: str, plan: Bridge) -> list[int | None]:
+    if shape is None:
+        raise StoreError(
+            f"{key!r} of signature {plan.signature.name!r} of {plan.program.path} may have any number of axes, and a Keras model gives "
+            "a fixed one"
+        )
+    return list(shape)
+
+
+def _reference(plan: Bridge) -> Callable[[Any], Any] | None:
+    """Return what asks the signature itself, in the place of the model."""
+    if not all(each.output for each in plan.wanted.values()):
+        return None
+
+    def ask(inputs: Any) -> Any:
+        import tensorflow as tf
+
+        running = Running(plan.program.path, plan.signature.name, list(plan.inputs), plan.wanted)
+        arrays = inputs if isinstance(inputs, Mapping) else {next(iter(plan.inputs)): inputs}
+        tensors = {
+            key: tf.constant(value.tolist() if value.dtype.kind in "US" else value, plan.inputs[key].dtype, value.shape)
+            for key, value in arrays.items()
+        }
+        found = {key: value.numpy() for key, value in running.run(tensors).items()}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    return ask
+
+
+# Planned ---------------------------------------------------------------------------------------------------------------
+
+
+def plan_bridge(
+    sources: Sequence[tuple[str, Path]],
+    *,
+    signature: str = SERVING,
+    at: Sequence[str] = (),
+    kind: Kind = "auto",
+    name: str | None = None,
+) -> ServablePlan:
+    """Plan the Keras model that a SavedModel becomes.
+
+    Args:
+        sources: Label and path of the SavedModel.
+        signature: Which signature.
+        at: Outputs of the signature, or tensors inside it; by default all outputs.
+        kind: What to make of it.
+        name: What the model is called.
+
+    Raises:
+        GraftworkError: If it cannot become a Keras model.
+    """
+    ((label, path),) = sources
+    plan = foreseen(path, signature=signature, at=at, kind=kind, name=name or label)
+
+    def make(target: Path) -> Sequence[str]:
+        with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as folder:
+            file = Path(folder) / "bridged.keras"
+            found = made(plan, kind)
+            note = saved(found, file)
+            file.rename(target)
+        return (
+            (*found.notes[len(plan.notes) :], note)
+            if found.notes[: len(plan.notes)] == plan.notes
+            else (*found.notes, note)
+        )
+
+    files = tuple(files_of(path))
+    return ServablePlan(
+        kind="savedmodel_bridge",
+        sources=tuple(sources),
+        files=files,
+        format="keras",
+        signatures=tuple(
+            {"signature": signature, "port": word, "name": key, "shape": shown_shape(port.shape), "dtype": port.dtype}
+            for word, ports in (("input", plan.inputs), ("output", plan.tensors))
+            for key, port in ports.items()
+        ),
+        size_bytes=sum(file.stat().st_size for file in files),
+        make=make,
+        tables={"outputs": [{"output": key, "tensor": t.name, "op": t.op} for key, t in plan.tensors.items()]},
+        notes=plan.notes,
+    )
+
+
+def saved(found: Bridged, path: Path) -> str:
+    """Write a bridged model to a ``.keras`` file and return how it was found there, in a fresh process.
+
+    Raises:
+        StoreError: If it is not the same there.
+    """
+    live.save(found.model, path)
+    return self_check(
+        path, found.model, inputs_for(found.model), reference=found.reference, imports=imports_of(found.model)
+    )

@@ -1,0 +1,141 @@
+"""A signature of a SavedModel as a function of tensors, or the part of it that leads to tensors inside."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graftwork.errors import StoreError
+from graftwork.models.savedmodel.agreement import loaded
+from graftwork.stores.files import brief
+from graftwork.stores.tf_inlining import Flat
+from graftwork.stores.tf_program import Graph, Op, split_reference
+
+Run = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Takes tensors by the names of inputs, and gives tensors by the keys that were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A tensor that is asked of a signature.
+
+    Attributes:
+        tensor: What it is called inside, as `graftwork.stores.saved_tensors` calls it.
+        output: Which output of the signature it is; empty for none.
+    """
+
+    tensor: str
+    output: str = ""
+
+
+class Running:
+    """A SavedModel in TensorFlow, and what is asked of it; its variables live as long as this object.
+
+    Args:
+        path: The directory, whose files must stay.
+        signature: Which signature.
+        inputs: The names of the inputs that will be given.
+        wanted: What is asked for, by the key under which it is given.
+
+    Attributes:
+        model: What TensorFlow made of it, which it can also save again.
+        run: The function.
+
+    Raises:
+        StoreError: If TensorFlow cannot load it, or has no such tensor.
+    """
+
+    def __init__(self, path: Path, signature: str, inputs: Sequence[str], wanted: Mapping[str, Wanted]) -> None:
+        self.model = loaded(path)
+        function = self.model.signatures[signature]
+        self._specs = {key: function.structured_outputs[each.output] for key, each in wanted.items() if each.output}
+        if all(each.output for each in wanted.values()):
+            self.run: Run = lambda given: _picked(function(**given), wanted)
+            return
+        own = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
+        given = zip(sorted(function.structured_input_signature[1].items()), own, strict=True)
+        places = {tensor.op.name: spec for (key, spec), tensor in given if key in inputs}
+        keys = dict(zip(places, sorted(inputs), strict=True))
+        try:
+            if hasattr(self.model, "prune"):  # of TensorFlow 1: a graph in the place of objects
+                function = _pruned(self.model, places, [each.tensor for each in wanted.values()])
+            names = {key: each.tensor for key, each in wanted.items()}
+            self.run, self._specs = _cut(function, places, keys, names, path.name)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"TensorFlow cannot cut {path.name} at {_names(wanted)}: {brief(error)}") from error
+
+    def specs(self, keys: Iterable[str]) -> Iterator[tuple[tuple[int | None, ...] | None, str]]:
+        """Yield shape and type of what is asked for; None for a shape with any number of axes."""
+        for key in keys:
+            spec = self._specs[key]
+            yield (tuple(spec.shape) if spec.shape.rank is not None else None), spec.dtype.name
+
+
+def _names(wanted: Mapping[str, Wanted]) -> str:
+    return ", ".join(repr(each.tensor) for each in wanted.values())
+
+
+def _picked(found: Mapping[str, Any], wanted: Mapping[str, Wanted]) -> dict[str, Any]:
+    return {key: found[each.output] for key, each in wanted.items()}
+
+
+def _pruned(model: Any, places: Iterable[str], names: Iterable[str]) -> Any:
+    """Return the function of a graph of TensorFlow 1 that leads from some nodes to tensors, or to the calls that they are in."""
+    nodes = {node.name for node in model.graph.as_graph_def().node}
+    fetches = dict.fromkeys(_outermost(name, nodes) for name in names)
+    return model.prune([f"{node}:0" for node in places], list(fetches))
+
+
+def _outermost(name: str, nodes: set[str]) -> str:
+    """Return the tensor of a graph that one is or lies in."""
+    node, rest = split_reference(name)
+    if node in nodes:
+        return f"{node}:{rest or 0}"
+    parts = node.split("/")
+    return next((f"{call}:0" for k in range(len(parts), 0, -1) if (call := "/".join(parts[:k])) in nodes), f"{node}:0")
+
+
+def _cut(
+    function: Any, places: Mapping[str, Any], keys: Mapping[str, str], names: Mapping[str, str], where: str
+) -> tuple[Run, Any]:
+    """Return the part of a function that leads from its inputs to tensors inside, and what the results are.
+
+    Args:
+        function: The function, whose variables and tables are handed to the part.
+        places: Shape and type of each input, by the node that stands for it.
+        keys: The name under which it is given, by the same node.
+        names: The tensors, by the keys under which they are wanted.
+        where: What messages call the SavedModel.
+    """
+    import tensorflow as tf
+
+    whole = function.graph.as_graph_def()
+    flat = Flat(Graph.parse(whole.SerializeToString()), _described, where)
+    references = {key: flat.resolve(name) for key, name in names.items()}
+    nodes = flat.ancestors(references.values())
+    handles = dict(zip((t.op.name for t in function.graph.internal_captures), function.captured_inputs, strict=True))
+    graph = tf.compat.v1.GraphDef(versions=whole.versions, library=whole.library)
+    for node in nodes:
+        if node.name not in handles and node.name not in places:
+            graph.node.append(tf.compat.v1.NodeDef.FromString(node.encode()))
+    known = {node.name for node in nodes}
+    signature = {keys[node]: tf.TensorSpec(spec.shape, spec.dtype) for node, spec in places.items()}
+
+    @tf.function(input_signature=[signature], autograph=False)  # type: ignore[untyped-decorator]
+    def run(given: Mapping[str, Any]) -> dict[str, Any]:
+        here = tf.compat.v1.get_default_graph()
+        fed = {f"{node}:0": here.capture(handle) for node, handle in handles.items() if node in known}
+        fed |= {f"{node}:0": given[key] for node, key in keys.items() if node in known}
+        elements = [reference if ":" in reference else f"{reference}:0" for reference in references.values()]
+        found = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=elements, name="")
+        return dict(zip(references, found, strict=True))
+
+    specs = run.get_concrete_function().structured_outputs  # whatever is wrong is wrong now
+    return lambda given: run(dict(given)), specs
+
+
+def _described(name: str) -> Op | None:
+    from tensorflow.python.framework import op_def_registry
+
+    found = op_def_registry.get(name)
+    return Op.parse(found.SerializeToString()) if found is not None else None
