@@ -17,7 +17,7 @@ from graftwork.recipe import STEP_KINDS, as_name
 from graftwork.recipe.checkpoints import CheckpointStep, CkptAverage
 from graftwork.recipe.declared import DeclaredStep
 from graftwork.recipe.slips import sentence
-from graftwork.stores import FORMATS
+from graftwork.stores.tf_checkpoint import target_of
 from graftwork.writing import Result, Target, distinct, opened
 
 
@@ -61,7 +61,7 @@ def perform(kind: str, sources: Mapping[str, Any], options: Mapping[str, Any], w
     """
     if wanted.get("output") is None:
         raise OptionError("say where to write the result (output=)")
-    with _planned(kind, sources, options, wanted) as (step, job):
+    with planned(kind, sources, options, wanted) as (step, job):
         result = job.write(_target(step, wanted), step, wanted.get("progress"))
     report, on_result = wanted.get("report"), wanted.get("on_result")
     if report is not None:
@@ -77,7 +77,7 @@ def foresee(kind: str, sources: Mapping[str, Any], options: Mapping[str, Any], w
     Raises:
         GraftworkError: For every reason for which it would refuse, but those that only values tell.
     """
-    with _planned(kind, sources, options, wanted) as (step, job):
+    with planned(kind, sources, options, wanted) as (step, job):
         target = _target(step, wanted) if wanted.get("output") is not None else None
         return report_of(kind, job, target, wanted.get("threads"))
 
@@ -85,7 +85,7 @@ def foresee(kind: str, sources: Mapping[str, Any], options: Mapping[str, Any], w
 def _target(step: DeclaredStep, wanted: Mapping[str, Any]) -> Target:
     path = Path(wanted["output"])
     return Target(
-        path=_as_index(path) if isinstance(step, CheckpointStep) and wanted.get("format") is None else path,
+        path=target_of(path) if isinstance(step, CheckpointStep) and wanted.get("format") is None else path,
         format=wanted.get("format"),
         overwrite=bool(wanted.get("overwrite")),
         threads=wanted.get("threads") or 0,
@@ -93,16 +93,11 @@ def _target(step: DeclaredStep, wanted: Mapping[str, Any]) -> Target:
     )
 
 
-def _as_index(path: Path) -> Path:
-    """Return the index of a checkpoint that is spelled as TensorFlow does, without an ending."""
-    known = tuple(suffix for row in FORMATS.values() for suffix in row.suffixes)
-    return path if path.name.endswith(known) or path.is_dir() else path.with_name(f"{path.name}.index")
-
-
 @contextlib.contextmanager
-def _planned(
+def planned(
     kind: str, sources: Mapping[str, Any], options: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[DeclaredStep, Job]]:
+    """Yield a step and what it will do, as long as its sources are open; see `perform`."""
     cls = STEP_KINDS[kind]
     assert issubclass(cls, DeclaredStep)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
