@@ -5,12 +5,18 @@ beside its own options is `graftwork.api.steps.Wanted`.
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
 
 from graftwork.api.headers import ls as ls
-from graftwork.api.sources import Model
-from graftwork.api.steps import Wanted, perform
+from graftwork.api.plans import PlanReport
+from graftwork.api.reports import report_of
+from graftwork.api.sources import Model, Progress
+from graftwork.api.steps import Wanted, perform, planned
+from graftwork.errors import OptionError
+from graftwork.models import values
+from graftwork.writing import Target
 
 
 def average(
@@ -110,3 +116,133 @@ def merge(
     """
     options = {"scope": dict(scope or {}), "on_conflict": on_conflict, "bookkeeping": bookkeeping}
     return perform("ckpt_merge", {"models": models}, options, wanted)
+
+
+Rules = Mapping[str, str] | Sequence[str] | str | None
+"""Which name leads where: a mapping from old names to new ones, or texts ``OLD=NEW``; without any, equal names meet."""
+
+
+def assign(
+    target: Model,
+    sources: Mapping[Any, Rules],
+    *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    on_shape: str = "error",
+    axes: Mapping[str, int | Sequence[int]] | None = None,
+    fill: str = "target",
+    seed: int = 0,
+    state: bool = False,
+    **wanted: Unpack[Wanted],
+) -> Path:
+    """Give a model or checkpoint values from others: all that their names lead to, and the rest stays as it is.
+
+    The first word of a rule is the name in the source, the second that in the target: scope/=other/ for all names below a scope (/ is the
+    top), or a regular expression over whole names and what they become. Without rules equal names meet. Optimizer state, counters and seeds
+    of the sources are left out.
+
+    Args:
+        target: The model or checkpoint that is given values; it stays as it is, the result is another file.
+        sources: Where values come from, each source with its rules.
+        include: Globs (or ``re:`` expressions) over the target's names: these alone are given values.
+        exclude: Globs (or ``re:`` expressions) over the target's names: these keep their values.
+        on_shape: What happens where shapes differ: ``error``; ``skip`` keeps the target's values; ``slice`` cuts what is longer in the
+            source, ``pad`` fills up what is shorter, and ``fit`` does either, along the named axes.
+        axes: The axes along which sizes may differ, by globs (or ``re:`` expressions) over the target's names: vocabularies, classes.
+        fill: What is filled up with: the ``target``'s own values, ``zeros``, the source's ``mean`` along the axis, or ``normal`` random
+            numbers of the source's mean and deviation.
+        seed: Fixes random numbers.
+        state: Whether optimizer state, counters and seeds of the sources are assigned too.
+        **wanted: See `graftwork.api.steps.Wanted`.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        MismatchError: If two tensors would be assigned to one, one does not fit, or nothing would be assigned.
+        OptionError: If a rule or a pattern fits nothing.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If a source cannot be read.
+    """
+    choices = _choices(include, exclude, on_shape, axes, fill, seed, state)
+    return perform("ckpt_assign", {"target": target, "sources": _sources(sources)}, choices, wanted)
+
+
+def init_from(
+    sources: Mapping[Any, Rules],
+    *,
+    into: Any,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    on_shape: str = "error",
+    axes: Mapping[str, int | Sequence[int]] | None = None,
+    fill: str = "target",
+    seed: int = 0,
+    state: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> PlanReport:
+    """Give a live Keras model values from models and checkpoints, in place: all that `assign` would, or none.
+
+    As `tf.compat.v1.train.init_from_checkpoint`, whose maps are understood as they are: ``{"scope/": "other/", "/": "/", "name": "name"}``.
+
+    Args:
+        sources: Where values come from: a path or a live model, each with its rules or None.
+        into: The model. Its optimizer, how it is compiled and what it trains stay as they are.
+        include: As for `assign`, like all that follow.
+        exclude: See `assign`.
+        on_shape: See `assign`.
+        axes: See `assign`.
+        fill: See `assign`.
+        seed: See `assign`.
+        state: See `assign`.
+        threads: How many threads work; by default one for each processor.
+        progress: Told how far the work is.
+
+    Returns:
+        What was done: ``tables["assigned"]`` has a row for each tensor of the model, ``tables["unused"]`` one for each of the sources' that
+        went nowhere.
+
+    Raises:
+        MismatchError: If two tensors would be assigned to one, one does not fit, or nothing would be assigned.
+        OptionError: If a rule or a pattern fits nothing, or `into` is no model of Keras 3.
+        StoreError: If a source cannot be read.
+    """
+    values.check_is_keras(into)
+    choices = _choices(include, exclude, on_shape, axes, fill, seed, state)
+    with planned("ckpt_assign", {"target": into, "sources": _sources(sources)}, choices, {}) as (step, job):
+        report = report_of("init_from", job, None, threads)
+        assert isinstance(report, PlanReport)
+        before: Path = job.plan.models[0].path
+        after = before.with_name("result.keras")
+        job.write(Target(path=after, threads=threads or 0), step, progress)
+        values.set_values(into, after, before)
+    return report
+
+
+def _sources(given: Mapping[Any, Rules]) -> Mapping[Any, Rules]:
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            f"`sources` is a {type(given).__name__}, expected a mapping from each source to its rules, such as {{'a.ckpt': None}}"
+        )
+    return {Path(source) if isinstance(source, str | PathLike) else source: rules for source, rules in given.items()}
+
+
+def _choices(
+    include: str | Sequence[str],
+    exclude: str | Sequence[str],
+    on_shape: str,
+    axes: Mapping[str, int | Sequence[int]] | None,
+    fill: str,
+    seed: int,
+    state: bool,
+) -> dict[str, Any]:
+    return {
+        "include": include,
+        "exclude": exclude,
+        "on_shape": on_shape,
+        "axes": dict(axes or {}),
+        "fill": fill,
+        "seed": seed,
+        "state": state,
+    }

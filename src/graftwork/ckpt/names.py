@@ -78,14 +78,7 @@ def rule_of(text: str) -> Rule:
 
 
 def renamed(rules: Sequence[Rule], names: Iterable[str], where: str) -> dict[str, str]:
-    """Return what each name that a rule is about becomes, in the order of the names; see `by_rule`."""
-    names = list(names)
-    found = {name: new for changed in by_rule(rules, names, where) for name, new in changed.items()}
-    return {name: found[name] for name in names if name in found}
-
-
-def by_rule(rules: Sequence[Rule], names: Iterable[str], where: str) -> list[dict[str, str]]:
-    """Return for each rule what the names that it is about become.
+    """Return what each name that a rule is about becomes, in the order of the names.
 
     Args:
         rules: The first that fits a name counts; one whose old side is a name that there is means that name alone.
@@ -97,11 +90,10 @@ def by_rule(rules: Sequence[Rule], names: Iterable[str], where: str) -> list[dic
     """
     names = list(names)
     known = set(names)
-    done: set[str] = set()
-    found: list[dict[str, str]] = []
+    found: dict[str, str] = {}
     for rule in rules:
         fitting = [rule.old] if rule.old in known else [name for name in names if rule.apply(name) is not None]
-        taken = [name for name in fitting if name not in done]
+        taken = [name for name in fitting if name not in found]
         if not fitting:
             raise OptionError(f"the rule '{rule}' fits no tensor of {where}; {nearest(rule.old, names)}")
         if not taken:
@@ -109,12 +101,11 @@ def by_rule(rules: Sequence[Rule], names: Iterable[str], where: str) -> list[dic
                 f"the rule '{rule}' comes too late: rules before it fit all its tensors of {where}, such as {fitting[0]!r}; "
                 "put it before them"
             )
-        found.append({name: rule.apply(name) or "" for name in taken})
-        done.update(taken)
-        empty = next((name for name, new in found[-1].items() if not new), None)
-        if empty is not None:
-            raise OptionError(f"the rule '{rule}' leaves nothing of the name {empty!r} of {where}")
-    return found
+        found |= {name: rule.apply(name) or "" for name in taken}
+    empty = next((name for name, new in found.items() if not new), None)
+    if empty is not None:
+        raise OptionError(f"the rules leave nothing of the name {empty!r} of {where}")
+    return {name: found[name] for name in names if name in found}
 
 
 def chosen(names: Iterable[str], where: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
