@@ -1,10 +1,7 @@
 """The Keras 2 model in a SavedModel that Keras 2 saved: its configuration, and which variable is which, told by the object graph.
 
-``keras_metadata.pb`` has a row for every object that was a layer, the model first, with its configuration as JSON::
-
-    SavedMetadata   1 nodes {2 node_id, 3 node_path, 4 identifier, 5 metadata}
-
-The checkpoint of the SavedModel keeps each variable once, under the shortest path to it (``variables/13``). Its object graph, though, has
+``keras_metadata.pb`` has a row for every object that was a layer, with its configuration as JSON, the model's under the path *root*. The
+checkpoint of the SavedModel keeps each variable once, under the shortest path to it (``variables/13``). Its object graph, though, has
 the model's layers as children ``layer-0``, ``layer-1``, … in the order of the configuration, and below them what the layers call their
 parts. Walking both together gives each variable the canonical name that it has in every other file of the same model.
 """
@@ -20,15 +17,12 @@ from graftwork.architecture.variables import Own, children, container_keys, own_
 from graftwork.architecture.wiring import checked
 from graftwork.errors import StoreError
 from graftwork.stores.base import Header, Raw
-from graftwork.stores.files import read_json, read_small
+from graftwork.stores.files import read_json
 from graftwork.stores.saved_model import SavedModelReader
+from graftwork.stores.saved_program import METADATA, read_keras_metadata, read_program
 from graftwork.stores.tf_graph import UNNAMED, VALUE
-from graftwork.stores.tf_protos import Attribute, Node, fields, inner, text
+from graftwork.stores.tf_protos import Attribute, Node
 from graftwork.tensor import TensorSpec
-
-METADATA = "keras_metadata.pb"
-
-MAX_METADATA_BYTES = 1 << 28
 
 GRAPHS = ("_tf_keras_network", "_tf_keras_sequential")
 """What objects are called whose configuration is a graph of layers."""
@@ -259,18 +253,8 @@ def configuration(path: Path) -> Json:
     Raises:
         StoreError: If it holds none, or one that is no graph of layers; it says which.
     """
-    file = path / METADATA
-    if not file.exists():
-        raise StoreError(f"{path.name} carries no configuration of Keras 2 ({METADATA} is not there)")
-    label = f"{METADATA} of {path.name}"
-    try:
-        rows = [_row(inner(value)) for which, value in fields(read_small(file, MAX_METADATA_BYTES)) if which == 1]
-    except ValueError as error:
-        raise StoreError(f"{label} is damaged: {error}") from error
-    root = next((row for row in rows if row[0] == "root"), None)
-    if root is None:
-        raise StoreError(f"{label} says nothing of the model itself")
-    _, identifier, metadata = root
+    label = f"the configuration of Keras 2 in {path.name}"
+    identifier, metadata = _root(path)
     found = plain(read_json(metadata.encode(), label))
     if not isinstance(found, dict):
         raise StoreError(f"{label} does not describe the model as an object")
@@ -282,10 +266,16 @@ def configuration(path: Path) -> Json:
     return {"class_name": found.get("class_name"), "config": found["config"]}
 
 
-def _row(message: bytes) -> tuple[str, str, str]:
-    """Return path, identifier and metadata of an object."""
-    found = {n: text(v) for n, v in fields(message) if n in (3, 4, 5)}
-    return found.get(3, ""), found.get(4, ""), found.get(5, "")
+def _root(path: Path) -> tuple[str, str]:
+    """Return what the model's object is called, and what is said of it; early Keras 2 says it in the program."""
+    rows = read_keras_metadata(path)
+    for row in rows:
+        if row.path == "root":
+            return row.identifier, row.metadata
+    objects = read_program(path).objects if not rows else ()
+    if objects and objects[0].metadata and objects[0].identifier.startswith("_tf_keras"):
+        return objects[0].identifier, objects[0].metadata
+    raise StoreError(f"{path.name} carries no configuration of a Keras 2 model ({METADATA} is not there)")
 
 
 def plain(value: Json, depth: int = 0) -> Any:

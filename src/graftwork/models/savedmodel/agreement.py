@@ -13,13 +13,16 @@ from graftwork import models
 from graftwork.errors import OptionError, StoreError
 from graftwork.models.difference import called, compare, leaves_of
 from graftwork.models.examples import inputs_for
-from graftwork.models.export import HALF, computes_in_half
+from graftwork.models.export import computes_in_half
 from graftwork.models.fresh import REFERENCE, predict
 from graftwork.models.lazy import keras, without_stderr
 from graftwork.stores.files import brief
 
 SERVING = "serving_default"
 """The signature that a model server uses."""
+
+IN_HALF = 5e-2
+"""How far a model that computes in half precision may be, as a fraction of an output's largest entry: bfloat16 has steps of 1/256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ def agreement(
     said = keras.tree.flatten(predict(model, arrays))
     fed = dict(zip(inputs, keras.tree.flatten(arrays), strict=True))
     expected = _run(function, fed, where, signature)
-    tolerance = HALF if computes_in_half(model) else REFERENCE
+    tolerance = IN_HALF if computes_in_half(model) else REFERENCE
     answers = {name: expected[name] for name in outputs}
     far = compare(dict(zip(outputs, said, strict=True)), answers, rtol=tolerance)
     if not far.agrees:
