@@ -8,12 +8,14 @@ and one row of `PLANS`.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from graftwork.ckpt.assign import plan_assign
 from graftwork.ckpt.average import plan_average
 from graftwork.ckpt.union import plan_union
 from graftwork.planning import MergePlan
 from graftwork.stores.base import Reader
 
 PLANS: dict[str, Callable[[Any, Mapping[str, Reader]], MergePlan]] = {
+    "ckpt_assign": plan_assign,
     "ckpt_average": plan_average,
     "ckpt_merge": plan_union,
 }

@@ -106,7 +106,8 @@ def _offers(step: CkptAssign, label: str, source: Reader, target: Mapping[str, T
         if not there:
             new = next(iter(renamed.values()))
             raise OptionError(
-                f"the rule '{rule}' of {label} leads to {new!r}, and {step.target} has no such tensor; {nearest(new, list(target))}"
+                f"the rule '{rule}' of {label} leads to {new!r}, and {step.target} has no such tensor; "
+                f"{nearest(new, _of_the_model(target))}"
             )
         offers += there
     return offers
@@ -273,7 +274,12 @@ def _notes(
 def _what_there_is(step: CkptAssign, readers: Mapping[str, Reader]) -> str:
     """Return the first names of each side, for whoever has to write rules."""
     shown = [
-        f"those of {label} are called " + ", ".join(repr(name) for name in list(readers[label].specs())[:3])
+        f"those of {label} are called " + ", ".join(repr(name) for name in _of_the_model(readers[label].specs())[:3])
         for label in (*step.sources, step.target)
     ]
     return f"write rules: {'; '.join(shown)}"
+
+
+def _of_the_model(specs: Mapping[str, TensorSpec]) -> list[str]:
+    """Return the names of tensors that do not belong to training."""
+    return [name for name, spec in specs.items() if spec.role not in STATE]

@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from graftwork.errors import RecipeError, UnknownNameError
+from graftwork.errors import OptionError, RecipeError, UnknownNameError
 from graftwork.recipe.base import Name, as_tuple
-from graftwork.recipe.declared import DeclaredStep, Names
+from graftwork.recipe.declared import DeclaredStep, Names, Words
 from graftwork.recipe.merge import MergeStep
 
 CHECKPOINT_STEPS: dict[str, type["CheckpointStep"]] = {}
@@ -58,6 +58,77 @@ class CkptAverage(MergeStep, CheckpointStep):
                 f"`last` takes one directory with checkpoints, but {len(self.models)} models are named"
                 if len(self.models) != 1
                 else f"method {self.method!r} needs a file for each checkpoint; name these instead of `last`"
+            )
+        return self
+
+
+def _as_rules(value: Any) -> Any:
+    """Return rules as a list of texts: nothing, one text, or a mapping from old to new will do."""
+    if isinstance(value, Mapping):
+        wrong = next((new for new in value.values() if not isinstance(new, str) or "=" in new), None)
+        if wrong is not None:
+            raise OptionError(f"a rule cannot lead to {wrong!r}; new names are texts without equals signs")
+        return tuple(f"{old}={new}" for old, new in value.items())
+    return () if value is None else as_tuple(value)
+
+
+def _as_axes(value: Any) -> Any:
+    return (value,) if isinstance(value, int) else value
+
+
+Rules = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_as_rules, json_schema_input_type=tuple[str, ...] | Mapping[str, str] | str | None),
+]
+"""Rules ``OLD=NEW`` over names; see `graftwork.ckpt.names`."""
+
+Axes = Annotated[tuple[int, ...], BeforeValidator(_as_axes, json_schema_input_type=tuple[int, ...] | int)]
+"""Axes of a tensor; one alone need not be in a list."""
+
+
+class CkptAssign(CheckpointStep):
+    """Give a model or checkpoint values from others: all that their names lead to, and the rest stays as it is.
+
+    The first word of a rule is the name in the source, the second that in the target: scope/=other/ for all names below a scope (/ is the
+    top), or a regular expression over whole names and what they become. Without rules equal names meet. Optimizer state, counters and seeds
+    of the sources are left out.
+    """
+
+    kind: ClassVar[str] = "ckpt_assign"
+    takes: ClassVar[tuple[str, ...]] = ("target", "sources")
+    flags: ClassVar[dict[str, tuple[str, ...]]] = {"sources": ("--from",)}
+
+    target: Name
+    """The model or checkpoint that is given values; it stays as it is, the result is another file."""
+    sources: Annotated[Mapping[Name, Rules], Field(min_length=1)]
+    """Where values come from, each source with its rules."""
+    include: Words = ()
+    """Globs (or ``re:`` expressions) over the target's names: these alone are given values."""
+    exclude: Words = ()
+    """Globs (or ``re:`` expressions) over the target's names: these keep their values."""
+    on_shape: Literal["error", "skip", "slice", "pad", "fit"] = "error"
+    """What happens where shapes differ: ``error``; ``skip`` keeps the target's values; ``slice`` cuts what is longer in the source, ``pad``
+    fills up what is shorter, and ``fit`` does either, along the named axes."""
+    axes: Mapping[str, Axes] = Field(default_factory=dict)
+    """The axes along which sizes may differ, by globs (or ``re:`` expressions) over the target's names: vocabularies, classes."""
+    fill: Literal["target", "zeros", "mean", "normal"] = "target"
+    """What is filled up with: the ``target``'s own values, ``zeros``, the source's ``mean`` along the axis, or ``normal`` random numbers of
+    the source's mean and deviation."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    """Fixes random numbers."""
+    state: bool = False
+    """Whether optimizer state, counters and seeds of the sources are assigned too."""
+
+    @model_validator(mode="after")
+    def _names_axes(self) -> "CkptAssign":
+        if self.on_shape in ("slice", "pad", "fit") and not self.axes:
+            raise RecipeError(
+                f"on_shape is {self.on_shape!r}, but `axes` names no axis along which sizes may differ, such as "
+                "{'embeddings/word*': 0, 'head/*': -1}"
+            )
+        if self.axes and self.on_shape in ("error", "skip"):
+            raise RecipeError(
+                f"`axes` says where sizes may differ, but on_shape is {self.on_shape!r}; say slice, pad or fit"
             )
         return self
 
