@@ -19,8 +19,8 @@ from graftwork.stores.saved_program import Port
 
 Arrays = Mapping[str, NDArray[Any]]
 
-WAYS = {"session": "in a session, as model servers run it", "load": "as TensorFlow 2 loads it"}
-"""How the result is run."""
+WAYS = {"session": "in a session", "load": "as TensorFlow 2 loads it"}
+"""How a SavedModel is run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +47,22 @@ class Flow:
         steps: The calls.
         expected: Makes of what the steps gave what the signature should give.
         exact: Whether it must be met to the last bit; else within `REFERENCE` of the largest entry.
+        batches: Sizes of the first axis that may be what parts ask for.
     """
 
     inputs: Mapping[str, Port]
     steps: Sequence[Step]
     expected: Callable[[Sequence[Arrays]], Arrays]
     exact: bool = True
+    batches: Sequence[int] = ()
 
 
 def check(
-    result: Path, parts: Mapping[str, Mapping[str, Any]], flows: Mapping[str, Flow], examples: Path | None = None
+    result: Path,
+    parts: Mapping[str, Mapping[str, Any]],
+    flows: Mapping[str, Flow],
+    examples: Path | None = None,
+    frozen: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
     """Make sure that a SavedModel does what its parts do one by one.
 
@@ -65,6 +71,7 @@ def check(
         parts: What the fresh process has to know of each part (see `savedmodel` and `graph`).
         flows: What to compare, by signature of the result.
         examples: An ``.npz`` file with inputs by their names, or by ``signature/input``; by default random ones.
+        frozen: What the process has to know of the result (see `graph`) where it is no SavedModel.
 
     Returns:
         What was found, one sentence each.
@@ -73,9 +80,10 @@ def check(
         StoreError: If something does not load or run, or the results differ.
     """
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
-        place = Path(folder)
+        place, ways = Path(folder), ["session"] if frozen else list(WAYS)
         job = {
-            "result": savedmodel(result, ("serve",)),
+            "result": frozen or savedmodel(result, ("serve",)),
+            "ways": ways,
             "parts": parts,
             "examples": str(examples.absolute()) if examples is not None else None,
             "flows": {name: _described(flow) for name, flow in flows.items()},
@@ -86,14 +94,14 @@ def check(
             raise StoreError(_failure(answer))
         with np.load(place / served.OUTPUTS) as stored:
             arrays = {tuple(key): stored[str(i)] for i, key in enumerate(answer["arrays"])}
-    notes = []
+    said: dict[str, list[str]] = {}
     for name, flow in flows.items():
         found = {
-            at: {key: values for (flow_name, place_, key), values in arrays.items() if (flow_name, place_) == (name, at)}
-            for at in (*map(str, range(len(flow.steps))), *WAYS)
+            at: {key: values for (of, where, key), values in arrays.items() if (of, where) == (name, at)}
+            for at in (*map(str, range(len(flow.steps))), *ways)
         }
-        notes.append(_compared(name, flow, found, answer["random"][name]))
-    return tuple(dict.fromkeys(notes))
+        said.setdefault(_compared(name, flow, found, ways, answer["random"][name]), []).append(name)
+    return tuple(f"{', '.join(names)}: {what}" for what, names in said.items())
 
 
 def savedmodel(path: Path, tags: Sequence[str]) -> dict[str, Any]:
@@ -112,6 +120,7 @@ def _described(flow: Flow) -> dict[str, Any]:
             key: {"dtype": port.dtype, "shape": None if port.shape is None else list(port.shape)}
             for key, port in flow.inputs.items()
         },
+        "batches": sorted(set(flow.batches)),
         "steps": [{"part": step.part, "signature": step.signature, "feeds": step.feeds} for step in flow.steps],
     }
 
@@ -123,20 +132,22 @@ def _failure(answer: Mapping[str, Any]) -> str:
     return f"in a fresh process, {where} failed: {said}{advice}"
 
 
-def _compared(name: str, flow: Flow, found: Mapping[str, Arrays], random: bool) -> str:
+def _compared(name: str, flow: Flow, found: Mapping[str, Arrays], ways: Sequence[str], random: bool) -> str:
     """Return what was found for a signature."""
     expected = flow.expected([found[str(number)] for number in range(len(flow.steps))])
     if random:
-        return f"{name}: its parts give something else each time, so that only shapes were compared"
+        return "its parts give something else each time, so that only shapes were compared"
     worst = Difference(agrees=True)
-    for way, words in WAYS.items():
+    for way in ways:
         far = compare(found[way], expected, exact=flow.exact, rtol=REFERENCE)
         if not far.agrees:
-            raise StoreError(f"signature {name!r} of the result, {words}, does not give what its parts give one by one: {far}")
+            raise StoreError(
+                f"signature {name!r} of the result, run {WAYS[way]}, does not give what its parts give one by one: {far}"
+            )
         worst = max(worst, far, key=lambda each: each.relative)
     empty = [key for key, values in expected.items() if values.dtype.kind in "fc" and np.isnan(values).all()]
     return (
-        f"{name}: run in a fresh process, in a session and as TensorFlow 2 loads it, it gives what its parts give one by one "
+        f"run in a fresh process, {' and '.join(WAYS[way] for way in ways)}, it gives what its parts give one by one "
         + (f"within {worst.relative:.1g} of the largest entry" if worst.absolute else "to the last bit")
         + (f"; {', '.join(empty)} is NaN everywhere, which says nothing" if empty else "")
     )

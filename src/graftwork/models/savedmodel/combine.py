@@ -7,7 +7,10 @@ from pathlib import Path
 from graftwork.errors import OptionError, UnknownNameError
 from graftwork.models.savedmodel import beside
 from graftwork.models.savedmodel.base import ServablePlan
-from graftwork.models.savedmodel.serving import SERVING, Part, Sources, combine_parts, parts, rows
+from graftwork.models.savedmodel.serving import SERVING, Part, Sources, combine_parts, parts, rows, sessions
+
+PREDICT = "tensorflow/serving/predict"
+"""What TensorFlow Serving takes every signature for that TensorFlow 2 saves."""
 
 
 def plan_combine(
@@ -31,20 +34,31 @@ def plan_combine(
     Raises:
         GraftworkError: If they do not go together.
     """
-    given = parts(sources, least=2)
-    names = _names(given, rename or {})
+    given, rename = parts(sources, least=2), rename or {}
+    names = _names(given, rename)
     chosen = _default(given, names, default)
     notes = []
     if chosen is not None:
         label, signature = chosen
         notes.append(f"{SERVING} is signature {signature!r} of {label}")
     else:
-        notes.append(f"no part has a signature {SERVING!r}, so that the result has none; say default= if servers shall have one")
+        notes.append(
+            f"no part has a signature {SERVING!r}, so that the result has none; say default= if servers shall have one"
+        )
     targets = {name: key for key, name in names.items()}
     if chosen is not None:
+        if (
+            chosen[1] == SERVING
+            and sum(SERVING in part.signatures for part in given) == 1
+            and f"{chosen[0]}.{SERVING}" not in rename
+        ):
+            del targets[names[chosen]]
         targets[SERVING] = chosen
     by_label = {part.label: part for part in given}
     signatures = {name: by_label[label].signature(signature) for name, (label, signature) in targets.items()}
+    asked = [name for name, found in signatures.items() if found.method not in ("", PREDICT)]
+    if asked:
+        notes.append(f"{', '.join(asked)}: model servers answer to Predict alone, no longer to Classify or Regress")
 
     def make(target: Path) -> Sequence[str]:
         combine_parts(
@@ -81,11 +95,6 @@ def plan_combine(
         },
         notes=tuple(notes),
     )
-
-
-def sessions(given: Sequence[Part]) -> dict[str, Mapping[str, object]]:
-    """Return what a fresh process has to know of SavedModels."""
-    return {part.label: beside.savedmodel(part.path, part.program.tags) for part in given}
 
 
 def _names(given: Sequence[Part], rename: Mapping[str, str]) -> dict[tuple[str, str], str]:

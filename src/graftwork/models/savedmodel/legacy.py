@@ -214,8 +214,8 @@ class _Rewriting:
         user = next(users, None)
         if user is not None:
             raise StoreError(
-                f"the graph of {self.path} uses what the assignment {node.name!r} gives ({user.name!r} does), for which there is no rewriting; "
-                "export it once more with TensorFlow 2, or with use_resource=True"
+                f"the graph of {self.path} uses what the assignment {node.name!r} gives ({user.name!r} does), for which there is no "
+                "rewriting; export it once more with TensorFlow 2, or with use_resource=True"
             )
 
 

@@ -66,8 +66,9 @@ def _do(folder: Path, answer: dict[str, Any]) -> None:
         for step, outputs in enumerate(made):
             arrays |= {(flow, str(step), output): _plain(value) for output, value in outputs.items()}
     runs.clear()
-    for way, load in (("session", _session), ("load", _loaded)):
+    for way in job["ways"]:
         answer["at"] = f"loading the result ({way})"
+        load = _frozen if "graph" in job["result"] else _session if way == "session" else _loaded
         run, _ = load(job["result"])
         for flow in job["flows"]:
             answer["at"] = f"running {flow!r} of the result ({way})"
@@ -104,6 +105,7 @@ def _frozen(part: Mapping[str, Any]) -> tuple[Run, set[str]]:
     definition = tf.compat.v1.GraphDef.FromString(Path(part["graph"]).read_bytes())
     with graph.as_default():
         tf.graph_util.import_graph_def(definition, name="")
+    session.run(part["init"])
 
     def run(_: str, given: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = session.run(
@@ -162,9 +164,11 @@ def _tried(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the first inputs that the parts can do something with, and what they make of them."""
     first: Exception | None = None
-    for size, texts in itertools.product(SIZES, (words, [""])):
+    for batch, size, texts in itertools.product((2, *flow["batches"]), SIZES, (words, [""])):
         given = {
-            name: _values(port, size, texts, np.random.default_rng([0, i])) if examples[name] is None else examples[name]
+            name: _values(port, batch, size, texts, np.random.default_rng([0, i]))
+            if examples[name] is None
+            else examples[name]
             for i, (name, port) in enumerate(flow["inputs"].items())
         }
         try:
@@ -175,9 +179,9 @@ def _tried(
     raise first
 
 
-def _values(port: Mapping[str, Any], size: int, words: Sequence[str], rng: np.random.Generator) -> Any:
+def _values(port: Mapping[str, Any], batch: int, size: int, words: Sequence[str], rng: np.random.Generator) -> Any:
     axes = port["shape"] if port["shape"] is not None else [None, None]
-    shape = [(2 if axis == 0 else size) if length is None else length for axis, length in enumerate(axes)]
+    shape = [(batch if axis == 0 else size) if length is None else length for axis, length in enumerate(axes)]
     dtype = port["dtype"]
     if dtype == "string":
         return rng.choice(np.array(words, dtype=object), shape)
@@ -194,10 +198,7 @@ def _stepped(flow: Mapping[str, Any], runs: Mapping[str, Run], given: Mapping[st
     """Run the parts one after the other."""
     made: list[dict[str, Any]] = []
     for step in flow["steps"]:
-        fed = {
-            port: given[source] if at is None else made[at][source]
-            for port, (at, source) in step["feeds"].items()
-        }
+        fed = {port: given[source] if at is None else made[at][source] for port, (at, source) in step["feeds"].items()}
         made.append(runs[step["part"]](step["signature"], fed))
     return made
 

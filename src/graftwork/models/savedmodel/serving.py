@@ -1,7 +1,7 @@
 """SavedModels as parts: looked at without TensorFlow, loaded by it, saved as one.
 
-Each part stays an object of the result (``loaded.a`` for the part labelled ``a``), with its variables, tables, files and functions, also those
-that are no signatures; nothing is shared between parts. The result's own signatures call the parts'.
+Each part stays an object of the result (``loaded.a`` for the part labelled ``a``), with its variables, tables, files and functions, those
+that are no signatures as well; nothing is shared between parts. The result's own signatures call the parts'.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from graftwork import models
-from graftwork.errors import OptionError, StoreError
+from graftwork.errors import OptionError, StoreError, UnknownNameError
 from graftwork.models.lazy import without_stderr
-from graftwork.models.savedmodel import legacy
+from graftwork.models.savedmodel import beside, legacy
 from graftwork.stores.files import brief
 from graftwork.stores.saved_model import SavedModelReader
 from graftwork.stores.saved_program import Port, Program, Signature, read_program, shown_shape
@@ -71,12 +71,14 @@ class Part:
         known = self.signatures
         if name is None and SERVING not in known and len(known) > 1:
             listed = ", ".join(map(repr, known))
-            raise OptionError(f"{self.label} has the signatures {listed} and no {SERVING!r}; say which under `signatures`")
+            raise OptionError(
+                f"{self.label} has the signatures {listed} and no {SERVING!r}; say which under `signatures`"
+            )
         found = self.program.signature(name or (SERVING if SERVING in known else next(iter(known))))
         for port in (*found.inputs.values(), *found.outputs.values()):
             if port.composite:
                 raise StoreError(
-                    f"{port.key!r} of signature {found.name!r} of {self.path} is a sparse or ragged tensor, which graftwork does not connect"
+                    f"{port.key!r} of signature {found.name!r} of {self.path} is a sparse or ragged tensor, which is not supported"
                 )
         return found
 
@@ -111,8 +113,33 @@ def _part(label: str, path: Path) -> Part:
             f"{path} has the variable {variables[0].name!r} and {len(variables) - 1} more, and no file with values in {path / 'variables'}"
         )
     if not part.signatures:
-        raise StoreError(f"{path} has no signatures, so there is nothing of it that could be called; save it with signatures=")
+        raise StoreError(
+            f"{path} has no signatures, so there is nothing of it that could be called; save it with signatures="
+        )
     return part
+
+
+def chosen_signatures(given: Sequence[Part], said: Mapping[str, str]) -> dict[str, Signature]:
+    """Return the signature of each part that is called, by label.
+
+    Args:
+        given: The parts.
+        said: Names of signatures by label, where it is not the one for serving.
+
+    Raises:
+        UnknownNameError: If there is no such part or signature.
+        OptionError: If several could be meant.
+    """
+    labels = [part.label for part in given]
+    unknown = [label for label in said if label not in labels]
+    if unknown:
+        raise UnknownNameError("part (under `signatures`)", unknown[0], labels)
+    return {part.label: part.signature(said.get(part.label)) for part in given}
+
+
+def sessions(given: Sequence[Part]) -> dict[str, Mapping[str, Any]]:
+    """Return what a fresh process has to know of the parts."""
+    return {part.label: beside.savedmodel(part.path, part.program.tags) for part in given}
 
 
 def rows(signatures: Mapping[str, tuple[Mapping[str, Port], Mapping[str, Port]]]) -> tuple[Mapping[str, Any], ...]:
