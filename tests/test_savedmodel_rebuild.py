@@ -222,8 +222,7 @@ def test_a_rebuilt_model_is_trained_as_a_whole(folder):
 def test_what_cannot_be_rebuilt_is_told_from_files_alone(folder):
     """The kind of result is known in a process that has neither TensorFlow nor Keras."""
     script = (
-        "import sys; from pathlib import Path; from graftwork.models.examples import inputs_for
-from graftwork.models.savedmodel.rebuild import refusal\n"
+        "import sys; from pathlib import Path; from graftwork.models.savedmodel.rebuild import refusal\n"
         "print([refusal(Path(p)) for p in sys.argv[1:]]); assert not {'keras', 'tensorflow', 'tf_keras'} & set(sys.modules)"
     )
     names = ["nested", "own", "custom"]
