@@ -220,6 +220,112 @@ def init_from(
     return report
 
 
+def rename(model: Model, rules: Rules, *, slots: bool = True, objects: bool = False, **wanted: Unpack[Wanted]) -> Path:
+    """Give the tensors of a checkpoint other names.
+
+    A rule is scope/=other/ for all names below a scope (/ is the top), or a regular expression over whole names and what they become. A
+    checkpoint of TensorFlow 1 is restored by these names, one of TensorFlow 2 by those of its objects, which ``objects`` changes.
+
+    Args:
+        model: The checkpoint; it stays as it is, the result is another file.
+        rules: Rules ``OLD=NEW`` over names; of several that fit a name the first counts.
+        slots: Whether an optimizer's slots (``w/Adam``) go with their variables.
+        objects: Whether rules are about the paths to objects in a checkpoint of TensorFlow 2, rather than about names.
+        **wanted: See `graftwork.api.steps.Wanted`.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        MismatchError: If two things would have one name.
+        OptionError: If a rule fits nothing, or makes no sense.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If a source cannot be read.
+    """
+    return perform("ckpt_rename", {"model": model}, {"rules": rules, "slots": slots, "objects": objects}, wanted)
+
+
+def extract(
+    model: Model, patterns: str | Sequence[str], *, exclude: str | Sequence[str] = (), **wanted: Unpack[Wanted]
+) -> Path:
+    """Make a checkpoint of some tensors of another.
+
+    Args:
+        model: The checkpoint; it stays as it is, the result is another file.
+        patterns: Globs (or ``re:`` expressions) over names of what is wanted, texts of tables among them.
+        exclude: Globs (or ``re:`` expressions) over names of what is not, though a pattern fits it.
+        **wanted: See `graftwork.api.steps.Wanted`.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        MismatchError: If no tensor is left.
+        OptionError: If a pattern fits nothing.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If a source cannot be read.
+    """
+    return perform("ckpt_extract", {"model": model}, {"patterns": patterns, "exclude": exclude}, wanted)
+
+
+def drop(
+    model: Model, patterns: str | Sequence[str], *, exclude: str | Sequence[str] = (), **wanted: Unpack[Wanted]
+) -> Path:
+    """Make a checkpoint of all but some tensors of another.
+
+    Args:
+        model: The checkpoint; it stays as it is, the result is another file.
+        patterns: Globs (or ``re:`` expressions) over names of what is left out, texts of tables among them.
+        exclude: Globs (or ``re:`` expressions) over names of what is kept, though a pattern fits it.
+        **wanted: See `graftwork.api.steps.Wanted`.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        MismatchError: If no tensor is left.
+        OptionError: If a pattern fits nothing.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If a source cannot be read.
+    """
+    return perform("ckpt_drop", {"model": model}, {"patterns": patterns, "exclude": exclude}, wanted)
+
+
+def cast(
+    model: Model,
+    dtype: str,
+    patterns: str | Sequence[str] = (),
+    *,
+    exclude: str | Sequence[str] = (),
+    allow_nonfinite: bool = False,
+    **wanted: Unpack[Wanted],
+) -> Path:
+    """Make a checkpoint whose weights have another dtype.
+
+    Optimizer state, counters and all that is no floating-point number keep theirs. What the dtype cannot hold is refused.
+
+    Args:
+        model: The checkpoint; it stays as it is, the result is another file.
+        dtype: The dtype of the result.
+        patterns: Globs (or ``re:`` expressions) over names of what is cast; by default all weights are.
+        exclude: Globs (or ``re:`` expressions) over names of what is not, though a pattern fits it.
+        allow_nonfinite: Whether weights may hold NaN or infinity, or become infinite.
+        **wanted: See `graftwork.api.steps.Wanted`.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        MismatchError: If nothing has to be cast.
+        NonFiniteError: If the dtype cannot hold a weight.
+        OptionError: If a pattern fits nothing.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If a source cannot be read.
+    """
+    choices = {"dtype": dtype, "patterns": patterns, "exclude": exclude, "allow_nonfinite": allow_nonfinite}
+    return perform("ckpt_cast", {"model": model}, choices, wanted)
+
+
 def _sources(given: Mapping[Any, Rules]) -> Mapping[Any, Rules]:
     if not isinstance(given, Mapping):
         raise OptionError(

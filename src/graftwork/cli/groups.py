@@ -99,7 +99,11 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
 
     parameters = [
         *_arguments(step),
-        *(option(name, field, step.flags.get(name, ())) for name, field in step.choices().items()),
+        *(
+            option(name, field, step.flags.get(name, ()))
+            for name, field in step.choices().items()
+            if name not in step.arguments
+        ),
         *_common(),
     ]
     run.__name__ = kind
@@ -111,14 +115,19 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
 
 def _arguments(step: type[DeclaredStep]) -> list[inspect.Parameter]:
     found = []
-    for name in (*step.takes, *step.paths):
+    for name in (*step.takes, *step.paths, *step.arguments):
         field = step.model_fields[name]
-        if not field.is_required():
-            found.append(option(name, field, step.flags.get(name, ())))
-            continue
         many = not is_word(field.annotation)
         text = " ".join((field.description or "").replace("``", "").replace("`", "").split())
         info = typer.Argument(help=text, show_default=False)
+        if not field.is_required():
+            there = name in step.arguments
+            found.append(
+                parameter(name, list[str] | None, info, None)
+                if there
+                else option(name, field, step.flags.get(name, ()))
+            )
+            continue
         if _is_mapping(field):
             info = typer.Option(*step.flags[name], help=text, metavar=RULED, show_default=False)
         found.append(parameter(name, list[str] if many else str, info))

@@ -161,8 +161,8 @@ class CkptMerge(CheckpointStep):
     on_conflict: Literal["error", "first", "last", "equal"] = "error"
     """What several hold by the same name: an ``error``, taken from the ``first`` or the ``last``, or ``equal``: refused if it is not."""
     bookkeeping: Literal["equal", "first", "last", "separate"] = "equal"
-    """What a graph of TensorFlow 1 has once (``beta1_power``, ``global_step``, loss scales), and so several hold by the same name: ``equal``,
-    taken from the ``first`` or the ``last``, or all kept ``separate``, the second as ``beta1_power_1``."""
+    """What a graph of TensorFlow 1 has once (``beta1_power``, ``global_step``, loss scales), and so several hold by the same name:
+    ``equal``, taken from the ``first`` or the ``last``, or all kept ``separate``, the second as ``beta1_power_1``."""
 
     @model_validator(mode="after")
     def _names_its_models(self) -> "CkptMerge":
@@ -173,3 +173,76 @@ class CkptMerge(CheckpointStep):
             if name not in self.models:
                 raise UnknownNameError("checkpoint (that `scope` speaks of)", name, self.models)
         return self
+
+
+class CkptRename(CheckpointStep):
+    """Give the tensors of a checkpoint other names.
+
+    A rule is scope/=other/ for all names below a scope (/ is the top), or a regular expression over whole names and what they become. A
+    checkpoint of TensorFlow 1 is restored by these names, one of TensorFlow 2 by those of its objects, which ``objects`` changes.
+    """
+
+    kind: ClassVar[str] = "ckpt_rename"
+    takes: ClassVar[tuple[str, ...]] = ("model",)
+    arguments: ClassVar[tuple[str, ...]] = ("rules",)
+
+    model: Name
+    """The checkpoint; it stays as it is, the result is another file."""
+    rules: Annotated[Rules, Field(min_length=1)]
+    """Rules ``OLD=NEW`` over names; of several that fit a name the first counts."""
+    slots: bool = True
+    """Whether an optimizer's slots (``w/Adam``) go with their variables."""
+    objects: bool = False
+    """Whether rules are about the paths to objects in a checkpoint of TensorFlow 2, rather than about names."""
+
+
+class CkptExtract(CheckpointStep):
+    """Make a checkpoint of some tensors of another."""
+
+    kind: ClassVar[str] = "ckpt_extract"
+    takes: ClassVar[tuple[str, ...]] = ("model",)
+    arguments: ClassVar[tuple[str, ...]] = ("patterns",)
+
+    model: Name
+    """The checkpoint; it stays as it is, the result is another file."""
+    patterns: Annotated[Words, Field(min_length=1)]
+    """Globs (or ``re:`` expressions) over names of what is wanted, texts of tables among them."""
+    exclude: Words = ()
+    """Globs (or ``re:`` expressions) over names of what is not, though a pattern fits it."""
+
+
+class CkptDrop(CheckpointStep):
+    """Make a checkpoint of all but some tensors of another."""
+
+    kind: ClassVar[str] = "ckpt_drop"
+    takes: ClassVar[tuple[str, ...]] = ("model",)
+    arguments: ClassVar[tuple[str, ...]] = ("patterns",)
+
+    model: Name
+    """The checkpoint; it stays as it is, the result is another file."""
+    patterns: Annotated[Words, Field(min_length=1)]
+    """Globs (or ``re:`` expressions) over names of what is left out, texts of tables among them."""
+    exclude: Words = ()
+    """Globs (or ``re:`` expressions) over names of what is kept, though a pattern fits it."""
+
+
+class CkptCast(CheckpointStep):
+    """Make a checkpoint whose weights have another dtype.
+
+    Optimizer state, counters and all that is no floating-point number keep theirs. What the dtype cannot hold is refused.
+    """
+
+    kind: ClassVar[str] = "ckpt_cast"
+    takes: ClassVar[tuple[str, ...]] = ("model",)
+    arguments: ClassVar[tuple[str, ...]] = ("patterns",)
+
+    model: Name
+    """The checkpoint; it stays as it is, the result is another file."""
+    dtype: Literal["float16", "bfloat16", "float32", "float64"]
+    """The dtype of the result."""
+    patterns: Words = ()
+    """Globs (or ``re:`` expressions) over names of what is cast; by default all weights are."""
+    exclude: Words = ()
+    """Globs (or ``re:`` expressions) over names of what is not, though a pattern fits it."""
+    allow_nonfinite: bool = False
+    """Whether weights may hold NaN or infinity, or become infinite."""

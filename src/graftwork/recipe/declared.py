@@ -25,6 +25,7 @@ class DeclaredStep(Step):
         takes: The fields that name models, in the order of the verb's arguments: one, a list of any length, or a mapping from names to what
             is said of each. One that may be missing and mappings are options on the command line.
         paths: The fields that are paths of files which are no models; relative to the recipe.
+        arguments: The options that are arguments on the command line, behind models and files.
         flags: Names of an option on the command line, where they are not those of the field.
         is_model: Whether later steps can use the result.
     """
@@ -33,6 +34,7 @@ class DeclaredStep(Step):
 
     takes: ClassVar[tuple[str, ...]] = ("models",)
     paths: ClassVar[tuple[str, ...]] = ()
+    arguments: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[dict[str, tuple[str, ...]]] = {}
     is_model: ClassVar[bool] = True
 
