@@ -13,8 +13,8 @@ from graftwork.stores.files import brief
 from graftwork.stores.saved_program import Port
 from graftwork.stores.tf_program import split_reference
 
-SHARED = ("shared_name", "container")
-"""Attributes by which nodes share a resource."""
+SHARED = ("shared_name", "container", "frame_name")
+"""Attributes by which nodes share a resource, or belong to one loop."""
 
 STARTER = "init_all_tables"
 """What fills the tables of a frozen graph that was made of several."""
@@ -249,7 +249,7 @@ def _alone(definition: Any, tensor: Tensor) -> Any:
 
 
 def _set_apart(definition: Any, label: str) -> None:
-    """Give functions and shared resources of a graph names that no other graph has."""
+    """Give functions, shared resources and loops of a graph names that no other graph has."""
     functions = {function.signature.name for function in definition.library.function}
     bodies = [definition.node, *(function.node_def for function in definition.library.function)]
     for node in (node for body in bodies for node in body):
