@@ -125,7 +125,7 @@ def foreseen(
         program=program,
         signature=chosen,
         inputs=inputs,
-        wanted={key: Wanted(tensor=tensor.name, output=keys[key]) for key, tensor in found.items()},
+        wanted={key: Wanted(tensor=t.name, output=keys[key], shape=t.shape) for key, t in found.items()},
         tensors=found,
         kind="layer" if why else "rebuild",
         why=why,

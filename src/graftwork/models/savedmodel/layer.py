@@ -77,7 +77,7 @@ class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc]
             raise StoreError(f"layer {self.name!r} was made of another SavedModel, or its files are damaged")
         self._held = _Held(folder, running)
         if running is not None:
-            self._trunk = running.model
+            self._trunk = running.trunk
 
     def save_assets(self, store: str) -> None:
         """Write the SavedModel to a directory that becomes a part of a file."""
@@ -117,11 +117,12 @@ class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc]
             if keras.config.backend() != "tensorflow":
                 raise StoreError(f"layer {self.name!r} runs in TensorFlow; start Python with KERAS_BACKEND=tensorflow")
             wanted = {
-                key: Wanted(tensor=port["tensor"], output=port["output"]) for key, port in self._ports.outputs.items()
+                key: Wanted(tensor=port["tensor"], output=port["output"], shape=tuple(port["shape"]))
+                for key, port in self._ports.outputs.items()
             }
             self._held.running = Running(self._folder().path, self.signature, list(self._ports.inputs), wanted)
             self._trunk = (
-                self._held.running.model
+                self._held.running.trunk
             )  # TensorFlow finds variables, tables and assets there when it exports
         return self._held.running
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from graftwork.errors import StoreError
 from graftwork.models.savedmodel.agreement import loaded
+from graftwork.models.savedmodel.tables import tables_of
 from graftwork.stores.files import brief
+from graftwork.stores.saved_program import read_program
 from graftwork.stores.tf_inlining import Flat
 from graftwork.stores.tf_program import Graph, Op, split_reference
 
@@ -22,10 +24,12 @@ class Wanted:
     Attributes:
         tensor: What it is called inside, as `graftwork.stores.saved_tensors` calls it.
         output: Which output of the signature it is; empty for none.
+        shape: Its shape, as far as it is known; TensorFlow loses those that come from tables.
     """
 
     tensor: str
     output: str = ""
+    shape: tuple[int | None, ...] | None = None
 
 
 class Running:
@@ -38,7 +42,7 @@ class Running:
         wanted: What is asked for, by the key under which it is given.
 
     Attributes:
-        model: What TensorFlow made of it, which it can also save again.
+        trunk: What holds variables, tables and assets, for TensorFlow to save again.
         run: The function.
 
     Raises:
@@ -46,21 +50,29 @@ class Running:
     """
 
     def __init__(self, path: Path, signature: str, inputs: Sequence[str], wanted: Mapping[str, Wanted]) -> None:
-        self.model = loaded(path)
-        function = self.model.signatures[signature]
-        self._specs = {key: function.structured_outputs[each.output] for key, each in wanted.items() if each.output}
-        if all(each.output for each in wanted.values()):
+        import tensorflow as tf
+
+        model = loaded(path)
+        function = model.signatures[signature]
+        for variable in function.variables:
+            variable._trainable = False  # else every tape computes gradients for them, which nobody asks for
+        self.trunk = tf.Module()
+        self.trunk.model = model
+        has_graph = hasattr(model, "prune")  # of TensorFlow 1: a graph in the place of objects
+        tables = tables_of(read_program(path), model) if has_graph else {}
+        self.trunk.tables = list(tables.values())
+        if all(each.output for each in wanted.values()) and not tables:
+            self._specs = {key: function.structured_outputs[each.output] for key, each in wanted.items()}
             self.run: Run = lambda given: _picked(function(**given), wanted)
             return
         own = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
         given = zip(sorted(function.structured_input_signature[1].items()), own, strict=True)
-        places = {tensor.op.name: spec for (key, spec), tensor in given if key in inputs}
-        keys = dict(zip(places, sorted(inputs), strict=True))
+        places = {tensor.op.name: (key, spec) for (key, spec), tensor in given if key in inputs}
         try:
-            if hasattr(self.model, "prune"):  # of TensorFlow 1: a graph in the place of objects
-                function = _pruned(self.model, places, [each.tensor for each in wanted.values()])
-            names = {key: each.tensor for key, each in wanted.items()}
-            self.run, self._specs = _cut(function, places, keys, names, path.name)
+            if has_graph:
+                function = _pruned(model, places, [each.tensor for each in wanted.values()])
+            handles = {node: table.resource_handle for node, table in tables.items()}
+            self.run, self._specs = _cut(function, places, handles, wanted, path.name)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"TensorFlow cannot cut {path.name} at {_names(wanted)}: {brief(error)}") from error
 
@@ -96,39 +108,48 @@ def _outermost(name: str, nodes: set[str]) -> str:
 
 
 def _cut(
-    function: Any, places: Mapping[str, Any], keys: Mapping[str, str], names: Mapping[str, str], where: str
+    function: Any,
+    places: Mapping[str, tuple[str, Any]],
+    tables: Mapping[str, Any],
+    wanted: Mapping[str, Wanted],
+    where: str,
 ) -> tuple[Run, Any]:
     """Return the part of a function that leads from its inputs to tensors inside, and what the results are.
 
     Args:
-        function: The function, whose variables and tables are handed to the part.
-        places: Shape and type of each input, by the node that stands for it.
-        keys: The name under which it is given, by the same node.
-        names: The tensors, by the keys under which they are wanted.
+        function: The function, whose variables are handed to the part.
+        places: Name, shape and type of each input, by the node that stands for it.
+        tables: What stands for tables, by the nodes that make them.
+        wanted: The tensors.
         where: What messages call the SavedModel.
     """
     import tensorflow as tf
 
     whole = function.graph.as_graph_def()
     flat = Flat(Graph.parse(whole.SerializeToString()), _described, where)
-    references = {key: flat.resolve(name) for key, name in names.items()}
+    references = {key: flat.resolve(each.tensor) for key, each in wanted.items()}
     nodes = flat.ancestors(references.values())
-    handles = dict(zip((t.op.name for t in function.graph.internal_captures), function.captured_inputs, strict=True))
+    known = {node.name for node in nodes}
+    captures = (tensor.op.name for tensor in function.graph.internal_captures)
+    handles = {**dict(zip(captures, function.captured_inputs, strict=True)), **tables}
     graph = tf.compat.v1.GraphDef(versions=whole.versions, library=whole.library)
     for node in nodes:
         if node.name not in handles and node.name not in places:
             graph.node.append(tf.compat.v1.NodeDef.FromString(node.encode()))
-    known = {node.name for node in nodes}
-    signature = {keys[node]: tf.TensorSpec(spec.shape, spec.dtype) for node, spec in places.items()}
+    signature = {key: tf.TensorSpec(spec.shape, spec.dtype) for key, spec in places.values()}
 
     @tf.function(input_signature=[signature], autograph=False)  # type: ignore[untyped-decorator]
     def run(given: Mapping[str, Any]) -> dict[str, Any]:
         here = tf.compat.v1.get_default_graph()
+        for variable in function.variables:
+            here.watch_variable(variable)  # so that whoever exports this finds them
         fed = {f"{node}:0": here.capture(handle) for node, handle in handles.items() if node in known}
-        fed |= {f"{node}:0": given[key] for node, key in keys.items() if node in known}
+        fed |= {f"{node}:0": given[key] for node, (key, _) in places.items() if node in known}
         elements = [reference if ":" in reference else f"{reference}:0" for reference in references.values()]
         found = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=elements, name="")
-        return dict(zip(references, found, strict=True))
+        for tensor, each in zip(found, wanted.values(), strict=True):
+            tensor.set_shape(each.shape)
+        return dict(zip(wanted, found, strict=True))
 
     specs = run.get_concrete_function().structured_outputs  # whatever is wrong is wrong now
     return lambda given: run(dict(given)), specs
