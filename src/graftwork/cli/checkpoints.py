@@ -1,39 +1,15 @@
 """The commands that look at checkpoints and make checkpoints of checkpoints."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from graftwork.cli.stepwise import commands_of
 from graftwork.cli.terminal import print_json, refusing
 
-
-class Commands(TyperGroup):
-    """The commands. Those of steps are made when one is wanted that is no other, so that listing a file is quick."""
-
-    def _load_steps(self) -> None:
-        from graftwork.cli.groups import add_commands
-        from graftwork.recipe.checkpoints import CHECKPOINT_STEPS
-
-        steps = typer.Typer(add_completion=False, rich_markup_mode=None)
-        add_commands(steps, CHECKPOINT_STEPS, "ckpt_")
-        self.commands.update(typer.main.get_group(steps).commands)
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of all commands."""
-        self._load_steps()
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command by its name."""
-        if cmd_name not in self.commands:
-            self._load_steps()
-        return super().get_command(ctx, cmd_name)
-
-
 app = typer.Typer(
-    cls=Commands,
+    cls=commands_of("graftwork.recipe.checkpoints", "CHECKPOINT_STEPS", "ckpt_"),
     name="ckpt",
     help="Checkpoints: united, averaged, assigned from others, renamed, cut down.",
     no_args_is_help=True,

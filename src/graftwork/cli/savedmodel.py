@@ -1,15 +1,46 @@
-"""The commands that work on SavedModels."""
+"""The commands that look into SavedModels and make something of them."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from graftwork.cli.groups import add_commands
-from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS
+from graftwork.cli.stepwise import commands_of
+from graftwork.cli.terminal import print_json, refusing
 
 app = typer.Typer(
+    cls=commands_of("graftwork.recipe.savedmodel", "SAVEDMODEL_STEPS", "savedmodel_"),
     name="savedmodel",
     help="SavedModels: bridged into Keras models, lifted, chained, combined.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
-add_commands(app, SAVEDMODEL_STEPS, "savedmodel_")
+
+
+@app.callback()
+def _root() -> None:
+    """SavedModels: bridged into Keras models, lifted, chained, combined."""
+
+
+@app.command()
+def ls(
+    path: Annotated[Path, typer.Argument(help="The directory of a SavedModel.")],
+    signature: Annotated[
+        str | None, typer.Option("--signature", help="Only this signature; by default all.", show_default=False)
+    ] = None,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="Also list the tensors inside signatures, which a bridge can end at.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Say what the SavedModel PATH offers, without TensorFlow.
+
+    Signatures with inputs and outputs, variables, tables, assets, and what a bridge makes of it.
+    """
+    from graftwork.api.programs import ls as listed
+    from graftwork.report import render
+
+    with refusing():
+        found = listed(path, signature, tensors=tensors)
+        print_json(found.to_dict()) if as_json else render.program(found)

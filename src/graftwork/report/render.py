@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what reports are made from, each of which the verb that mak
     from graftwork.methods.base import MergeMethod
     from graftwork.report.inspection import Inspection, TensorRow
     from graftwork.report.measure import Diff
+    from graftwork.report.program import SavedModelListing
     from graftwork.report.verification import Verification
 
 HEAT = "▁▂▃▄▅▆▇█"
@@ -106,6 +107,41 @@ def listing(rows: "Sequence[TensorRow]") -> None:
         cells = [[*cell, row.key] for cell, row in zip(cells, rows, strict=True)]
     table(columns, cells, right=("size",))
     _say(f"{len(rows):,} tensor{'s' * (len(rows) != 1)}, {size(sum(row.size_bytes for row in rows))}")
+
+
+def program(found: "SavedModelListing") -> None:
+    """Print what a SavedModel offers."""
+    kind = "a graph of TensorFlow 1" if found.of_tf1 else "objects of TensorFlow 2"
+    keras = ", with the configuration of a Keras 2 model" if found.keras else ""
+    _say(f"{found.path}: {kind}, by TensorFlow {found.tensorflow or '?'}, tags {', '.join(found.tags)}{keras}")
+    for row in found.signatures:
+        _say("")
+        _say(f"signature {row.name}: " + (f"a bridge gives a {_BRIDGES[row.becomes]}" if row.becomes else "no bridge"))
+        if row.why:
+            _say(filled(f"({row.why})"))
+        ports = [("input", port) for port in row.inputs] + [("output", port) for port in row.outputs]
+        table(["", "name", "shape", "dtype"], [[word, p.name, _open_shape(p.shape), p.dtype] for word, p in ports])
+        if row.tensors is not None:
+            cells = [[t.name, t.op, _open_shape(t.shape), t.dtype, t.output] for t in row.tensors]
+            table(["tensor inside", "operation", "shape", "dtype", "output"], cells)
+    _say("")
+    for name, keys, values in found.tables:
+        _say(f"table {name}: {keys} → {values}")
+    for name in found.assets:
+        _say(f"asset {name}")
+    for name in found.python:
+        _say(f"Python function in node {name}, which no file holds")
+    for name in found.outside:
+        _say(f"reads {name}, which is not its own")
+    if found.variables:
+        listing(found.variables)
+
+
+_BRIDGES = {"rebuild": "plain Keras model", "layer": "frozen layer"}
+
+
+def _open_shape(shape: Sequence[int | None] | None) -> str:
+    return "…" if shape is None else "×".join("?" if n is None else str(n) for n in shape) or "scalar"
 
 
 def _shape(shape: Sequence[int]) -> str:
