@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from graftwork import ckpt
 from graftwork.assembly import plan_assemble_step
+from graftwork.ckpt.lift import compared, plan_lift
 from graftwork.compose.assemble import Assemble, Run
 from graftwork.compose.naming import Names
 from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, write_composition
@@ -23,13 +24,13 @@ from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extractio
 from graftwork.mergekit import plan_mergekit_step
 from graftwork.models import savedmodel
 from graftwork.models.data import Samples, samples_of
-from graftwork.models.savedmodel import ServablePlan
+from graftwork.models.savedmodel import FROZEN, ServablePlan
 from graftwork.planning import MergePlan, MergeRequest, check_output, plan_merge
 from graftwork.recipe import STEP_KINDS, AssembleStep, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
 from graftwork.recipe.checkpoints import CHECKPOINT_STEPS, CheckpointStep
 from graftwork.recipe.composition import ComposeStep
 from graftwork.recipe.declared import DeclaredStep
-from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS
+from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS, SavedmodelLift
 from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of
 from graftwork.stores.lora import ADAPTER
 from graftwork.stores.staged import Staged, check_target, free_bytes
@@ -114,9 +115,10 @@ class PlannedReader:
 
 @dataclass(frozen=True, slots=True)
 class MergeJob:
-    """A merge; see `Job`."""
+    """A merge, and how its result is looked at before it takes its name; see `Job`."""
 
     plan: MergePlan
+    look: Callable[[Reader], Sequence[str]] | None = None
 
     @property
     def between(self) -> tuple[str, str]:
@@ -131,7 +133,7 @@ class MergeJob:
 
     def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
         """See `Job.write`."""
-        return write_merge(self.plan, target, step.settings(), progress, verb=step.kind)
+        return write_merge(self.plan, target, step.settings(), progress, verb=step.kind, look=self.look)
 
     def header(self) -> Header | None:
         """See `Job.header`."""
@@ -383,7 +385,7 @@ class ServableJob:
 
 
 def _servable_row(plan: ServablePlan, target: Target) -> Format:
-    row = FORMATS[plan.format]
+    row = FROZEN if plan.format == FROZEN.name else FORMATS[plan.format]
     if target.format not in (None, row.name):
         raise OptionError(f"the result of {plan.kind} is written as {row.name}, not as {target.format!r}")
     if row.suffixes and not target.path.name.endswith(row.suffixes):
@@ -535,6 +537,8 @@ def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Pat
     Raises:
         GraftworkError: If it cannot be done.
     """
+    if isinstance(step, SavedmodelLift):
+        return MergeJob(plan_lift(step, readers), lambda reader: compared(step, readers[step.source], reader))
     if isinstance(step, CheckpointStep):
         return MergeJob(ckpt.PLANS[step.kind](step, readers))
     sources = [(label, readers[label].path) for label in step.inputs()]
@@ -542,7 +546,7 @@ def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Pat
         given = getattr(step, name)
         found = [root / Path(path).expanduser() for path in ((given,) if isinstance(given, str) else given)]
         sources += [(label_of(path), path) for path in found]
-    return ServableJob(savedmodel.PLANS[step.kind](sources, **step.wishes()))
+    return ServableJob(savedmodel.PLANS[step.kind](sources, **step.wishes(root)))
 
 
 JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {

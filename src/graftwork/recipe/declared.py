@@ -4,6 +4,7 @@ The docstring of a field is its help text on the command line and in the schema;
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -27,6 +28,7 @@ class DeclaredStep(Step):
         paths: The fields that are paths of files which are no models; relative to the recipe.
         arguments: The options that are arguments on the command line, behind models and files.
         flags: Names of an option on the command line, where they are not those of the field.
+        data: The options that are paths of files with data; relative to the recipe.
         is_model: Whether later steps can use the result.
     """
 
@@ -36,6 +38,7 @@ class DeclaredStep(Step):
     paths: ClassVar[tuple[str, ...]] = ()
     arguments: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[dict[str, tuple[str, ...]]] = {}
+    data: ClassVar[tuple[str, ...]] = ()
     is_model: ClassVar[bool] = True
 
     def inputs(self) -> Iterator[str]:
@@ -49,9 +52,12 @@ class DeclaredStep(Step):
         """Return the fields that are options."""
         return {name: field for name, field in cls.model_fields.items() if name not in (*cls.takes, *cls.paths)}
 
-    def wishes(self) -> dict[str, Any]:
-        """Return the values of the options."""
-        return {name: getattr(self, name) for name in self.choices()}
+    def wishes(self, root: Path = Path()) -> dict[str, Any]:
+        """Return the values of the options, files found from a directory."""
+        found = {name: getattr(self, name) for name in self.choices()}
+        return found | {
+            name: str(root / Path(found[name]).expanduser()) for name in self.data if found[name] is not None
+        }
 
     @classmethod
     def schema_of_settings(cls) -> dict[str, Any]:

@@ -7,8 +7,19 @@ parser (`graftwork.stores.saved_program`) and refuses what they tell; only makin
 from collections.abc import Callable
 
 from graftwork.models.savedmodel.base import ServablePlan
+from graftwork.models.savedmodel.chain import plan_chain
+from graftwork.models.savedmodel.combine import plan_combine
+from graftwork.models.savedmodel.ensemble import plan_ensemble
+from graftwork.models.savedmodel.freezing import plan_from_frozen_graph, plan_join_frozen
+from graftwork.models.savedmodel.frozen import FROZEN
 
-__all__ = ["PLANS", "ServablePlan"]
+__all__ = ["FROZEN", "PLANS", "ServablePlan"]
 
-PLANS: dict[str, Callable[..., ServablePlan]] = {}
+PLANS: dict[str, Callable[..., ServablePlan]] = {
+    "savedmodel_chain": plan_chain,
+    "savedmodel_combine": plan_combine,
+    "savedmodel_ensemble": plan_ensemble,
+    "savedmodel_from_frozen_graph": plan_from_frozen_graph,
+    "savedmodel_join_frozen": plan_join_frozen,
+}
 """How each kind of step is planned: from label and path of every source, in order, and the step's options by name."""

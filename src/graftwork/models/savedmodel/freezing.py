@@ -23,20 +23,20 @@ FrozenKind = Literal["saved_model", "frozen_graph"]
 
 
 def plan_from_frozen_graph(
-    sources: Sources, *, inputs: Sequence[str] = (), outputs: Sequence[str] = (), examples: str | None = None
+    sources: Sources, *, feeds: Sequence[str] = (), fetches: Sequence[str] = (), examples: str | None = None
 ) -> ServablePlan:
     """Plan a SavedModel of a frozen graph.
 
     Args:
         sources: The graph's label and path.
-        inputs: Tensors that are given, ``node``, ``node:1`` or ``name=node:1``; by default all placeholders that the outputs need.
-        outputs: Tensors that are wanted; by default the only one that nothing uses.
+        feeds: Tensors that are given, ``node``, ``node:1`` or ``name=node:1``; by default all placeholders that the outputs need.
+        fetches: Tensors that are wanted; by default the only one that nothing uses.
         examples: A file with inputs to compare with.
 
     Raises:
         GraftworkError: If it cannot be made.
     """
-    found = joined(sources, inputs=inputs, outputs=outputs, prefixed=False)
+    found = joined(sources, inputs=feeds, outputs=fetches, prefixed=False)
     return _plan("savedmodel_from_frozen_graph", sources, found, "saved_model", examples)
 
 
@@ -44,10 +44,10 @@ def plan_join_frozen(
     sources: Sources,
     *,
     connect: Mapping[str, str] | None = None,
-    inputs: Sequence[str] = (),
-    outputs: Sequence[str] = (),
+    feeds: Sequence[str] = (),
+    fetches: Sequence[str] = (),
     labels: Sequence[str] = (),
-    kind: FrozenKind = "saved_model",
+    result: FrozenKind = "saved_model",
     examples: str | None = None,
 ) -> ServablePlan:
     """Plan one graph of several frozen ones, as a SavedModel or frozen again.
@@ -55,10 +55,10 @@ def plan_join_frozen(
     Args:
         sources: The graphs' labels and paths, those that give before those that take.
         connect: Which tensor is given to another graph, by the tensor that it takes the place of: ``{B/x:0: A/y:0}``.
-        inputs: As of `plan_from_frozen_graph`, with the graph's label before the node's name.
-        outputs: Likewise.
+        feeds: As of `plan_from_frozen_graph`, with the graph's label before the node's name.
+        fetches: Likewise.
         labels: What the graphs are called.
-        kind: What comes out.
+        result: What comes out.
         examples: A file with inputs to compare with.
 
     Raises:
@@ -67,8 +67,8 @@ def plan_join_frozen(
     if len(sources) < 2:
         raise OptionError("joining takes at least two frozen graphs; from-frozen-graph makes a SavedModel of one")
     sources = labelled(sources, labels)
-    found = joined(sources, inputs=inputs, outputs=outputs, connect=connect, prefixed=True)
-    return _plan("savedmodel_join_frozen", sources, found, kind, examples)
+    found = joined(sources, inputs=feeds, outputs=fetches, connect=connect, prefixed=True)
+    return _plan("savedmodel_join_frozen", sources, found, result, examples)
 
 
 def _plan(kind: str, sources: Sources, found: Joined, format: FrozenKind, examples: str | None) -> ServablePlan:

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from graftwork.errors import MismatchError, OptionError, StoreError, UnknownNameError
+from graftwork.stores.base import Format
 from graftwork.stores.saved_program import TABLES, Port, Program, read_frozen, shown_shape
 from graftwork.stores.tf_program import PYTHON, Node, split_reference, type_name
 
@@ -26,6 +28,23 @@ FED = ("Placeholder", "PlaceholderV2")
 
 SINKS = ("NoOp", "Assert", "Print", "Const", *FILLING)
 """Operations that nobody uses as outputs."""
+
+
+def _not_read(path: Path) -> NoReturn:
+    raise StoreError(
+        f"{path} is a frozen graph, which has no variables; make a SavedModel of it (savedmodel from-frozen-graph)"
+    )
+
+
+FROZEN = Format(
+    name="frozen_graph",
+    summary="frozen graph of TensorFlow 1",
+    suffixes=(".pb",),
+    recognise=Path.is_file,
+    open=_not_read,
+    create=None,
+)
+"""What has to be known of the format to replace an earlier file of it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -287,7 +306,7 @@ def _check(graph: Frozen, kept: set[str], filling: set[str], given: set[str]) ->
             )
         if node.op in FED and node.name not in given:
             raise OptionError(
-                f"the outputs need the placeholder {name!r} of {graph.path.name}, which is not among the inputs; add it to `inputs`"
+                f"the outputs need the placeholder {name!r} of {graph.path.name}, which is not among the inputs; add it (--inputs, feeds=)"
             )
     tables = {split_reference(graph.nodes[name].inputs[0])[0] for name in filling}
     empty = [n.name for n in nodes if n.op in ("HashTable", "HashTableV2") and n.name not in tables]
