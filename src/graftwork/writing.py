@@ -150,6 +150,7 @@ def write_merge(
     verb: str = "merge",
     like: Reader | None = None,
     made_of: Sequence[tuple[str, Reader | None]] | None = None,
+    look: Callable[[Reader], Sequence[str]] | None = None,
 ) -> Result:
     """Run a plan into a file.
 
@@ -161,6 +162,7 @@ def write_merge(
         verb: What the record calls it.
         like: Lends architecture and places; by default the plan says.
         made_of: What the record names as sources, None for a live model; by default what the plan reads.
+        look: Looks at the finished result before it takes its name, and returns what the user should know.
 
     Raises:
         OutputError: If the target cannot be written.
@@ -209,6 +211,7 @@ def write_merge(
             writer.close()
         with row.open(staged.opened_as) as reader:
             verify_written(reader, plan.specs, outcome.written, target.workers())
+            found = look(reader) if look is not None else ()
         staged.commit()
     if progress is not None:
         progress(verb, total, total)
@@ -218,7 +221,7 @@ def write_merge(
         tensors=len(plan.specs),
         size_bytes=_size(target.path, row),
         seconds=time.perf_counter() - begin,
-        notes=(*plan.notes, *outcome.notes, *getattr(writer, "notes", ())),
+        notes=(*plan.notes, *outcome.notes, *getattr(writer, "notes", ()), *found),
         tables=plan.tables,
     )
 

@@ -64,6 +64,7 @@ class Keras2Program:
     Args:
         path: The directory.
         settings: Settings that the configuration lacks, for layers by the chain of names that leads to them.
+        reader: The open SavedModel, which then stays its owner's to close.
 
     Attributes:
         places: Every layer, outer ones first.
@@ -72,10 +73,17 @@ class Keras2Program:
         StoreError: If it is not a Functional or Sequential model of Keras 2, or the graph of objects is not that of its configuration.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        reader: SavedModelReader | None = None,
+    ) -> None:
         self.path = path
         config = _with_settings(configuration(path), settings or {})
-        self._source = SavedModelReader(path)
+        self._owned = reader is None
+        self._source = SavedModelReader(path) if reader is None else reader
         try:
             self._open(config)
         except BaseException:
@@ -221,8 +229,9 @@ class Keras2Program:
         self._source.read_into(self._names[name], start, out)
 
     def close(self) -> None:
-        """Close the files; closing twice does nothing."""
-        self._source.close()
+        """Close the files that it has opened; closing twice does nothing."""
+        if self._owned:
+            self._source.close()
 
     def __enter__(self) -> "Keras2Program":
         return self

@@ -297,7 +297,7 @@ def _made(specs: Sequence[TensorSpec], like: Reader) -> _Plan:
         )
     by_layer: dict[str, list[TensorSpec]] = {}
     known = {v.name: v for v in layout(header.architecture).variables}
-    order = _creation_order(known.values())
+    order = creation_order(known.values())
     for spec in specs:
         if spec.role is Role.OPTIMIZER:
             raise OutputError("the optimizer state cannot be carried into a legacy .h5 file from this format; drop it")
@@ -331,7 +331,7 @@ CREATED = ("forward_layer", "backward_layer", "query_dense", "key_dense", "value
 """Layers inside a layer in the order in which their owner makes them, where that is not the order of their names."""
 
 
-def _creation_order(variables: Iterable[Variable]) -> dict[str, tuple[int, ...]]:
+def creation_order(variables: Iterable[Variable]) -> dict[str, tuple[int, ...]]:
     """Return for each variable's name its place in the order of a live model's `weights`.
 
     Weights files follow the names of attributes; legacy files follow the order in which layers were made.
