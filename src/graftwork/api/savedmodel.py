@@ -7,8 +7,15 @@ Sources are directories of SavedModels, and stay as they are. What every functio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any, Unpack
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
+from graftwork.api.servables import chain as chain
+from graftwork.api.servables import combine as combine
+from graftwork.api.servables import ensemble as ensemble
+from graftwork.api.servables import from_frozen_graph as from_frozen_graph
+from graftwork.api.servables import join_frozen as join_frozen
+from graftwork.api.programs import ls as ls
 from graftwork.api.sources import Model
 from graftwork.api.steps import Wanted, perform, planned
 from graftwork.ckpt.lift import compared
@@ -17,8 +24,52 @@ from graftwork.jobs import MergeJob
 from graftwork.models import values
 from graftwork.models.configuration import objects_of
 from graftwork.models.copying import copy_model
+from graftwork.models.savedmodel.bridge import bridge as bridged
 from graftwork.recipe.savedmodel import SavedmodelLift
 from graftwork.writing import Target
+
+
+def bridge(
+    source: str | PathLike[str],
+    *,
+    signature: str = "serving_default",
+    at: str | Sequence[str] = (),
+    result: Literal["auto", "rebuild", "layer"] = "auto",
+    name: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Make a Keras model of a SavedModel.
+
+    One that Keras 2 saved with its configuration is rebuilt: a plain model, all of which can be trained. Any other becomes a frozen layer
+    around one of its signatures, through which gradients pass; every file of it contains the whole SavedModel, and graftwork has to be
+    installed where it is loaded.
+
+    Args:
+        source: The SavedModel.
+        signature: Which of its signatures.
+        at: Where to end: outputs of the signature, or tensors inside it, as ``savedmodel ls --tensors`` lists them; by default all outputs.
+        result: What comes out: ``rebuild`` for a plain model, ``layer`` for a frozen layer, ``auto`` for the first where it can be had.
+        name: What the model is called; by default as the SavedModel.
+        **wanted: See `graftwork.api.steps.Wanted`.
+
+    Returns:
+        The path of the output, or a live model where no output is named; it does not need the SavedModel's directory.
+
+    Raises:
+        OptionError: If it cannot be rebuilt and shall be.
+        OutputError: If the output exists, is a source or cannot be written.
+        StoreError: If the SavedModel is damaged, cannot become a Keras model, or the result does not say what the signature says.
+        UnknownNameError: If it has no such signature, output or tensor.
+    """
+    ends = (at,) if isinstance(at, str) else tuple(at)
+    if wanted.get("output") is not None:
+        options = {"signature": signature, "at": ends, "result": result, "name": name}
+        return perform("savedmodel_bridge", {"source": source}, options, wanted)
+    found = bridged(Path(source), signature=signature, at=ends, result=result, name=name)
+    report = wanted.get("report")
+    if report is not None:
+        report += found.notes
+    return found.model
 
 
 def lift(

@@ -7,6 +7,7 @@ parser (`graftwork.stores.saved_program`) and refuses what they tell; only makin
 from collections.abc import Callable
 
 from graftwork.models.savedmodel.base import ServablePlan
+from graftwork.models.savedmodel.bridge import plan_bridge
 from graftwork.models.savedmodel.chain import plan_chain
 from graftwork.models.savedmodel.combine import plan_combine
 from graftwork.models.savedmodel.ensemble import plan_ensemble
@@ -16,6 +17,7 @@ from graftwork.models.savedmodel.frozen import FROZEN
 __all__ = ["FROZEN", "PLANS", "ServablePlan"]
 
 PLANS: dict[str, Callable[..., ServablePlan]] = {
+    "savedmodel_bridge": plan_bridge,
     "savedmodel_chain": plan_chain,
     "savedmodel_combine": plan_combine,
     "savedmodel_ensemble": plan_ensemble,

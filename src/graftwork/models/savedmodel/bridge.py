@@ -23,7 +23,7 @@ from graftwork.stores.saved_tensors import Inside, Insides, insides
 from graftwork.stores.tf_bundle import OPAQUE, STRING
 from graftwork.tensor import ITEMSIZE
 
-Kind = Literal["auto", "rebuild", "layer"]
+Result = Literal["auto", "rebuild", "layer"]
 
 SERVING = "serving_default"
 """The signature that a model server uses."""
@@ -88,7 +88,7 @@ class Bridge:
 
 
 def foreseen(
-    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), kind: Kind = "auto", name: str | None = None
+    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), result: Result = "auto", name: str | None = None
 ) -> Bridge:
     """Return what a SavedModel can become, from its files alone.
 
@@ -96,7 +96,7 @@ def foreseen(
         path: The directory.
         signature: Which signature.
         at: Outputs of the signature, or tensors inside it; by default all outputs.
-        kind: What to make of it.
+        result: What to make of it.
         name: What the model is called; by default as the directory.
 
     Raises:
@@ -108,7 +108,7 @@ def foreseen(
             f"{path} has no signatures, so nothing tells what it takes; save it with signatures= in TensorFlow"
         )
     chosen = program.signature(signature)
-    why = _no_rebuild(program, signature, at, kind)
+    why = _no_rebuild(program, signature, at, result)
     program.refuse_unrunnable(signature)
     _check_inputs(chosen, path)
     inside = insides(program, chosen)
@@ -133,10 +133,10 @@ def foreseen(
     )
 
 
-def _no_rebuild(program: Program, signature: str, at: Sequence[str], kind: Kind) -> str:
+def _no_rebuild(program: Program, signature: str, at: Sequence[str], result: Result) -> str:
     """Return why a model is not rebuilt, nothing where it is."""
     reasons = []
-    if kind == "layer":
+    if result == "layer":
         return "as asked"
     if at:
         reasons.append("tensors are asked for by name")
@@ -145,9 +145,9 @@ def _no_rebuild(program: Program, signature: str, at: Sequence[str], kind: Kind)
     refused = refusal(program.path)
     if refused is not None:
         reasons.append(refused)
-    if reasons and kind == "rebuild":
+    if reasons and result == "rebuild":
         raise OptionError(
-            f"{program.path} cannot be rebuilt as a plain Keras model: {'; '.join(reasons)}; leave out kind='rebuild' for a layer"
+            f"{program.path} cannot be rebuilt as a plain Keras model: {'; '.join(reasons)}; leave out result='rebuild' for a layer"
         )
     return "; ".join(reasons)
 
@@ -203,7 +203,7 @@ def _end(name: str, length: int) -> str:
 
 
 def bridge(
-    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), kind: Kind = "auto", name: str | None = None
+    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), result: Result = "auto", name: str | None = None
 ) -> Bridged:
     """Return a SavedModel as a Keras model.
 
@@ -211,17 +211,17 @@ def bridge(
         path: The directory, which is not needed afterwards.
         signature: Which signature.
         at: Outputs of the signature, or tensors inside it; by default all outputs.
-        kind: ``"rebuild"`` for a plain Keras model, which only SavedModels of Keras 2 with their configuration become; ``"layer"`` for a
+        result: ``"rebuild"`` for a plain Keras model, which only SavedModels of Keras 2 with their configuration become; ``"layer"`` for a
             frozen layer around the signature; ``"auto"`` for the first where it can be had.
         name: What the model is called; by default as the directory.
 
     Raises:
         GraftworkError: If it cannot become a Keras model.
     """
-    return made(foreseen(path, signature=signature, at=at, kind=kind, name=name), kind)
+    return made(foreseen(path, signature=signature, at=at, result=result, name=name), result)
 
 
-def made(plan: Bridge, kind: Kind = "auto") -> Bridged:
+def made(plan: Bridge, result: Result = "auto") -> Bridged:
     """Return the Keras model that was foreseen.
 
     Raises:
@@ -233,7 +233,7 @@ def made(plan: Bridge, kind: Kind = "auto") -> Bridged:
             found = rebuilt(path, name=plan.name)
             return Bridged(model=found.model, kind="rebuild", notes=(*notes, found.note))
         except StoreError as error:
-            if kind == "rebuild":
+            if result == "rebuild":
                 raise
             notes = [
                 f"{path.name} becomes a frozen layer around signature {plan.signature.name!r}: it cannot be rebuilt ({brief(error)})"
@@ -303,7 +303,7 @@ def plan_bridge(
     *,
     signature: str = SERVING,
     at: Sequence[str] = (),
-    kind: Kind = "auto",
+    result: Result = "auto",
     name: str | None = None,
 ) -> ServablePlan:
     """Plan the Keras model that a SavedModel becomes.
@@ -312,19 +312,19 @@ def plan_bridge(
         sources: Label and path of the SavedModel.
         signature: Which signature.
         at: Outputs of the signature, or tensors inside it; by default all outputs.
-        kind: What to make of it.
+        result: What to make of it.
         name: What the model is called.
 
     Raises:
         GraftworkError: If it cannot become a Keras model.
     """
     ((label, path),) = sources
-    plan = foreseen(path, signature=signature, at=at, kind=kind, name=name or label)
+    plan = foreseen(path, signature=signature, at=at, result=result, name=name or label)
 
     def make(target: Path) -> Sequence[str]:
         with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as folder:
             file = Path(folder) / "bridged.keras"
-            found = made(plan, kind)
+            found = made(plan, result)
             note = saved(found, file)
             file.rename(target)
         return (
