@@ -4,6 +4,8 @@ Checkpoints of TensorFlow 2 are joined object by object (`graftwork.ckpt.objects
 renamed or moved. What several of them have is settled before anything is written; values are read only to see whether they are the same.
 """
 
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +21,12 @@ from graftwork.stores.base import RAW_DTYPES, Reader
 from graftwork.stores.tf_checkpoint import CheckpointReader, Lender, Text, digest
 from graftwork.stores.tf_graph import ATTRIBUTES, OPTIMIZER, VALUE, slot_owner
 from graftwork.stores.tf_protos import Node
-from graftwork.tensor import Role
 
 Value = Shown | Text
 """A tensor of numbers, or of texts and objects."""
+
+STEPS = "global_step"
+"""What TensorFlow 1 calls the number of steps."""
 
 PIECE = 1 << 20
 """Elements that are compared at a time."""
@@ -129,14 +133,14 @@ def _by_names(step: CkptMerge, parts: Sequence[Part]) -> Settled:
     settled = Settled()
     chosen: set[str] = set()
     for s, part in enumerate(parts):
-        for inner, value in part.values.items():
+        for inner in part.values:
             key, place = part.scope + inner, (s, inner)
             before = settled.keys.get(key)
             if before is None:
                 settled.keys[key] = place
             elif key.rpartition("/")[2] == COUNTER:
                 _greatest(parts, settled, key, [before, place])
-            elif _is_bookkeeping(inner, value):
+            elif OPTIMIZER.fullmatch(inner) or inner.rpartition("/")[2] == STEPS:
                 _settle_bookkeeping(step, parts, settled, key, before, place)
             else:
                 _settle(step.on_conflict, parts, settled, key, before, place)
@@ -144,11 +148,6 @@ def _by_names(step: CkptMerge, parts: Sequence[Part]) -> Settled:
     if step.on_conflict in ("first", "last"):
         _drop_slots(parts, settled, chosen)
     return settled
-
-
-def _is_bookkeeping(name: str, value: Value) -> bool:
-    """Return whether a tensor is what a graph has once, however many models are in it: counts of steps, decays of Adam, loss scales."""
-    return isinstance(value, Shown) and (value.spec.role is Role.COUNTER or OPTIMIZER.fullmatch(name) is not None)
 
 
 def _settle(policy: str, parts: Sequence[Part], settled: Settled, key: str, before: Place, place: Place) -> None:
@@ -171,10 +170,12 @@ def _settle(policy: str, parts: Sequence[Part], settled: Settled, key: str, befo
 def _settle_bookkeeping(
     step: CkptMerge, parts: Sequence[Part], settled: Settled, key: str, before: Place, place: Place
 ) -> None:
+    """Decide about what a graph has once, however many models are in it: decays of Adam, loss scales, the number of steps."""
     if step.bookkeeping == "separate":
-        number = next(k for k in range(1, len(settled.keys) + 2) if f"{key}_{k}" not in settled.keys)
-        settled.keys[f"{key}_{number}"] = place
-        _say(settled, f"{key}_{number}", f"{key} of {parts[place[0]].label}")
+        name = re.sub(r"_\d+$", "", key)
+        new = next(f"{name}_{k}" for k in itertools.count(1) if f"{name}_{k}" not in settled.keys)
+        settled.keys[new] = place
+        _say(settled, new, f"{place[1]} of {parts[place[0]].label}")
         return
     if step.bookkeeping == "equal" and _difference(parts, before, place):
         labels = [f"{_shown(_value(parts, found))} in {parts[found[0]].label}" for found in (before, place)]
@@ -281,7 +282,6 @@ def _greatest(parts: Sequence[Part], settled: Settled, key: str, places: Sequenc
         settled.notes.append(
             f"{key.partition('/.')[0]} is the greatest that there is, {counts[taken]} of {parts[taken[0]].label}"
         )
-    settled.left_out += [(place, "not the greatest") for place in places if place != taken]
 
 
 def _number(value: Value) -> float:
