@@ -309,7 +309,7 @@ def cast(
         dtype: The dtype of the result.
         patterns: Globs (or ``re:`` expressions) over names of what is cast; by default all weights are.
         exclude: Globs (or ``re:`` expressions) over names of what is not, though a pattern fits it.
-        allow_nonfinite: Whether weights may hold NaN or infinity, or become infinite.
+        allow_nonfinite: Whether weights may hold NaN or infinity.
         **wanted: See `graftwork.api.steps.Wanted`.
 
     Returns:

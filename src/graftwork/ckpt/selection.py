@@ -264,6 +264,9 @@ def plan_cast(step: CkptCast, readers: Mapping[str, Reader]) -> MergePlan:
             f"{step.dtype}",
             advice="optimizer state, counters, seeds and tables keep their dtypes",
         )
-    notes = [f"{count:,} tensor{'s' * (count != 1)} ({what}) keep their dtype" for what, count in left.items()]
+    notes = [
+        f"{count:,} tensors ({what}) keep their dtype" if count > 1 else f"1 tensor ({what}) keeps its dtype"
+        for what, count in left.items()
+    ]
     plan = plan_of(view, {step.model: source.reader}, steps=steps, notes=notes, tables={"cast": rows})
     return replace(plan, request=replace(plan.request, allow_nonfinite=step.allow_nonfinite))

@@ -245,4 +245,4 @@ class CkptCast(CheckpointStep):
     exclude: Words = ()
     """Globs (or ``re:`` expressions) over names of what is not, though a pattern fits it."""
     allow_nonfinite: bool = False
-    """Whether weights may hold NaN or infinity, or become infinite."""
+    """Whether weights may hold NaN or infinity."""
