@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork import provenance
+from graftwork.ckpt.counterparts import by_names
 from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.methods import get
 from graftwork.methods.options import Place, companion_files
@@ -246,7 +247,7 @@ def plan_convert(
     Args:
         source: The open source.
         row: The format to write.
-        like: A model of the same architecture that lends what the source does not have.
+        like: A model of the same architecture that lends names and what the source does not have.
         dtype: Cast floating-point tensors to this.
 
     Raises:
@@ -263,8 +264,12 @@ def plan_convert(
     if optimizer and not carries_optimizer:
         losses.append(f"the optimizer state ({len(optimizer)} tensors)")
         specs = [spec for spec in specs if spec.role is not Role.OPTIMIZER]
+    names = {spec.name: spec.name for spec in specs}
     if like is not None:
-        _same_tensors(source, like, specs)
+        names = _same_tensors(source, like, specs)
+        left_out = [spec for spec in specs if spec.name not in names]
+        losses += [f"{len(left_out)} counters and states of random generators"] if left_out else []
+        specs = [spec for spec in specs if spec.name in names]
     if source.header.config is not None and not row.holds_architecture:
         losses.append("the architecture")
     elif (
@@ -280,14 +285,15 @@ def plan_convert(
     for spec in specs:
         kept = spec.role in (Role.QUANTIZED, Role.OPTIMIZER)
         casts = dtype is not None and spec.dtype in FLOATS and spec.dtype != dtype and not kept
+        own = replace(spec, name=names[spec.name])
         steps.append(
             Step(
-                spec=replace(spec, dtype=dtype) if casts and dtype is not None else spec,
+                spec=replace(own, dtype=dtype) if casts and dtype is not None else own,
                 readers=(source,),
                 labels=(lender.path.name,),
                 sources=(Source(name=spec.name),),
                 n_models=1,
-                place=Place(spec.name, str(spec.role)),
+                place=Place(own.name, str(own.role)),
                 method=cast if casts else None,
             )
         )
@@ -301,22 +307,38 @@ def _is_compiled(source: Reader) -> bool:
     return source.header.format == "legacy_h5" or (isinstance(config, dict) and bool(config.get("compile_config")))
 
 
-def _same_tensors(source: Reader, like: Reader, specs: Sequence[TensorSpec]) -> None:
+def _same_tensors(source: Reader, like: Reader, specs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Return what each tensor of a source is called in a model of the same architecture: the same, but for a prefix before all names.
+
+    Counters and states of random generators that the model does not keep go nowhere.
+
+    Raises:
+        MismatchError: If the two have other tensors.
+    """
     wanted = {name: spec for name, spec in like.specs().items() if spec.role is not Role.OPTIMIZER}
     given = {spec.name: spec for spec in specs}
+    names = {found.name: name for name, found in by_names(wanted, given).items()} or {name: name for name in given}
+    there = set(names.values())
     reasons = [
-        f"{source.path.name} has no tensor {name!r}, which {like.path.name} has" for name in wanted if name not in given
+        f"{source.path.name} has no tensor {name!r}, which {like.path.name} has" for name in wanted if name not in there
     ]
     reasons += [
-        f"tensor {name!r} of {source.path.name} is not in {like.path.name}" for name in given if name not in wanted
-    ]
-    reasons += [
-        f"tensor {name!r} has shape {spec.shape} in {source.path.name} but {wanted[name].shape} in {like.path.name}"
+        f"tensor {name!r} of {source.path.name} is not in {like.path.name}"
         for name, spec in given.items()
-        if name in wanted and wanted[name].shape != spec.shape
+        if names.get(name) not in wanted and spec.role not in (Role.COUNTER, Role.SEED)
+    ]
+    reasons += [
+        f"tensor {name!r} has shape {given[name].shape} in {source.path.name} but {wanted[own].shape} in {like.path.name}"
+        for name, own in names.items()
+        if own in wanted and wanted[own].shape != given[name].shape
     ]
     if reasons:
-        raise MismatchError(*reasons, advice="`like` must be a model of the same architecture and names")
+        raise MismatchError(
+            *reasons,
+            advice="`like` must be a model of the same architecture and names; where names differ, `graftwork savedmodel lift` finds out "
+            "which tensor is which",
+        )
+    return {name: own for name, own in names.items() if own in wanted}
 
 
 def convert(

@@ -86,6 +86,14 @@ def counterparts(target: Specs, source: Specs, ours: Order | None = None, theirs
     return _piecewise(target, source)
 
 
+def by_names(target: Specs, source: Specs) -> Found:
+    """Return the counterparts of all tensors of a model by equal names, or by names that differ by one prefix; nothing if neither tells."""
+    found = _same(target, source)
+    if target.keys() != found.keys():
+        found = _prefixed(target, target, source)
+    return found if target.keys() == found.keys() else {}
+
+
 def _fits(ours: TensorSpec, theirs: TensorSpec) -> bool:
     return ours.shape == theirs.shape
 
