@@ -559,3 +559,29 @@ def test_a_cast_is_restored_into_variables_of_that_dtype(tf, tmp_path):
     fresh = tf.Variable(tf.zeros((3, 4), tf.bfloat16))
     tf.train.Checkpoint(w=fresh, step=tf.Variable(0)).read(str(out)[:-6]).assert_consumed()
     np.testing.assert_array_equal(fresh.numpy(), tf.cast(w, tf.bfloat16).numpy())
+
+
+@pytest.mark.keras
+def test_steps_of_a_recipe_know_the_objects_of_steps_before(tf, tmp_path):
+    """All are planned before the first is made, each with the objects, texts and names that its input will have."""
+    tf.train.Checkpoint(a=tf.train.Checkpoint(w=tf.Variable([1.0], name="w")), text=tf.Variable("t", name="t")).write(
+        str(tmp_path / "a")
+    )
+    (tmp_path / "recipe.yaml").write_text("""
+models: {a: a.index}
+steps:
+  named: {ckpt_rename: {model: a, rules: [w=v]}}
+  moved: {ckpt_rename: {model: named, rules: [a/=b/], objects: true}}
+  cast: {ckpt_cast: {model: moved, dtype: float64}}
+  kept: {ckpt_extract: {model: cast, patterns: [v, t]}}
+outputs: {kept: out.index}
+""")
+    assert [report.step for report in gw.plan(tmp_path / "recipe.yaml")] == ["named", "moved", "cast", "kept"]
+    gw.run(tmp_path / "recipe.yaml")
+    assert [(row.name, row.dtype, row.key) for row in ls(tmp_path / "out.index")] == [
+        ("v", "float64", "b/w" + VALUE),
+        ("t", "string", "text" + VALUE),
+    ]
+    fresh, text = tf.Variable(tf.zeros(1, tf.float64)), tf.Variable("")
+    tf.train.Checkpoint(b=tf.train.Checkpoint(w=fresh), text=text).read(str(tmp_path / "out")).assert_consumed()
+    assert (fresh.numpy().tolist(), text.numpy()) == ([1.0], b"t")

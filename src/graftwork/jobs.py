@@ -34,6 +34,9 @@ from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS, SavedmodelLift
 from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of
 from graftwork.stores.lora import ADAPTER
 from graftwork.stores.staged import Staged, check_target, free_bytes
+from graftwork.stores.tf_checkpoint import Lender, Text
+from graftwork.stores.tf_graph import pruned
+from graftwork.stores.tf_protos import Node, parse_graph
 from graftwork.tensor import TensorSpec
 from graftwork.writing import Progress, Result, Target, convert, distinct, write_merge
 
@@ -108,6 +111,37 @@ class PlannedReader:
         return self
 
     def __exit__(self, *_: object) -> None: ...
+
+
+class PlannedCheckpoint(PlannedReader):
+    """A checkpoint of TensorFlow that has been planned but not made: it lends objects and texts already.
+
+    Args:
+        name: Name of the step.
+        job: What it will do.
+        header: What its result will say of itself.
+        lender: Where its objects and texts come from.
+    """
+
+    def __init__(self, name: str, job: Job, header: Header, lender: Lender) -> None:
+        super().__init__(name, job, header)
+        self._lender = lender
+        self.texts: Mapping[str, Text] = lender.texts
+        keys = [*map(self.key, self.specs()), *lender.texts]
+        self.nodes: tuple[Node, ...] = parse_graph(pruned(lender.nodes, keys)) if lender.nodes else ()
+
+    def code(self, name: str) -> int | None:
+        """Return TensorFlow's number of a tensor's type, None where it is not known."""
+        before = self._lender.specs().get(name)
+        return self._lender.code(name) if before and before.dtype == self.specs()[name].dtype else None
+
+
+def reader_of(name: str, job: Job, header: Header) -> PlannedReader:
+    """Return what stands for a step's result while later steps are planned."""
+    lender = job.plan.lender if isinstance(job, MergeJob) else None
+    if header.format == "tf_checkpoint" and isinstance(lender, Lender):
+        return PlannedCheckpoint(name, job, header, lender)
+    return PlannedReader(name, job, header)
 
 
 # Merges ----------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from graftwork.ckpt.history import spread_recipe
-from graftwork.jobs import JOBS, Job, PlannedReader
+from graftwork.jobs import JOBS, Job, reader_of
 from graftwork.recipe import Recipe
 from graftwork.stores import Reader, open_store, spelling
 from graftwork.writing import Progress, Result, Target, opened
@@ -27,7 +27,7 @@ def planned(recipe: Recipe, root: Path) -> Iterator[dict[str, Job]]:
             job = jobs[name] = JOBS[step.kind](step, recipe, readers, root)
             header = job.header()
             if header is not None:
-                readers[name] = PlannedReader(name, job, header)
+                readers[name] = reader_of(name, job, header)
         yield jobs
 
 
