@@ -18,6 +18,9 @@ from graftwork.stores.tf_protos import Attribute, Node, fields, node_of, remade,
 COUNTER = "save_counter"
 COUNTER_KEY = COUNTER + ATTRIBUTES + VALUE
 
+MOST_SHOWN = 300
+"""So many characters of the names that lead to an object are told; a graph may be a hundred thousand objects deep."""
+
 SAVER = 4
 """The field of an object that TensorFlow saves with a function of the user's."""
 
@@ -210,7 +213,7 @@ class _Joining:
             children = _children(self.sources[s], mine), _children(self.sources[t], theirs)
             for name, child in children[0].items():
                 if name in children[1]:
-                    waiting.append(((s, child), (t, children[1][name]), f"{path}/{name}"))
+                    waiting.append(((s, child), (t, children[1][name]), f"{path}/{name}"[-MOST_SHOWN:]))
             values = [{a.name: 0 for a in node.attributes} for node in (mine, theirs)]
             for a, b in (children, values):
                 for name in (*(n for n in a if n not in b), *(n for n in b if n not in a)):
