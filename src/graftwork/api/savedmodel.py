@@ -5,28 +5,27 @@ Sources are directories of SavedModels, and stay as they are. What every functio
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+from graftwork.api.programs import ls as ls
 from graftwork.api.servables import chain as chain
 from graftwork.api.servables import combine as combine
 from graftwork.api.servables import ensemble as ensemble
 from graftwork.api.servables import from_frozen_graph as from_frozen_graph
 from graftwork.api.servables import join_frozen as join_frozen
-from graftwork.api.programs import ls as ls
-from graftwork.api.sources import Model
-from graftwork.api.steps import Wanted, perform, planned
-from graftwork.ckpt.lift import compared
+from graftwork.api.sources import Model, on_disk
+from graftwork.api.steps import Wanted, perform, stated
+from graftwork.ckpt.lift import compared, plan_lift
 from graftwork.errors import OptionError
-from graftwork.jobs import MergeJob
 from graftwork.models import values
 from graftwork.models.configuration import objects_of
 from graftwork.models.copying import copy_model
 from graftwork.models.savedmodel.bridge import bridge as bridged
+from graftwork.recipe import as_name
 from graftwork.recipe.savedmodel import SavedmodelLift
-from graftwork.writing import Target
+from graftwork.writing import Target, distinct, opened, write_merge
 
 
 def bridge(
@@ -113,16 +112,22 @@ def lift(
     if isinstance(into, str | PathLike):
         raise OptionError("say where to write the result (output=), or give `into` as a live model")
     values.check_is_keras(into)
-    with planned("savedmodel_lift", sources, options, wanted) as (step, job):
-        assert isinstance(step, SavedmodelLift)
-        assert isinstance(job, MergeJob)
-        into_reader, source_reader = job.plan.models
-        own = objects_of(into)
-        after = into_reader.path.with_name("result.keras")
-        looking = replace(job, look=lambda reader: compared(step, source_reader, reader, own))
-        result = looking.write(Target(path=after, threads=wanted.get("threads") or 0), step, wanted.get("progress"))
-        made = copy_model(into, compiled=True)
-        values.set_values(made, after, into_reader.path)
+    with on_disk([source, into], wanted.get("names")) as (paths, labels):
+        there, here = distinct([as_name(label) for label in labels])
+        step = stated(SavedmodelLift, {"source": there, "into": here, **options})
+        with opened(paths) as readers:
+            plan = plan_lift(step, dict(zip((there, here), readers, strict=True)))
+            target = Target(path=paths[1].with_name("result.keras"), threads=wanted.get("threads") or 0)
+            result = write_merge(
+                plan,
+                target,
+                step.settings(),
+                wanted.get("progress"),
+                verb=step.kind,
+                look=lambda made: compared(step, readers[0], made, objects_of(into)),
+            )
+            made = copy_model(into, compiled=True)
+            values.set_values(made, target.path, paths[1])
     report, on_result = wanted.get("report"), wanted.get("on_result")
     if report is not None:
         report += result.notes
