@@ -9,7 +9,8 @@
     ├── MismatchError         models that should agree do not (architecture, names, shapes, classes)
     ├── UnknownNameError      a name that nothing is called by, with the nearest ones that exist
     ├── OptionError           an option's value makes no sense, or not for this method
-    └── RecipeError           a recipe is not one, or not a sensible one
+    ├── RecipeError           a recipe is not one, or not a sensible one
+    └── DataError             data cannot be read, or is not what a model takes
 
 A message says which thing, where, what was found against what was expected, and what to do. Lower errors (``OSError``,
 ``zipfile.BadZipFile`` …) are wrapped where only the caller knows enough to say so, and kept as the cause.
@@ -54,6 +55,10 @@ class OptionError(GraftworkError):
 
 class RecipeError(GraftworkError):
     """A recipe is not one, or not a sensible one."""
+
+
+class DataError(GraftworkError):
+    """Data cannot be read, or is not what a model takes."""
 
 
 class UnknownNameError(GraftworkError):
