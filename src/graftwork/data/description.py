@@ -38,7 +38,7 @@ class Description(BaseModel):
     """A data set of TensorFlow Datasets, where that is installed: ``mnist``."""
 
     python: str | None = None
-    """A function ``module:function`` that returns arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`, or is a generator of batches."""
+    """A function ``module:function`` that returns arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`, or yields batches."""
 
     x: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]] | None = None
     """Column of the model's input; columns of its inputs in order, or by the inputs' names. Several columns for one input stand side
