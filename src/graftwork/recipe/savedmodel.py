@@ -26,29 +26,6 @@ class SavedModelStep(DeclaredStep):
         SAVEDMODEL_STEPS[cls.kind] = cls
 
 
-class SavedmodelBridge(SavedModelStep):
-    """Make a Keras model of a SavedModel.
-
-    One that Keras 2 saved with its configuration is rebuilt: a plain model, all of which can be trained. Any other becomes a frozen layer
-    around one of its signatures, through which gradients pass; every file of it contains the whole SavedModel, and graftwork has to be
-    installed where it is loaded.
-    """
-
-    kind: ClassVar[str] = "savedmodel_bridge"
-    takes: ClassVar[tuple[str, ...]] = ("source",)
-
-    source: Name
-    """The SavedModel."""
-    signature: str = "serving_default"
-    """Which of its signatures."""
-    at: Words = ()
-    """Where to end: outputs of the signature, or tensors inside it, as ``savedmodel ls --tensors`` lists them; by default all outputs."""
-    result: Literal["auto", "rebuild", "layer"] = "auto"
-    """What comes out: ``rebuild`` for a plain model, ``layer`` for a frozen layer, ``auto`` for the first where it can be had."""
-    name: str | None = None
-    """What the model is called; by default as the SavedModel."""
-
-
 class SavedmodelLift(SavedModelStep):
     """Put the variables of a SavedModel or checkpoint into a Keras 3 model of the same architecture.
 
@@ -82,6 +59,29 @@ def _as_tensors(value: Any) -> Any:
 
 Tensors = Annotated[tuple[str, ...], BeforeValidator(_as_tensors)]
 """Names of tensors; one alone, or several with commas between, need not be in a list."""
+
+
+class SavedmodelBridge(SavedModelStep):
+    """Make a Keras model of a SavedModel.
+
+    One that Keras 2 saved with its configuration is rebuilt: a plain model, all of which can be trained. Any other becomes a frozen layer
+    around one of its signatures, through which gradients pass; every file of it contains the whole SavedModel, and graftwork has to be
+    installed where it is loaded.
+    """
+
+    kind: ClassVar[str] = "savedmodel_bridge"
+    takes: ClassVar[tuple[str, ...]] = ("source",)
+
+    source: Name
+    """The SavedModel."""
+    signature: str = "serving_default"
+    """Which of its signatures."""
+    at: Tensors = ()
+    """Where to end: outputs of the signature, or tensors inside it, as ``savedmodel ls --tensors`` lists them; by default all outputs."""
+    result: Literal["auto", "rebuild", "layer"] = "auto"
+    """What comes out: ``rebuild`` for a plain model, ``layer`` for a frozen layer, ``auto`` for the first where it can be had."""
+    name: str | None = None
+    """What the model is called; by default as the SavedModel."""
 
 
 class SavedmodelCombine(SavedModelStep):

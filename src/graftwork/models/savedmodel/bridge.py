@@ -2,17 +2,20 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from graftwork.errors import OptionError, StoreError
 from graftwork.models import live
+from graftwork.models.alone import array
+from graftwork.models.difference import compare
 from graftwork.models.examples import inputs_for
-from graftwork.models.fresh import self_check
+from graftwork.models.fresh import REFERENCE, predict, self_check
 from graftwork.models.lazy import keras
 from graftwork.models.own import NEEDS, imports_of, register
+from graftwork.models.savedmodel.agreement import SERVING, loaded
 from graftwork.models.savedmodel.base import ServablePlan
 from graftwork.models.savedmodel.folder import files_of, hold
 from graftwork.models.savedmodel.rebuild import rebuilt, refusal
@@ -25,9 +28,6 @@ from graftwork.tensor import ITEMSIZE
 
 Result = Literal["auto", "rebuild", "layer"]
 
-SERVING = "serving_default"
-"""The signature that a model server uses."""
-
 TEXT = OPAQUE[STRING]
 
 
@@ -39,13 +39,11 @@ class Bridged:
         model: The model.
         kind: ``"rebuild"``: a plain model with weights of its own; or ``"layer"``: a layer around a signature.
         notes: What the user should know.
-        reference: Gives, for inputs in the structure of the model's own, what its outputs should be; None for tensors inside.
     """
 
     model: Any
     kind: str
     notes: tuple[str, ...]
-    reference: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +141,7 @@ def _no_rebuild(program: Program, signature: str, at: Sequence[str], result: Res
     if signature != SERVING:
         reasons.append(f"only {SERVING!r} is the model itself")
     refused = refusal(program.path)
-    if refused is not None:
+    if refused is not None and (not reasons or result == "rebuild"):
         reasons.append(refused)
     if reasons and result == "rebuild":
         raise OptionError(
@@ -263,7 +261,7 @@ def made(plan: Bridge, result: Result = "auto") -> Bridged:
     model = keras.Model(taken, layer(taken), name=plan.name)
     size = sum(file.stat().st_size for file in files_of(folder.path))
     notes.append(f"every file of it contains the whole SavedModel ({size:,} bytes); to load one, {NEEDS}")
-    return Bridged(model=model, kind="layer", notes=tuple(notes), reference=_reference(plan))
+    return Bridged(model=model, kind="layer", notes=tuple(notes))
 
 
 def _free(shape: Sequence[int | None] | None, key: str, plan: Bridge) -> list[int | None]:
@@ -275,24 +273,62 @@ def _free(shape: Sequence[int | None] | None, key: str, plan: Bridge) -> list[in
     return list(shape)
 
 
-def _reference(plan: Bridge) -> Callable[[Any], Any] | None:
-    """Return what asks the signature itself, in the place of the model."""
-    if not all(each.output for each in plan.wanted.values()):
-        return None
+def witnessed(plan: Bridge, model: Any) -> str:
+    """Compare a layer with the signature that it was made of, as TensorFlow runs it, on example inputs.
 
-    def ask(inputs: Any) -> Any:
-        import tensorflow as tf
+    Tensors inside are nothing that the signature says. There the graph that they are cut out of is compared: it is asked for all of the
+    signature's outputs as well.
 
-        running = Running(plan.program.path, plan.signature.name, list(plan.inputs), plan.wanted)
-        arrays = inputs if isinstance(inputs, Mapping) else {next(iter(plan.inputs)): inputs}
-        tensors = {
-            key: tf.constant(value.tolist() if value.dtype.kind in "US" else value, plan.inputs[key].dtype, value.shape)
-            for key, value in arrays.items()
-        }
-        found = {key: value.numpy() for key, value in running.run(tensors).items()}
-        return found if len(found) > 1 else next(iter(found.values()))
+    Returns:
+        What was found, as a sentence.
 
-    return ask
+    Raises:
+        StoreError: If the two do not say the same.
+    """
+    path, name = plan.program.path, plan.signature.name
+    whole = plan if len(plan.inputs) == len(plan.signature.inputs) else foreseen(path, signature=name, result="layer")
+    taker = model if whole is plan else made(whole).model
+    given = inputs_for(taker)
+    inputs = dict(given) if isinstance(given, Mapping) else {next(iter(whole.inputs)): given}
+    with _on_processor():
+        tensors = {key: _tensor(values, whole.inputs[key].dtype) for key, values in inputs.items()}
+        said = {key: array(value) for key, value in loaded(path).signatures[name](**tensors).items()}
+        ours = predict(model, _as_given({key: inputs[key] for key in plan.inputs}))
+        found = dict(ours) if isinstance(ours, Mapping) else {next(iter(plan.wanted)): ours}
+        if all(each.output for each in plan.wanted.values()):
+            expected = {key: said[each.output] for key, each in plan.wanted.items()}
+            what = f"signature {name!r} of {path.name} itself says the same"
+        else:
+            outputs = foreseen(path, signature=name, result="layer").wanted
+            asked = {f"output {key}": replace(each, output="") for key, each in outputs.items()} | dict(plan.wanted)
+            cut = Running(path, name, list(whole.inputs), asked).run(tensors)
+            expected = {key: array(cut[key]) for key in plan.wanted}
+            expected |= {f"output {key}": said[key] for key in outputs}
+            found |= {f"output {key}": array(cut[f"output {key}"]) for key in outputs}
+            what = f"the graph that it is cut out of gives what signature {name!r} of {path.name} gives"
+    far = compare(found, expected, rtol=REFERENCE)
+    if not far.agrees:
+        raise StoreError(f"the bridge to {path} does not say what its signature {name!r} says: {far}")
+    return what + (f" within {far.relative:.1g} of the largest entry" if far.absolute else ", to the last bit")
+
+
+def _on_processor() -> Any:
+    """Return the processor as TensorFlow's device, as long as a `with` lasts."""
+    import tensorflow as tf
+
+    return tf.device("cpu:0")
+
+
+def _tensor(values: Any, dtype: str) -> Any:
+    import tensorflow as tf
+
+    if values.dtype.kind in "US":
+        return tf.constant(values.tolist(), tf.string, values.shape)
+    return tf.cast(tf.constant(values), dtype)
+
+
+def _as_given(inputs: Mapping[str, Any]) -> Any:
+    return dict(inputs) if len(inputs) > 1 else next(iter(inputs.values()))
 
 
 # Planned ---------------------------------------------------------------------------------------------------------------
@@ -323,15 +359,15 @@ def plan_bridge(
 
     def make(target: Path) -> Sequence[str]:
         with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as folder:
-            file = Path(folder) / "bridged.keras"
             found = made(plan, result)
-            note = saved(found, file)
+            file = Path(folder) / "bridged.keras"
+            live.save(found.model, file)
+            notes = [note for note in found.notes if note not in plan.notes]
+            if found.kind == "layer":
+                notes.append(witnessed(plan, found.model))
+            notes.append(self_check(file, found.model, inputs_for(found.model), imports=imports_of(found.model)))
             file.rename(target)
-        return (
-            (*found.notes[len(plan.notes) :], note)
-            if found.notes[: len(plan.notes)] == plan.notes
-            else (*found.notes, note)
-        )
+        return notes
 
     files = tuple(files_of(path))
     return ServablePlan(
@@ -348,16 +384,4 @@ def plan_bridge(
         make=make,
         tables={"outputs": [{"output": key, "tensor": t.name, "op": t.op} for key, t in plan.tensors.items()]},
         notes=plan.notes,
-    )
-
-
-def saved(found: Bridged, path: Path) -> str:
-    """Write a bridged model to a ``.keras`` file and return how it was found there, in a fresh process.
-
-    Raises:
-        StoreError: If it is not the same there.
-    """
-    live.save(found.model, path)
-    return self_check(
-        path, found.model, inputs_for(found.model), reference=found.reference, imports=imports_of(found.model)
     )
