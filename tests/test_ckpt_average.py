@@ -92,7 +92,7 @@ def test_the_table_says_what_becomes_of_each_role(tmp_path):
 def test_optimizer_state_that_is_not_whole_is_refused(tmp_path):
     """A slot that the kept state lacks would begin at zero, and train on wrongly."""
     paths = [saved(tmp_path / "run", 1, without=SLOTS[:1]), saved(tmp_path / "run", 2)]
-    with pytest.raises(MismatchError, match="optimizer state 'w/Adam' is not in model.ckpt-1"):
+    with pytest.raises(MismatchError, match=r"optimizer state 'w/Adam' is not in model\.ckpt-1"):
         gw.checkpoints.average(paths, output=tmp_path / "out.index", optimizer="first")
     assert not (tmp_path / "out.index").exists()
     out = gw.checkpoints.average(paths, output=tmp_path / "out.index", optimizer="last")
@@ -102,7 +102,7 @@ def test_optimizer_state_that_is_not_whole_is_refused(tmp_path):
 def test_state_that_would_get_lost_is_refused(tmp_path):
     """The lender has no place for a slot that the kept optimizer has."""
     paths = [saved(tmp_path / "run", 1), saved(tmp_path / "run", 2, without=SLOTS[:1])]
-    with pytest.raises(MismatchError, match="'w/Adam' of model.ckpt-1 has no place in the result"):
+    with pytest.raises(MismatchError, match=r"'w/Adam' of model\.ckpt-1 has no place in the result"):
         gw.checkpoints.average(paths, output=tmp_path / "out.index", optimizer="first")
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from graftwork.api.headers import ls as ls
-from graftwork.api.plans import PlanReport
-from graftwork.api.reports import report_of
-from graftwork.api.sources import Model, Progress
-from graftwork.api.steps import Wanted, perform, planned
+from graftwork.api.plans import PlanReport, of_merge
+from graftwork.api.sources import Model, Progress, on_disk
+from graftwork.api.steps import Wanted, perform, stated
+from graftwork.ckpt.assign import plan_assign
 from graftwork.errors import OptionError
 from graftwork.models import values
-from graftwork.writing import Target
+from graftwork.recipe import as_name
+from graftwork.recipe.checkpoints import CkptAssign
+from graftwork.writing import Target, distinct, opened, write_merge
 
 
 def average(
@@ -188,7 +190,8 @@ def init_from(
 
     Args:
         sources: Where values come from: a path or a live model, each with its rules or None.
-        into: The model. Its optimizer, how it is compiled and what it trains stay as they are.
+        into: The model. Its optimizer, how it is compiled and what it trains stay as they are. Rules and patterns may call its variables
+            as Keras does (`variable.path`), too.
         include: As for `assign`, like all that follow.
         exclude: See `assign`.
         on_shape: See `assign`.
@@ -209,14 +212,19 @@ def init_from(
         StoreError: If a source cannot be read.
     """
     values.check_is_keras(into)
+    given = _sources(sources)
     choices = _choices(include, exclude, on_shape, axes, fill, seed, state)
-    with planned("ckpt_assign", {"target": into, "sources": _sources(sources)}, choices, {}) as (step, job):
-        report = report_of("init_from", job, None, threads)
-        assert isinstance(report, PlanReport)
-        before: Path = job.plan.models[0].path
-        after = before.with_name("result.keras")
-        job.write(Target(path=after, threads=threads or 0), step, progress)
-        values.set_values(into, after, before)
+    with on_disk([into, *given]) as (paths, found):
+        target, *labels = distinct([as_name(label) for label in found])
+        rules = dict(zip(labels, given.values(), strict=True))
+        step = stated(CkptAssign, {"target": target, "sources": rules, **choices})
+        with opened(paths) as readers:
+            spellings = values.spellings_of(into, readers[0].specs())
+            plan = plan_assign(step, dict(zip((target, *labels), readers, strict=True)), spellings)
+            report = of_merge("init_from", plan, None, threads)
+            result = Target(path=paths[0].with_name("result.keras"), threads=threads or 0)
+            write_merge(plan, result, step.settings(), progress, verb="init_from")
+            values.set_values(into, result.path, paths[0])
     return report
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +19,8 @@ from graftwork.recipe.declared import DeclaredStep
 from graftwork.recipe.slips import sentence
 from graftwork.stores.tf_checkpoint import target_of
 from graftwork.writing import Result, Target, distinct, opened
+
+Stated = TypeVar("Stated", bound=DeclaredStep)
 
 
 class Wanted(TypedDict, total=False):
@@ -116,10 +118,7 @@ def planned(
                 given[name] = tuple(named) if _is_list(value) else named[0]
         for name in cls.paths:
             given[name] = [str(p) for p in sources[name]] if _is_list(sources[name]) else str(sources[name])
-        try:
-            step = cls.model_validate(given)
-        except ValidationError as error:
-            raise OptionError(f"{kind}: {sentence(error, cls)}") from error
+        step = stated(cls, given)
         where = dict(zip(labels, paths, strict=True))
         if isinstance(step, CkptAverage) and step.last is not None:
             step, found = spread(step, where, where)
@@ -128,6 +127,18 @@ def planned(
         files = [Path(file) for file in step.files()]
         with opened([*(where[name] for name in wanted_names), *files]) as readers:
             yield step, declared(step, dict(zip((*wanted_names, *step.files()), readers, strict=True)))
+
+
+def stated(cls: type[Stated], given: Mapping[str, Any]) -> Stated:
+    """Return a step of these fields.
+
+    Raises:
+        OptionError: If one makes no sense.
+    """
+    try:
+        return cls.model_validate(given)
+    except ValidationError as error:
+        raise OptionError(f"{cls.kind}: {sentence(error, cls)}") from error
 
 
 def _models(value: Any) -> list[Model]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from graftwork.ckpt.fitting import Fitted
-from graftwork.ckpt.names import check_pattern, chosen, nearest, rule_of
+from graftwork.ckpt.names import chosen, nearest, rule_of
 from graftwork.ckpt.names import renamed as renamed_by
 from graftwork.errors import MismatchError, OptionError
 from graftwork.methods import get
 from graftwork.methods.options import Place
-from graftwork.pairing import Source, matches
+from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step
 from graftwork.recipe.checkpoints import CkptAssign
 from graftwork.stores.base import Reader
@@ -32,22 +32,68 @@ class Given:
     name: str
 
 
-def plan_assign(step: CkptAssign, readers: Mapping[str, Reader]) -> MergePlan:
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The tensors that may be given values, and what they are called.
+
+    Attributes:
+        label: What messages call the target.
+        reader: The open target.
+        spellings: Further names of its tensors, and their canonical ones.
+    """
+
+    label: str
+    reader: Reader
+    spellings: Mapping[str, str]
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Every tensor by its canonical name."""
+        return self.reader.specs()
+
+    def matching(self, patterns: Sequence[str]) -> set[str]:
+        """Return the canonical names of those that patterns fit; all of them without any.
+
+        Raises:
+            OptionError: If a pattern fits none.
+        """
+        return {self.meant(name) for name in chosen([*self.specs, *self.spellings], self.label, patterns)}
+
+    def meant(self, name: str) -> str:
+        """Return the canonical name of what is called so, or the same name."""
+        return self.spellings.get(name, name)
+
+    def shown(self, name: str) -> str:
+        """Return what people call a tensor that has no name but a number."""
+        if not name.rpartition("/")[2].isdecimal():
+            return name
+        return next((further for further, own in self.spellings.items() if own == name), name)
+
+    def near(self, name: str) -> str:
+        """Return "did you mean …?" for a name that nothing is called by."""
+        return nearest(name, [self.shown(own) for own in of_the_model(self.specs)])
+
+
+def plan_assign(
+    step: CkptAssign, readers: Mapping[str, Reader], spellings: Mapping[str, str] | None = None
+) -> MergePlan:
     """Return the plan of an assignment.
 
     Args:
         step: What is asked for.
         readers: The open target and sources by their names.
+        spellings: Further names of the target's tensors, and their canonical ones.
 
     Raises:
         MismatchError: If two tensors would be assigned to one, one does not fit, or nothing would be assigned.
         OptionError: If a rule or a pattern fits nothing.
     """
     target = readers[step.target]
-    eligible = set(chosen(target.specs(), step.target, step.include, step.exclude))
-    _check_axes(step, target)
-    offers = [offer for label in step.sources for offer in _offers(step, label, readers[label], target.specs())]
-    found = _one_each(step, [(given, name) for given, name in offers if name in eligible])
+    targets = Targets(step.target, target, spellings or {})
+    eligible = targets.matching(step.include) - (targets.matching(step.exclude) if step.exclude else set())
+    free = _free_axes(step, targets)
+    offers = [offer for label in step.sources for offer in _offers(step, label, readers[label], targets)]
+    found = _one_each(targets, [(given, name) for given, name in offers if name in eligible])
     found |= _for_twins(target, found)
     steps: list[Step] = []
     rows: list[dict[str, Any]] = []
@@ -55,16 +101,16 @@ def plan_assign(step: CkptAssign, readers: Mapping[str, Reader]) -> MergePlan:
     skipped: dict[Given, str] = {}
     for name, spec in target.specs().items():
         given = found.get(name)
-        row: dict[str, Any] = {"tensor": name, "shape": list(spec.shape), "from": "", "name there": ""}
+        row: dict[str, Any] = {"tensor": targets.shown(name), "shape": list(spec.shape), "from": "", "name there": ""}
         if given is None:
             row["what"] = "kept" if name in eligible else "kept: not among those to be assigned"
             made = _copy(spec, step.target, target)
         else:
             theirs = readers[given.label].specs()[given.name]
-            reason = _unfit(step, name, spec, theirs, given)
+            reason = _unfit(step, targets, spec, theirs, given, free.get(name, set()))
             if reason and step.on_shape == "skip" and theirs.shape != spec.shape:
                 row["what"] = f"kept: {given.name!r} of {given.label} has the shape {theirs.shape}"
-                skipped[given] = f"its shape is not that of {name!r}, {spec.shape}"
+                skipped[given] = f"its shape is not that of {targets.shown(name)!r}, {spec.shape}"
                 made = _copy(spec, step.target, target)
             else:
                 reasons += [reason] if reason else []
@@ -80,7 +126,7 @@ def plan_assign(step: CkptAssign, readers: Mapping[str, Reader]) -> MergePlan:
             f"nothing of {', '.join(step.sources)} would be assigned to {step.target}",
             advice=_what_there_is(step, readers),
         )
-    unused = _unused(step, readers, dict(offers), used, skipped)
+    unused = _unused(step, readers, {given: targets.shown(name) for given, name in offers}, used, skipped)
     return MergePlan(
         request=MergeRequest(
             method="passthrough", labels=tuple(dict.fromkeys(step.inputs())), seed=step.seed, allow_nonfinite=True
@@ -93,27 +139,28 @@ def plan_assign(step: CkptAssign, readers: Mapping[str, Reader]) -> MergePlan:
     )
 
 
-def _offers(step: CkptAssign, label: str, source: Reader, target: Mapping[str, TensorSpec]) -> list[tuple[Given, str]]:
+def _offers(step: CkptAssign, label: str, source: Reader, targets: Targets) -> list[tuple[Given, str]]:
     """Return which tensors of a source would give their values to which of the target."""
     names = [name for name, spec in source.specs().items() if step.state or spec.role not in STATE]
     if not step.sources[label]:
-        return [(Given(label, name), name) for name in names if name in target]
+        return [(Given(label, name), targets.meant(name)) for name in names if targets.meant(name) in targets.specs]
     rules = [rule_of(text) for text in step.sources[label]]
     offers: list[tuple[Given, str]] = []
     for rule in rules:
         renamed = renamed_by([rule], names, label)
-        there = [(Given(label, name), new) for name, new in renamed.items() if new in target]
+        meant = {name: targets.meant(new) for name, new in renamed.items()}
+        there = [(Given(label, name), new) for name, new in meant.items() if new in targets.specs]
         if not there:
             new = next(iter(renamed.values()))
             raise OptionError(
                 f"the rule '{rule}' of {label} leads to {new!r}, and {step.target} has no such tensor; "
-                f"{nearest(new, _of_the_model(target))}"
+                f"{targets.near(new)}"
             )
         offers += there
     return offers
 
 
-def _one_each(step: CkptAssign, offers: Sequence[tuple[Given, str]]) -> dict[str, Given]:
+def _one_each(targets: Targets, offers: Sequence[tuple[Given, str]]) -> dict[str, Given]:
     """Return what each tensor of the target gets.
 
     Raises:
@@ -123,7 +170,8 @@ def _one_each(step: CkptAssign, offers: Sequence[tuple[Given, str]]) -> dict[str
     for given, name in dict.fromkeys(offers):
         found.setdefault(name, []).append(given)
     reasons = [
-        f"{name!r} of {step.target} would get " + " and ".join(f"{given.name!r} of {given.label}" for given in several)
+        f"{targets.shown(name)!r} of {targets.label} would get "
+        + " and ".join(f"{given.name!r} of {given.label}" for given in several)
         for name, several in found.items()
         if len(several) > 1
     ]
@@ -142,35 +190,39 @@ def _for_twins(target: Reader, found: Mapping[str, Given]) -> dict[str, Given]:
     return more
 
 
-def _check_axes(step: CkptAssign, target: Reader) -> None:
-    """Refuse patterns of axes that fit nothing, and axes that are not there."""
+def _free_axes(step: CkptAssign, targets: Targets) -> dict[str, set[int]]:
+    """Return the axes along which sizes may differ, by the tensor's name.
+
+    Raises:
+        OptionError: If a pattern fits nothing, or an axis is not there.
+    """
+    free: dict[str, set[int]] = {}
     for pattern, axes in step.axes.items():
-        check_pattern(pattern)
-        fitting = [spec for name, spec in target.specs().items() if matches([pattern], name)]
-        if not fitting:
-            raise OptionError(
-                f"the pattern {pattern!r} of `axes` fits no tensor of {step.target}; {nearest(pattern, list(target.specs()))}"
-            )
-        for spec in fitting:
-            wrong = next((axis for axis in axes if not -len(spec.shape) <= axis < len(spec.shape)), None)
+        for name in targets.matching([pattern]):
+            shape = targets.specs[name].shape
+            wrong = next((axis for axis in axes if not -len(shape) <= axis < len(shape)), None)
             if wrong is not None:
-                raise OptionError(f"`axes` names axis {wrong} of {spec.name!r}, which has the shape {spec.shape}")
+                raise OptionError(f"`axes` names axis {wrong} of {targets.shown(name)!r}, which has the shape {shape}")
+            free.setdefault(name, set()).update(axis % len(shape) for axis in axes)
+    return free
 
 
-def _unfit(step: CkptAssign, name: str, spec: TensorSpec, theirs: TensorSpec, given: Given) -> str | None:
+def _unfit(
+    step: CkptAssign, targets: Targets, spec: TensorSpec, theirs: TensorSpec, given: Given, free: set[int]
+) -> str | None:
     """Return why a tensor cannot have another's values, or None."""
-    there = f"{given.name!r} of {given.label}"
+    here, there = f"{targets.shown(spec.name)!r} of {targets.label}", f"{given.name!r} of {given.label}"
+    floats = spec.dtype in FLOATS and theirs.dtype in FLOATS
     codes = Role.QUANTIZED in (spec.role, theirs.role) and spec.role is not theirs.role
-    if (spec.dtype != theirs.dtype and not (spec.dtype in FLOATS and theirs.dtype in FLOATS)) or codes:
-        return f"{there} is {theirs.dtype} ({theirs.role}), and {name!r} of {step.target} {spec.dtype} ({spec.role})"
+    if codes or (spec.dtype != theirs.dtype and not floats):
+        return f"{there} is {theirs.dtype} ({theirs.role}), and {here} {spec.dtype} ({spec.role})"
     if spec.shape == theirs.shape:
         return None
-    told = f"{there} has the shape {theirs.shape}, but {name!r} of {step.target} {spec.shape}"
+    told = f"{there} has the shape {theirs.shape}, but {here} {spec.shape}"
     if step.on_shape in ("error", "skip") or len(spec.shape) != len(theirs.shape):
         return told
-    named = {axis % len(spec.shape) for pattern, axes in step.axes.items() if matches([pattern], name) for axis in axes}
     for axis, (ours, other) in enumerate(zip(spec.shape, theirs.shape, strict=True)):
-        if ours != other and axis not in named:
+        if ours != other and axis not in free:
             return f"{told}, and axis {axis} is not one along which `axes` says that sizes may differ"
         if ours < other and step.on_shape == "pad":
             return f"{told}, which would have to be cut along axis {axis} (on_shape 'slice' or 'fit')"
@@ -274,12 +326,12 @@ def _notes(
 def _what_there_is(step: CkptAssign, readers: Mapping[str, Reader]) -> str:
     """Return the first names of each side, for whoever has to write rules."""
     shown = [
-        f"those of {label} are called " + ", ".join(repr(name) for name in _of_the_model(readers[label].specs())[:3])
+        f"those of {label} are called " + ", ".join(repr(name) for name in of_the_model(readers[label].specs())[:3])
         for label in (*step.sources, step.target)
     ]
     return f"write rules: {'; '.join(shown)}"
 
 
-def _of_the_model(specs: Mapping[str, TensorSpec]) -> list[str]:
+def of_the_model(specs: Mapping[str, TensorSpec]) -> list[str]:
     """Return the names of tensors that do not belong to training."""
     return [name for name, spec in specs.items() if spec.role not in STATE]

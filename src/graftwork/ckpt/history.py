@@ -26,7 +26,9 @@ def last_of(folder: Path, count: int) -> list[Path]:
     if not folder.is_dir():
         raise StoreError(f"{folder} is no directory; `last` takes a directory with checkpoints")
     told_by, found = (
-        (f"its file {STATE!r}", recorded(folder, "all_model_checkpoint_paths")) if (folder / STATE).is_file() else _numbered(folder)
+        (f"its file {STATE!r}", recorded(folder, "all_model_checkpoint_paths"))
+        if (folder / STATE).is_file()
+        else _numbered(folder)
     )
     if len(found) < count:
         names = ", ".join(label_of(path) for path in found) or "none"

@@ -164,7 +164,7 @@ class _Moving:
 
     def attach(self, root: int, path: Path, target: int, *, may_meet: bool, instead: dict[int, int]) -> None:
         """Let a path lead to an object."""
-        at = root
+        at, target = root, _last(instead, target)
         for name in path[:-1]:
             children = self.objects[at].children
             if name not in children:
@@ -176,7 +176,7 @@ class _Moving:
         there = _last(instead, self.objects[at].children[path[-1]]) if path else root
         if there == target:
             return
-        if not may_meet:
+        if not may_meet or target == 0:
             raise MismatchError(f"there is an object {'/'.join(path)!r} in {self.where} already")
         self.join(target, there, path)
         instead[target] = there

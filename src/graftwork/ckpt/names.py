@@ -92,7 +92,8 @@ def renamed(rules: Sequence[Rule], names: Iterable[str], where: str) -> dict[str
     known = set(names)
     found: dict[str, str] = {}
     for rule in rules:
-        fitting = [rule.old] if rule.old in known else [name for name in names if rule.apply(name) is not None]
+        alone = rule.old in known and not rule.is_scope
+        fitting = [rule.old] if alone else [name for name in names if rule.apply(name) is not None]
         taken = [name for name in fitting if name not in found]
         if not fitting:
             raise OptionError(f"the rule '{rule}' fits no tensor of {where}; {nearest(rule.old, names)}")
