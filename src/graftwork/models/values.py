@@ -29,7 +29,8 @@ def check_is_keras(model: Any) -> None:
 def spellings_of(model: Any, names: Collection[str]) -> dict[str, str]:
     """Return what Keras calls variables whose file calls them otherwise, and what the file does.
 
-    These are their paths, with and without the model's own name. A file does not hold the names of variables that layers of the user's own classes have made, only their order.
+    These are their paths, with and without the model's own name. A file does not hold the names of variables that layers of the user's own
+    classes have made, only their order.
 
     Args:
         model: A live model; to find out, numbers may be written into it, and its values put back.
