@@ -329,6 +329,19 @@ def test_one_object_of_two_paths_is_moved_on_one_of_them():
     assert at(found.nodes, "b/v") == at(found.nodes, "c") == "c" + VALUE
 
 
+def test_contents_that_several_rules_join_are_one():
+    """One object by two names, each put into another: all three are one then, and nothing of them is lost."""
+    nodes = graph_of(
+        [(0, "a", 1), (0, "c", 1), (1, "x", 2), (0, "b", 3), (3, "y", 4), (0, "d", 5), (5, "z", 6)],
+        {2: "a/x" + VALUE, 4: "b/y" + VALUE, 6: "d/z" + VALUE},
+    )
+    found = moved(nodes, "a/=b/", "c/=d/")
+    assert {(top, name): at(found.nodes, f"{top}/{name}") for top in "bd" for name in "xyz"} == {
+        (top, name): key + VALUE for top in "bd" for name, key in (("x", "b/x"), ("y", "b/y"), ("z", "d/z"))
+    }
+    assert len(found.nodes) == len(nodes) - 2
+
+
 def test_keys_are_spelled_with_escapes():
     """A dot in a name is two and a slash is ``.S``, in rules as in keys."""
     nodes = graph_of([(0, "a.b/c", 1), (1, "w", 2)], {2: "a..b.Sc/w" + VALUE})
@@ -360,6 +373,7 @@ def test_regular_expressions_are_about_paths_of_values():
         (["model/=model/"], "moves nothing"),
         (["model/layer/kernel=opt"], "there is an object 'opt' in model already"),
         (["model/layer/kernel/=opt/"], "has a value of its own"),
+        (["model/root/=opt/"], "there is an object 'opt' in model already"),
     ],
 )
 def test_moves_that_cannot_be_made_are_refused(rules, said):
