@@ -75,7 +75,11 @@ def dataset(model: Any, samples: Samples, batch: int, *, seed: int | None = None
             return found
 
         def on_epoch_end(self) -> None:
-            self.epoch += 1
+            self.start_at(self.epoch + 1)
+
+        def start_at(self, epoch: int) -> None:
+            """Give the batches of an epoch next."""
+            self.epoch = epoch
             self._order = self._drawn()
 
     return Batches()

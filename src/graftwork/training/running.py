@@ -1,0 +1,296 @@
+"""Training that can be interrupted: Keras's `fit`, with the state of the run on disk after every epoch.
+
+What decides the rest of a run is kept in one file: every variable of the model and of its optimizer, states of random layers included, the
+number of the epoch, what was best so far and the history. The order of samples is drawn from the seed and the number of the epoch alone.
+So a run that was killed and is started again ends with the weights of one that was not (on the processor, where Keras's operations
+give the same bits each time).
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.errors import OptionError, StoreError
+from graftwork.models.lazy import keras
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done so far and steps in all."""
+
+STATE = "run.npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How a model is trained.
+
+    Attributes:
+        epochs: How often all samples are seen.
+        batch: Samples in a batch.
+        optimizer: Keras's name of an optimizer, or its configuration.
+        learning_rate: Its learning rate; by default its own.
+        seed: Fixes the order of samples and the states of random layers.
+        monitor: What tells the best epoch: a metric of the history; by default ``val_loss`` with validation data, else ``loss``.
+        mode: Whether less or more of it is better; by default less, save for accuracies, AUC and the like.
+        patience: After how many epochs without improvement training ends early; None for never.
+        best: Whether the weights of the best epoch are kept, not the last.
+        log: A CSV file that a line is added to after every epoch.
+        tensorboard: A directory for TensorBoard.
+        jit: Whether the step is compiled by XLA; by default as Keras decides.
+        gradient_clip: Norm that the gradient of all weights is clipped to.
+    """
+
+    epochs: int = 10
+    batch: int = 32
+    optimizer: str | Mapping[str, Any] = "adam"
+    learning_rate: float | None = None
+    seed: int = 0
+    monitor: str | None = None
+    mode: Literal["min", "max"] | None = None
+    patience: int | None = None
+    best: bool = True
+    log: Path | None = None
+    tensorboard: Path | None = None
+    jit: bool | None = None
+    gradient_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("epochs", self.epochs, 1),
+            ("batch", self.batch, 1),
+            ("patience", self.patience, 1),
+        ):
+            if value is not None and value < least:
+                raise OptionError(f"{name} is {value}, expected at least {least}")
+        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise OptionError(f"learning_rate is {self.learning_rate}, expected a number above 0")
+
+    def made_optimizer(self) -> Any:
+        """Return a new optimizer.
+
+        Raises:
+            OptionError: If Keras knows none of that name or configuration.
+        """
+        try:
+            found = keras.optimizers.get(
+                dict(self.optimizer) if isinstance(self.optimizer, Mapping) else self.optimizer
+            )
+        except (ValueError, TypeError) as error:
+            raise OptionError(f"optimizer {self.optimizer!r}: {str(error).splitlines()[0]}") from error
+        config = found.get_config()
+        if self.learning_rate is not None:
+            config["learning_rate"] = self.learning_rate
+        if self.gradient_clip is not None:
+            config["global_clipnorm"] = self.gradient_clip
+        return type(found).from_config(config)
+
+
+@dataclass(slots=True)
+class History:
+    """What happened.
+
+    Attributes:
+        epochs: The metrics of every epoch, those of validation with ``val_`` in front.
+        best: The number of the epoch whose weights the model has, from 0 on.
+        stopped: Whether training ended early.
+        resumed: From which epoch on a run went on, None where it began anew.
+        seconds: How long it took, without what was done before it went on.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best: int = 0
+    stopped: bool = False
+    resumed: int | None = None
+    seconds: float = 0.0
+
+    def __getitem__(self, name: str) -> list[float]:
+        return [row[name] for row in self.epochs]
+
+
+def run(
+    model: Any,
+    feed: Any,
+    fit: Fit,
+    *,
+    validation: Any = None,
+    folder: Path | None = None,
+    key: str = "",
+    progress: Progress | None = None,
+    verb: str = "train",
+    callbacks: Sequence[Any] = (),
+) -> History:
+    """Train a compiled model.
+
+    Args:
+        model: The model, compiled; it is changed.
+        feed: What `feeding.dataset` returns: batches whose order the number of the epoch fixes.
+        fit: How.
+        validation: Likewise, for what is only measured.
+        folder: Where the state of the run is kept, and taken from if there is one; None for a run that is not kept.
+        key: What the run depends on: a state that was kept under another key is refused.
+        progress: Told how far it is, with the metrics.
+        verb: What it is called there.
+        callbacks: Further callbacks of Keras.
+
+    Raises:
+        StoreError: If the folder holds the state of another run.
+        OptionError: If the metric to monitor does not exist.
+    """
+    begin = time.perf_counter()
+    keeper = _keeper(model, fit, validation is not None, folder, key)
+    first = keeper.restore()
+    if hasattr(feed, "start_at"):
+        feed.start_at(first)
+    known = [keeper.callback, *callbacks, *_logs(fit, first)]
+    if progress is not None:
+        known.append(_telling(progress, verb, fit.epochs, len(feed)))
+    if not keeper.history.stopped and first < fit.epochs:
+        model.fit(
+            feed,
+            epochs=fit.epochs,
+            initial_epoch=first,
+            validation_data=validation,
+            callbacks=known,
+            shuffle=False,
+            verbose=0,
+        )
+    keeper.finish()
+    keeper.history.seconds = time.perf_counter() - begin
+    return keeper.history
+
+
+class _Keeper:
+    """What is kept of a run: the history, the best weights, and on disk all that decides how it goes on."""
+
+    def __init__(self, model: Any, fit: Fit, validated: bool, folder: Path | None, key: str) -> None:
+        self.model, self.fit, self.folder, self.key = model, fit, folder, key
+        self.history = History()
+        self.monitor = fit.monitor or ("val_loss" if validated else "loss")
+        self._best: list[NDArray[Any]] | None = None
+        self.callback: Any = None
+
+    @property
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def restore(self) -> int:
+        """Take up the state on disk, if there is one; return the number of the epoch that comes next."""
+        if self.folder is None:
+            return 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / STATE
+        if not path.exists():
+            return 0
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                told = json.loads(str(kept["told"]))
+                values = [kept[f"v{place}"] for place in range(told["variables"])]
+                best = [kept[f"b{place}"] for place in range(told["best_weights"])]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise StoreError(f"the state of the run in {path} is damaged ({error}); remove it to begin anew") from error
+        self.model.optimizer.build(self.model.trainable_variables)
+        if told["key"] != self.key or [list(v.shape) for v in values] != [list(v.shape) for v in self._variables]:
+            raise StoreError(
+                f"{path} is the state of another run: other data, settings or models; name another folder, or remove it"
+            )
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+        self._best = best or None
+        self.history = History(told["epochs"], told["best"], told["stopped"], told["next"])
+        return int(told["next"])
+
+    def epoch_ended(self, epoch: int, logs: Mapping[str, Any]) -> None:
+        """Take an epoch in; write the state."""
+        row = {name: float(value) for name, value in logs.items()}
+        self.history.epochs.append(row)
+        if self.monitor not in row:
+            raise OptionError(f"there is no metric {self.monitor!r} to monitor; there are {', '.join(row)}")
+        sign = 1 if self._mode() == "min" else -1
+        values = [sign * each[self.monitor] for each in self.history.epochs]
+        if epoch == 0 or values[-1] < values[self.history.best] or not math.isfinite(values[self.history.best]):
+            self.history.best = epoch
+            if self.fit.best:
+                self._best = [np.array(keras.ops.convert_to_numpy(v)) for v in self.model.variables]
+        if self.fit.patience is not None and epoch - self.history.best >= self.fit.patience:
+            self.history.stopped = self.model.stop_training = True
+        self._write(epoch + 1)
+
+    def _mode(self) -> str:
+        more = ("acc", "auc", "f1", "precision", "recall", "r2")
+        return self.fit.mode or ("max" if any(word in self.monitor.lower() for word in more) else "min")
+
+    def _write(self, following: int) -> None:
+        if self.folder is None:
+            return
+        best = self._best or []
+        told = {
+            "key": self.key,
+            "next": following,
+            "epochs": self.history.epochs,
+            "best": self.history.best,
+            "stopped": self.history.stopped,
+            "variables": len(self._variables),
+            "best_weights": len(best),
+        }
+        arrays = {f"v{place}": keras.ops.convert_to_numpy(v) for place, v in enumerate(self._variables)}
+        arrays |= {f"b{place}": value for place, value in enumerate(best)}
+        unfinished = self.folder / f".{STATE}.{os.getpid()}"
+        try:
+            with unfinished.open("wb") as file:
+                np.savez(file, told=np.array(json.dumps(told)), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self.folder / STATE)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Give the model the weights of the best epoch."""
+        if self.fit.best and self._best is not None:
+            for variable, value in zip(self.model.variables, self._best, strict=True):
+                variable.assign(value)
+        elif not self.fit.best:
+            self.history.best = len(self.history.epochs) - 1
+
+
+def _keeper(model: Any, fit: Fit, validated: bool, folder: Path | None, key: str) -> _Keeper:
+    keeper = _Keeper(model, fit, validated, folder, key)
+
+    class Keep(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+            keeper.epoch_ended(epoch, logs or {})
+
+    keeper.callback = Keep()
+    return keeper
+
+
+def _logs(fit: Fit, first: int) -> list[Any]:
+    found = []
+    if fit.log is not None:
+        found.append(keras.callbacks.CSVLogger(str(fit.log), append=first > 0))
+    if fit.tensorboard is not None:
+        found.append(keras.callbacks.TensorBoard(str(fit.tensorboard)))
+    return found
+
+
+def _telling(progress: Progress, verb: str, epochs: int, steps: int) -> Any:
+    class Telling(keras.callbacks.Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.epoch = 0
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+            told = ", ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
+            progress(f"{verb}: epoch {self.epoch + 1}/{epochs}, {told}", self.epoch * steps + batch + 1, epochs * steps)
+
+    return Telling()
