@@ -67,6 +67,7 @@ class CheckpointView:
         self.shown = {names.get(key, key): tensor for key, tensor in tensors.items()}
         self._specs = {name: replace(tensor.spec, name=name) for name, tensor in self.shown.items()}
         self.readers = tuple({id(tensor.reader): tensor.reader for tensor in self.shown.values()}.values())
+        self._lenders = {id(reader): reader for reader in self.readers if isinstance(reader, Lender)}
         first = self.readers[0]
         self.is_planned = any(getattr(reader, "is_planned", False) for reader in self.readers)
         self.metadata: Mapping[str, str] = getattr(first, "metadata", {})
@@ -91,7 +92,8 @@ class CheckpointView:
     def code(self, name: str) -> int | None:
         """Return TensorFlow's number of a tensor's type, None where its source is no checkpoint of TensorFlow."""
         tensor = self.shown.get(name)
-        return tensor.reader.code(tensor.name) if tensor and isinstance(tensor.reader, Lender) else None
+        lender = self._lenders.get(id(tensor.reader)) if tensor else None
+        return lender.code(tensor.name) if tensor and lender else None
 
     def read_into(self, name: str, start: int, out: Raw) -> None:
         """Fill `out` with raw elements of a tensor."""

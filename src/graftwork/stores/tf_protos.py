@@ -28,6 +28,8 @@ WHOLE_AXIS = -1
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the number that begins at byte `at`, and where the next field begins."""
+    if at < len(data) and data[at] < 0x80:  # as nearly all are
+        return data[at], at + 1
     value = shift = 0
     while True:
         if at >= len(data):
