@@ -6,7 +6,7 @@ renamed or moved. What several of them have is settled before anything is writte
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,9 @@ from graftwork.stores.tf_protos import Node
 
 Value = Shown | Text
 """A tensor of numbers, or of texts and objects."""
+
+ALSO = {"first": "also", "last": "also", "equal": "the same"}
+"""What is said of a name that another source has too, by the policy."""
 
 STEPS = "global_step"
 """What TensorFlow 1 calls the number of steps."""
@@ -162,9 +165,8 @@ def _settle(policy: str, parts: Sequence[Part], settled: Settled, key: str, befo
             settled.reasons.append(f"{key!r} {difference}")
     taken, other = (place, before) if policy == "last" else (before, place)
     settled.keys[key] = taken
-    said = "the same" if policy == "equal" else "not taken"
-    _say(settled, key, f"{said} in {parts[other[0]].label}")
-    settled.left_out.append((other, said))
+    _say(settled, key, f"{ALSO[policy]} in {parts[other[0]].label}")
+    settled.left_out.append((other, f"that of {parts[taken[0]].label} is taken"))
 
 
 def _settle_bookkeeping(
@@ -235,15 +237,19 @@ def _by_objects(step: CkptMerge, parts: Sequence[Part]) -> Settled:
 def _meet(step: CkptMerge, parts: Sequence[Part], joined: Joined, settled: Settled) -> None:
     """Compare values that meet, and say what became of those that are not taken."""
     result = {place: key for key, place in joined.keys.items()}
-    said = "the same" if step.on_conflict == "equal" else "not taken"
     for other, taken in joined.met:
         if step.on_conflict == "equal":
             difference = _difference(parts, taken, other)
             if difference:
                 settled.reasons.append(f"{result.get(taken, taken[1]).removesuffix(ATTRIBUTES + VALUE)!r} {difference}")
         if taken in result:
-            _say(settled, result[taken], f"{said} in {parts[other[0]].label}")
-    settled.left_out += [(place, said) for place in joined.left_out]
+            _say(settled, result[taken], f"{ALSO[step.on_conflict]} in {parts[other[0]].label}")
+    winner = dict(joined.met)
+    for place in joined.left_out:
+        why = (
+            f"that of {parts[winner[place][0]].label} is taken" if place in winner else "what it belongs to is left out"
+        )
+        settled.left_out.append((place, why))
     if step.on_conflict == "equal":
         return
     for other, taken in joined.shared:
@@ -345,18 +351,19 @@ def _shown(value: Value) -> str:
 
 def _rows(view: CheckpointView, parts: Sequence[Part], settled: Settled) -> list[dict[str, Any]]:
     """Return a row for each tensor and text of the result."""
-    rows = []
-    for key, name in _named(view):
-        s, inner = settled.keys[key]
-        form = _form(parts[s].values[inner])
-        rows.append({"tensor": name, "holds": form, "from": parts[s].label, "overlap": settled.overlaps.get(key, "")})
-    return rows
-
-
-def _named(view: CheckpointView) -> Iterable[tuple[str, str]]:
-    """Yield key and name of everything in a view, numbers first."""
-    yield from ((view.key(name), name) for name in view.specs())
-    yield from zip(view.texts, view.header.assets, strict=True)
+    forms = {name: (view.key(name), spec.shape, spec.dtype) for name, spec in view.specs().items()}
+    for (key, text), name in zip(view.texts.items(), view.header.assets, strict=True):
+        forms[name] = (key, text.stored.shape, text.stored.dtype)
+    return [
+        {
+            "tensor": name,
+            "shape": list(shape),
+            "dtype": dtype,
+            "from": parts[settled.keys[key][0]].label,
+            "overlap": settled.overlaps.get(key, ""),
+        }
+        for name, (key, shape, dtype) in forms.items()
+    ]
 
 
 def _left_out(parts: Sequence[Part], settled: Settled) -> list[dict[str, Any]]:
