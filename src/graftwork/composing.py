@@ -202,8 +202,13 @@ def _needs(model: Any) -> str:
     return " and ".join(needs)
 
 
-def compose(verb: Verb, sources: Sequence[Source], custom_objects: Mapping[str, Any] | None = None) -> Composed:
-    """Return a live composition of copies of the sources.
+def compose(
+    verb: Verb,
+    sources: Sequence[Source],
+    custom_objects: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Composed:
+    """Return a live composition of copies of the sources, trained if the verb says so.
 
     Raises:
         GraftworkError: If the sources do not go together.
@@ -221,6 +226,11 @@ def compose(verb: Verb, sources: Sequence[Source], custom_objects: Mapping[str, 
     composed = verb.compose(_members(verb, sources, own))
     if composed.finish is not None:
         composed.finish()
+    if composed.train is not None:
+        trained = composed.train(progress)
+        composed = replace(
+            composed, notes=(*composed.notes, *trained.notes), tables={**composed.tables, **trained.tables}
+        )
     return composed if any(source.shared for source in sources) else _lasting(composed)
 
 
@@ -327,7 +337,7 @@ def write_composition(
             progress(plan.verb.kind, done * plan.size_bytes, 3 * plan.size_bytes)
 
     tell(0)
-    composed = compose(plan.verb, plan.sources, plan.custom_objects)
+    composed = compose(plan.verb, plan.sources, plan.custom_objects, progress)
     notes = list(composed.notes)
     tell(1)
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
@@ -362,7 +372,7 @@ def write_composition(
         place = beside(target.path, FORMATS[result.format], "", export)
         notes.append(f"{place}: {export_model(composed.model, place, export, overwrite=target.overwrite)}")
     tell(3)
-    return replace(result, notes=(*notes, *result.notes), seconds=time.perf_counter() - begin)
+    return replace(result, notes=(*notes, *result.notes), tables=composed.tables, seconds=time.perf_counter() - begin)
 
 
 def _moved(path: Path, plan: CompositionPlan, target: Target, record: Mapping[str, Any]) -> Result:

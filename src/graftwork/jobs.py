@@ -17,6 +17,7 @@ from graftwork.ckpt.lift import compared, plan_lift
 from graftwork.compose.assemble import Assemble, Run
 from graftwork.compose.naming import Names
 from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, write_composition
+from graftwork.data import open_data
 from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputError, StoreError
 from graftwork.estimates import EstimatePlan, check_estimate, estimate, plan_estimate, save_estimate
 from graftwork.estimates import Wishes as EstimateWishes
@@ -557,7 +558,14 @@ def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], r
         )
         for name in step.names
     ]
-    return ComposeJob(plan_composition(step.verb, sources), step.export)
+    given = {name: getattr(step.verb, name) for name in step.verb.data}
+    opened = {
+        name: open_data(recipe.data.get(value, value) if isinstance(value, str) else value, root=root)
+        for name, value in given.items()
+        if value is not None
+    }
+    verb = step.verb.model_copy(update=opened) if opened else step.verb
+    return ComposeJob(plan_composition(verb, sources), step.export, step.settings())
 
 
 def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Path()) -> MergeJob | ServableJob:

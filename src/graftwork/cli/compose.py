@@ -8,7 +8,7 @@ import typer
 
 from graftwork.cli.fields import option, parameter, plain, value_of
 from graftwork.cli.terminal import print_json, progress, refusing, say
-from graftwork.compose import VERBS, Verb
+from graftwork.training.verbs import VERBS, Verb
 
 
 def commands(tell: Any) -> dict[str, Any]:

@@ -57,29 +57,47 @@ def _terminable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """Yield what to tell how far the work is: a bar in bytes with the time left, on a terminal only."""
+    """Yield what to tell how far the work is: a bar with the time left, on a terminal only.
+
+    What is told counts bytes, or steps where details stand behind a colon: ``train: epoch 3/10, loss 0.21``.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
     )
+    from rich.text import Text
+
+    counted, of_bytes = MofNCompleteColumn(), DownloadColumn()
+
+    class Amount(DownloadColumn):
+        def render(self, task: Task) -> Text:
+            return (counted if task.fields["steps"] else of_bytes).render(task)
+
+    class Speed(TransferSpeedColumn):
+        def render(self, task: Task) -> Text:
+            return Text("") if task.fields["steps"] else super().render(task)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), Amount(), Speed(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
         lock = threading.Lock()
 
         def tell(what: str, done: int, total: int) -> None:
             with lock:
-                if what not in tasks:
-                    tasks[what] = bar.add_task(what, total=total)
-                bar.update(tasks[what], completed=done, total=total)
+                work, colon, _ = what.partition(":")
+                if work not in tasks:
+                    tasks[work] = bar.add_task(what, total=total, steps=bool(colon))
+                bar.update(tasks[work], description=what, completed=done, total=total)
 
         yield tell
 

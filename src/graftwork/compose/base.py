@@ -35,6 +35,24 @@ class Member:
     copies: tuple[Any, ...] = ()
 
 
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done so far and how much there is in all: bytes, or, where details stand behind a colon
+(``train: epoch 3/10, loss 0.21``), steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What came out of work with data.
+
+    Attributes:
+        notes: What the user should know, one sentence each.
+        tables: What was measured, by what it is about, as rows of plain values.
+    """
+
+    notes: tuple[str, ...] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
     """What a verb made.
@@ -50,6 +68,7 @@ class Composed:
         more: Further models that the verb made, by name: the head of a `split`.
         finish: To be called once where there are values: what is done with them.
         filled: Variables of its own that `finish` fills with what the members bring.
+        train: To be called once where there are values, after `finish`: works on the model with the verb's data.
     """
 
     model: Any
@@ -61,6 +80,7 @@ class Composed:
     more: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[], None] | None = None
     filled: tuple[Any, ...] = ()
+    train: Callable[[Progress | None], Trained] | None = None
 
 
 class Verb(BaseModel):
@@ -72,6 +92,7 @@ class Verb(BaseModel):
         kind: The word for it.
         takes: Names of the arguments that are models, in the order of `compose`'s members; ``models`` is a list of any length. None
             where an option names them.
+        data: The options that are data: whatever `graftwork.data.open_data` opens, and in recipes a name under ``data``.
     """
 
     model_config = ConfigDict(
@@ -80,6 +101,7 @@ class Verb(BaseModel):
 
     kind: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("models",)
+    data: ClassVar[tuple[str, ...]] = ()
 
     def copies(self) -> Mapping[str, int]:
         """Return how many copies of a model it needs, by the name of the member; one of each that is not named."""

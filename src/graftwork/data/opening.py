@@ -253,3 +253,14 @@ def _part(samples: Samples, said: Description) -> Samples:
     shares = (edges[0], edges[1] - edges[0])
     wanted = [share for share in shares if share > 0]
     return samples.split(*wanted, seed=said.seed, stratify=said.stratify)[-1]
+
+
+def told(data: Any) -> Any:
+    """Return what a record says of data: its path or description, or what it is called."""
+    if isinstance(data, str | PathLike):
+        return str(data)
+    if isinstance(data, Description):
+        return data.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(data, Mapping) and not any(hasattr(value, "shape") for value in data.values()):
+        return dict(data)
+    return getattr(data, "name", None) or f"a {type(data).__name__} in memory"

@@ -5,10 +5,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
-from graftwork.compose import VERBS, Verb, get
+from graftwork.data.opening import told
 from graftwork.errors import OptionError, suggest
 from graftwork.recipe.base import Name, Step, as_tuple
 from graftwork.recipe.slips import sentence
+from graftwork.training.verbs import VERBS, Verb, get
 
 
 def verb_of(kind: str, options: Mapping[str, Any]) -> Verb:
@@ -88,7 +89,8 @@ class ComposeStep(Step):
 
 def spelled(verb: Verb, names: tuple[str, ...] | list[str]) -> dict[str, Any]:
     """Return a composition as a recipe's step spells it: the names of its models, and the options that are not the default."""
-    options = verb.model_dump(exclude_defaults=True)
+    options = verb.model_dump(exclude={*verb.data}, exclude_defaults=True)
+    options |= {name: told(getattr(verb, name)) for name in verb.data if getattr(verb, name) is not None}
     takes = verb.takes
     return {**({"models": list(names)} if takes == ("models",) else dict(zip(takes, names, strict=True))), **options}
 

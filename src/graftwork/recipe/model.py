@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
+from graftwork.data.description import Description
 from graftwork.errors import GraftworkError, RecipeError, UnknownNameError
 from graftwork.methods import get
 from graftwork.recipe.base import Frozen, Name, Step, as_tuple
@@ -196,11 +197,13 @@ class Recipe(Frozen):
         models: Where each model lies.
         steps: What is made, in any order; a step may use the result of another by its name.
         outputs: Where results are written; a step that is not listed is only used by others.
+        data: What steps train and judge with, by the names that they use.
     """
 
     models: Mapping[Name, ModelSource]
     steps: Mapping[Name, SerializeAsAny[Step]]
     outputs: Mapping[Name, str] = Field(default_factory=dict)
+    data: Mapping[Name, str | Description] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from graftwork.data.description import Description
 from graftwork.errors import GraftworkError, RecipeError
 from graftwork.recipe.mergekit import is_mergekit, recipe_of
 from graftwork.recipe.model import STEP_KINDS, ModelSource, Recipe
@@ -137,9 +138,11 @@ def _validated(data: dict[str, Any], where: str) -> Recipe:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe, every kind of step and every method with its own options."""
-    model = ModelSource.model_json_schema()
+    model, data = ModelSource.model_json_schema(), Description.model_json_schema()
+    definitions = data.pop("$defs", {})
     kinds = {kind: cls.schema_of_settings() for kind, cls in STEP_KINDS.items()}
-    definitions = {name: body for settings in kinds.values() for name, body in settings.pop("$defs", {}).items()}
+    for settings in kinds.values():
+        definitions |= settings.pop("$defs", {})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "graftwork recipe",
@@ -162,6 +165,7 @@ def schema() -> dict[str, Any]:
                 },
             },
             "outputs": {"type": "object", "additionalProperties": {"type": "string"}},
+            "data": {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, data]}},
         },
         "required": ["models", "steps"],
         "additionalProperties": False,

@@ -20,7 +20,7 @@ def packed(model: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
 
 def tensor_of(values: NDArray[Any]) -> Any:
     """Return an array as Keras takes it: texts as tensors of texts, integers in the width of models."""
-    if values.dtype.kind in "US":
+    if values.dtype.kind in "OUS":
         import tensorflow as tf
 
         return tf.constant(values.astype(object))

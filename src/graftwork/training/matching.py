@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.compose.ports import Port, inputs, outputs
-from graftwork.data import Column, Samples
+from graftwork.data import Column, Part, Samples
 from graftwork.errors import DataError, MismatchError
 
 BATCH = 1024
@@ -111,16 +111,27 @@ def check_values(samples: Samples, targets: Mapping[str, Target] | None = None) 
         DataError: For NaN or infinity in inputs, labels or weights, labels out of range, and weights below 0, with the first sample.
     """
     for part in samples.batches(BATCH):
-        for name, values in part.inputs.items():
-            _finite(values, part.rows, f"input {name!r}", samples.name)
-        if part.weights is not None:
-            _finite(part.weights, part.rows, "the weight", samples.name)
-            if (part.weights < 0).any():
-                row = part.rows[np.argwhere(part.weights < 0)[0][0]]
-                raise DataError(f"the weight of sample {row:,} of {samples.name} is below 0")
-        if part.labels is not None and targets:
-            for target in targets.values():
-                _label(part.labels, part.rows, target, samples.name)
+        check_part(part, samples.name, targets)
+
+
+def check_part(part: Part, where: str, targets: Mapping[str, Target] | None = None) -> None:
+    """Refuse what no model should be shown among samples that were read; see `check_values`.
+
+    Args:
+        part: The samples.
+        where: What messages call the data.
+        targets: The outputs that labels belong to; none if labels are not used.
+    """
+    for name, values in part.inputs.items():
+        _finite(values, part.rows, f"input {name!r}", where)
+    if part.weights is not None:
+        _finite(part.weights, part.rows, "the weight", where)
+        if (part.weights < 0).any():
+            row = part.rows[np.argwhere(part.weights < 0)[0][0]]
+            raise DataError(f"the weight of sample {row:,} of {where} is below 0")
+    if part.labels is not None and targets:
+        for target in targets.values():
+            _label(part.labels, part.rows, target, where)
 
 
 def _finite(values: NDArray[Any], rows: NDArray[np.int64], what: str, where: str) -> None:
