@@ -735,6 +735,80 @@ def test_another_file_system_is_as_good(tmp_path):
         shutil.rmtree(folder)
 
 
+def test_a_target_inside_a_source_is_refused(tmp_path):
+    """Of a source that is a directory of its own."""
+    (tmp_path / "model" / "variables").mkdir(parents=True)
+    (tmp_path / "model" / "saved_model.pb").write_bytes(b"")
+    tf_files.checkpoint(tmp_path / "model" / "variables" / "variables.index", {"w": np.ones(2, np.float32)})
+    (path,) = by_names(tmp_path, a={"v": np.ones(2, np.float32)})
+    before = contents_of(tmp_path)
+    for target in ("model/out", "model/variables/out", "model/variables/variables"):
+        with pytest.raises(OutputError):
+            merge([path, tmp_path / "model"], output=tmp_path / target, overwrite=True)
+    assert contents_of(tmp_path) == before
+    out = merge([path, tmp_path / "model"], output=tmp_path / "out")
+    assert set(tf_files.checkpoint_of(out)) == {"v", "w"}
+
+
+STEPS = """
+import os, signal, sys
+from pathlib import Path
+import graftwork as gw
+merge = gw.checkpoints.merge
+*sources, folder = sys.argv[1:]
+left, real = 0, Path.rename
+
+def rename(*arguments):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+Path.rename = rename
+for left in range(20):
+    target = Path(folder, str(left), "model")
+    pid = os.fork()
+    if not pid:
+        merge(sources, output=target, overwrite=True, threads=1)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] == 0:
+        break
+print(left)
+"""
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_merge_killed_while_its_files_take_their_names_harms_nothing(tmp_path, replaces):
+    """Before each of the renames: no index, or one with all that it needs; what was replaced is still there; the next merge works."""
+    arrays = {m: {m: random_bits("float32", (3000,), k)} for k, m in enumerate("ab")}
+    (tmp_path / "sources").mkdir()
+    paths = by_names(tmp_path / "sources", **arrays)
+    old = {"old": np.ones(5, np.float32)}
+    for k in range(20):
+        (tmp_path / "out" / str(k)).mkdir(parents=True)
+        if replaces:
+            tf_files.checkpoint(tmp_path / "out" / str(k) / "model.index", old)
+    before = contents_of(tmp_path / "sources")
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, *paths, tmp_path / "out"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert int(done.stdout) == (5 if replaces else 3)
+    wanted = arrays["a"] | arrays["b"]
+    for k in range(int(done.stdout) + 1):
+        folder = tmp_path / "out" / str(k)
+        if (folder / "model.index").exists():
+            same(tf_files.checkpoint_of(folder / "model.index"), old if replaces and k == 0 else wanted)
+        else:
+            assert not (folder / "checkpoint").exists()
+            aside = {p.name: p.read_bytes() for p in folder.glob(".model*-old/*")} | {
+                p.name: p.read_bytes() for p in folder.glob("model*")
+            }
+            assert replaces is any(b"old" in data for data in aside.values())
+        same(tf_files.checkpoint_of(merge(paths, output=folder / "model", overwrite=True)), wanted)
+    assert contents_of(tmp_path / "sources") == before
+
+
 MERGES = """
 import sys
 import graftwork as gw
