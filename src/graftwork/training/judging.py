@@ -134,7 +134,8 @@ class ClassJudge:
         metrics["log_loss"] = self._loss.value()
         if self._strange:
             metrics["log_loss"] = None
-            why["log_loss"] = f"{self._strange:,} samples are of classes that the model does not know"
+            many = f"{self._strange:,} samples are of classes" if self._strange > 1 else "1 sample is of a class"
+            why["log_loss"] = f"{many} that the model does not know"
         metrics["f1_macro"], metrics["f1_weighted"] = f1_macro(rows), f1_weighted(rows)
         metrics["auc"] = auc_macro(areas, self._classes, why, exclusive=True, dropped=self._scores.dropped)
         metrics["ece"] = self._calibration.error()

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.compose.ports import Port, inputs, outputs
-from graftwork.data import Column, Part, Samples
+from graftwork.data import Column, Samples
+from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError
 
 BATCH = 1024

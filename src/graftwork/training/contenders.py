@@ -1,0 +1,226 @@
+"""Models that are asked what they say: loaded from any format, or the caller's own, which is left as it is."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.compose.ports import Port, graph_of, inputs, outputs
+from graftwork.errors import MismatchError, OptionError
+from graftwork.models import live
+from graftwork.models.configuration import layers_of
+from graftwork.models.copying import copy_model
+from graftwork.models.lazy import keras
+from graftwork.models.outputs import Ending, Kind, ending
+from graftwork.stores import open_store
+from graftwork.stores.files import brief
+from graftwork.training.feeding import tensor_of
+
+WARM_UP, ROUNDS, ENOUGH = 3, 30, 1.0
+"""Calls before the clock counts, calls that it counts, and seconds after which five of them are enough."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long a model takes.
+
+    Attributes:
+        single_ms: Milliseconds for one sample alone; None where the model only takes batches of another size.
+        batch_ms: Milliseconds for a batch.
+        batch: Samples in it.
+        how: How this was measured.
+    """
+
+    single_ms: float | None
+    batch_ms: float
+    batch: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A model that is asked what it says.
+
+    Attributes:
+        name: What it is called in results.
+        source: Where it comes from: a path, or the class of a live model.
+        model: The live model, which is our own or shares nothing with the caller's but its layers, which inference does not change.
+        ports: Its outputs by name.
+        kinds: What its outputs are, where a SavedModel's own graph tells.
+        parameters: How many it has.
+        size_bytes: Its size on disk, None of a live model.
+        notes: What the user should know.
+    """
+
+    name: str
+    source: str
+    model: Any
+    ports: Mapping[str, Port]
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    parameters: int
+    size_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fixed(self) -> int | None:
+        """The only size of batches that it takes, None if it takes any."""
+        sizes = {port.shape[0] for port in inputs(self.model).values()} - {None}
+        return sizes.pop() if sizes else None
+
+    def ending(self, output: str) -> Ending:
+        """Return what an output comes out of."""
+        found = ending(self.model, list(self.ports).index(output))
+        return found if found.kind is not None or output not in self.kinds else Ending(self.kinds[output], found.what)
+
+    def said(self, given: Any, count: int) -> dict[str, NDArray[Any]]:
+        """Return what the model says, by the names of its outputs, in inference mode.
+
+        Args:
+            given: Arrays in the structure of its inputs.
+            count: How many samples that is.
+
+        Raises:
+            MismatchError: If it does not take them, or does not answer each.
+        """
+        try:
+            flat = [np.asarray(each) for each in keras.tree.flatten(self._asked(given, count))]
+        except (ValueError, TypeError, KeyError) as error:
+            raise MismatchError(
+                f"model {self.name!r} does not take the samples as they come: {brief(error)}"
+            ) from error
+        for name, values in zip(self.ports, flat, strict=True):
+            if not values.ndim or len(values) != count:
+                raise MismatchError(
+                    f"output {name!r} of model {self.name!r} has the shape {values.shape} for {count} samples, expected {count} rows"
+                )
+        return dict(zip(self.ports, flat, strict=True))
+
+    def _asked(self, given: Any, count: int) -> Any:
+        size = self.fixed
+        if size is None or size == count:
+            return self.model.predict_on_batch(_ready(given))
+        said = [
+            self.model.predict_on_batch(_ready(_rows(given, first, size, count))) for first in range(0, count, size)
+        ]
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:count], *said)
+
+    def latency(self, given: Any, count: int, batch: int) -> Latency:
+        """Measure how long the model takes.
+
+        Args:
+            given: Arrays in the structure of its inputs, repeated as far as needed.
+            count: How many samples that is.
+            batch: How many shall be in the larger batch.
+        """
+        size = self.fixed or batch
+        return Latency(
+            single_ms=self._milliseconds(_rows(given, 0, 1, count)) if self.fixed in (None, 1) else None,
+            batch_ms=self._milliseconds(_rows(given, 0, size, count)),
+            batch=size,
+            how=(
+                f"median of up to {ROUNDS} calls of predict_on_batch after {WARM_UP} that do not count, from NumPy to NumPy "
+                f"({keras.config.backend()})"
+            ),
+        )
+
+    def _milliseconds(self, given: Any) -> float:
+        given = _ready(given)
+        for _ in range(WARM_UP):
+            self.model.predict_on_batch(given)
+        took: list[float] = []
+        while len(took) < ROUNDS and (len(took) < 5 or sum(took) < ENOUGH):
+            start = time.perf_counter()
+            self.model.predict_on_batch(given)
+            took.append(time.perf_counter() - start)
+        return float(np.median(took)) * 1000
+
+
+def _rows(given: Any, first: int, size: int, count: int) -> Any:
+    """Return `size` samples of a batch from one on; after the last of `count` it goes on with the first."""
+    places = np.arange(first, first + size) % count
+    return keras.tree.map_structure(lambda each: np.asarray(each)[places], given)
+
+
+def _ready(given: Any) -> Any:
+    return keras.tree.map_structure(lambda each: tensor_of(np.asarray(each)), given)
+
+
+def contender(
+    name: str, source: Any, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
+) -> Contender:
+    """Return a model to be asked.
+
+    Args:
+        name: What it is called in results.
+        source: A live Keras model, or a path to one in any format that loads, SavedModels among them.
+        custom_objects: Classes and functions that a file refers to and Keras does not know, by name.
+        safe_mode: Whether code in a file is refused.
+
+    Raises:
+        StoreError: If it cannot be loaded.
+        OptionError: If it is neither, or does not say what it takes.
+    """
+    if not isinstance(source, str | PathLike):
+        if not live.is_live(source):
+            raise OptionError(f"model {name!r} is a {type(source).__name__}, expected a path or a keras.Model")
+        model = _apart(source)
+        return Contender(
+            name=name,
+            source=f"{type(source).__name__} {source.name!r}",
+            model=model,
+            ports=outputs(model),
+            parameters=model.count_params(),
+            size_bytes=None,
+        )
+    kinds: Mapping[str, Kind] = {}
+    notes: tuple[str, ...] = ()
+    with open_store(source if isinstance(source, str) else Path(source)) as reader:
+        path, files = reader.path, list(reader.header.files)
+        if reader.header.format == "saved_model":
+            model, kinds, notes = _bridged(path)
+        else:
+            model = live.load_model(reader, custom_objects=custom_objects, safe_mode=safe_mode)
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+    return Contender(
+        name=name,
+        source=str(source),
+        model=model,
+        ports=outputs(model),
+        kinds=kinds,
+        parameters=model.count_params(),
+        size_bytes=sum(file.stat().st_size for file in dict.fromkeys(files)),
+        notes=tuple(f"{name}: {note}" for note in notes),
+    )
+
+
+def _apart(model: Any) -> Any:
+    """Return a model of the same layers whose being asked leaves no trace in the caller's; a copy where asking changes layers."""
+    if not isinstance(model, keras.Model):
+        raise OptionError(f"{type(model).__name__} is not a Keras 3 model; give a keras.Model")
+    inputs(model)  # refuses a model that does not say what it takes
+    graph = graph_of(model)
+    plain = type(model).__module__.startswith("keras.")
+    if not plain or any(getattr(layer, "stateful", False) for layer in layers_of(model)):
+        return copy_model(model)
+    return keras.Model(graph._inputs_struct, graph._outputs_struct, name=model.name)
+
+
+def _bridged(path: Path) -> tuple[Any, Mapping[str, Kind], tuple[str, ...]]:
+    """Return a SavedModel as a Keras model, what its outputs are as far as its graph tells, and what became of it."""
+    from graftwork.models.savedmodel.bridge import foreseen, made
+    from graftwork.models.savedmodel.endings import KINDS_OF, Endings
+
+    plan = foreseen(path)
+    bridged = made(plan)
+    found = Endings(plan.program)
+    said = {key: KINDS_OF.get(found.of(port)) for key, port in plan.signature.outputs.items()}
+    names = list(outputs(bridged.model))
+    by_name = dict(zip(names, said.values(), strict=True)) if len(names) == len(said) == 1 else said
+    kinds = {name: kind for name, kind in by_name.items() if kind is not None and name in names}
+    return bridged.model, kinds, () if bridged.kind == "rebuild" else bridged.notes[:1]
