@@ -166,7 +166,7 @@ def test_an_export_of_a_real_model_goes_into_a_fresh_one_whose_layers_have_other
     before, report = values(fresh), []
     lifted = savedmodel.lift(tmp_path / "served", fresh, report=report)
     assert same(lifted, trained)
-    assert any("it says what signature 'serving_default' of served says" in note for note in report)
+    assert any("the model answers as signature 'serving_default' of served does" in note for note in report)
     assert all(np.array_equal(a, b) for a, b in zip(before, values(fresh), strict=True))
     image = rng.normal(size=(3, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(lifted(image), trained(image), rtol=1e-5, atol=1e-6)
@@ -213,7 +213,7 @@ def test_layers_in_another_order_are_refused_and_a_map_solves_it(tmp_path):
     with pytest.raises(MismatchError) as refused:
         savedmodel.lift(tmp_path / "served", into)
     assert "'one/kernel' of into could be 'first/kernel' or 'second/kernel' of served" in str(refused.value)
-    assert "map, such as 'first/kernel=one/kernel'" in str(refused.value)
+    assert "--map OLD=NEW, such as 'first/kernel=one/kernel')" in str(refused.value)
     rules = {"first/(.*)": r"two/\1", "second/(.*)": r"one/\1"}
     with pytest.raises(StoreError, match="does not say what"):
         savedmodel.lift(tmp_path / "served", into, map=rules)
@@ -248,7 +248,7 @@ def test_a_module_under_a_scope_and_other_numbers_is_told_by_names(tmp_path):
     tf.saved_model.save(plain(model, "tower/"), tmp_path / "served")
     report = []
     assert same(savedmodel.lift(tmp_path / "served", dense(names=("dense_2", "dense_3")), report=report), model)
-    assert "4 told by the same kind of layer under another number" in report
+    assert "4 tensors are told apart by the same kind of layer under another number" in report
 
 
 @slow
@@ -281,7 +281,7 @@ def test_variables_of_tensorflow_1_are_lifted_and_compared(tmp_path):
     lifted = savedmodel.lift(tmp_path / "served", into, report=report)
     np.testing.assert_array_equal(lifted.layers[0].kernel, kernel)
     np.testing.assert_array_equal(lifted.layers[1].moving_variance, gamma**2 + 1)
-    assert any("it says what signature" in note for note in report)
+    assert any("the model answers as signature" in note for note in report)
 
 
 @slow
@@ -313,7 +313,7 @@ def test_a_savedmodel_of_keras_2_goes_into_the_same_model_built_anew(tmp_path, p
     finally:
         k2.mixed_precision.set_global_policy("float32")
         keras.config.set_dtype_policy("float32")
-    assert any("it says what signature" in note for note in report)
+    assert any("the model answers as signature" in note for note in report)
     theirs = {tuple(v.shape): v for v in old.weights if "kernel" in v.name and v.shape[0] != 4}
     for variable in lifted.weights:
         if variable.name == "kernel" and tuple(variable.shape) in theirs:

@@ -177,7 +177,7 @@ def test_variables_have_the_names_and_values_that_the_keras_file_of_the_model_gi
 def test_rebuilt_models_say_what_the_savedmodel_says(folder, name, tmp_path):
     """Compared by us with other inputs than rebuilding itself does, after a way through a plain file that loads without graftwork."""
     found = rebuilt(folder / name)
-    assert "it says what signature 'serving_default'" in found.note
+    assert "the model answers as signature 'serving_default'" in found.note
     found.model.save(tmp_path / "plain.keras")
     model = keras.saving.load_model(tmp_path / "plain.keras")
     signature = tf.saved_model.load(str(folder / name)).signatures["serving_default"]

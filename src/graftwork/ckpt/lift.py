@@ -162,11 +162,14 @@ def _check(
     reasons += [
         f"{name!r} {spec.shape} of {step.source} has no counterpart in {step.into}"
         for name, spec in there.items()
-        if name not in taken and spec.role not in (*FREE, Role.TABLE)
+        if name not in taken and name not in target and spec.role not in (*FREE, Role.TABLE)
     ]
     if reasons:
-        say = f"say which is which with map, such as {hints[0]!r}; or" if hints else "say which is which with map, or"
-        raise MismatchError(*reasons, advice=f"{say} allow for tensors without a counterpart with partial")
+        example = f", such as {hints[0]!r}" if hints else ""
+        raise MismatchError(
+            *reasons,
+            advice=f"say which is which with map (--map OLD=NEW{example}), or allow for tensors without a counterpart with partial",
+        )
 
 
 def _either(names: Sequence[str]) -> str:
@@ -197,7 +200,7 @@ def _notes(plan: MergePlan, found: Mapping[str, Counterpart]) -> tuple[str, ...]
     ways: dict[str, int] = {}
     for counterpart in found.values():
         ways[counterpart.how] = ways.get(counterpart.how, 0) + 1
-    return (*plan.notes, *(f"{count} told by {how}" for how, count in ways.items()))
+    return (*plan.notes, *(f"{count} tensors are told apart by {how}" for how, count in ways.items()))
 
 
 def compared(

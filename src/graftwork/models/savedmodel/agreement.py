@@ -119,7 +119,7 @@ def agreement(
             f"the model does not say what signature {signature!r} of {where} says on the same inputs: {far}, and {tolerance:g} is allowed"
         )
     unknown = [called(n) for n, v in leaves_of(answers) if v.dtype.kind in "fc" and not np.isfinite(v).any()]
-    note = f"it says what signature {signature!r} of {where} says, " + (
+    note = f"the model answers as signature {signature!r} of {where} does, " + (
         f"within {far.relative:.1g} of the largest entry" if far.absolute else "to the last bit"
     )
     return True, note + (f"; no number in {', '.join(unknown)}, which says nothing" if unknown else "")
