@@ -379,3 +379,41 @@ def test_an_average_of_objects_is_restored_by_tensorflow(tf, tmp_path, kind):
     bare, third, _ = build()
     bare.restore(str(dropped).removesuffix(".index")).expect_partial()
     np.testing.assert_allclose(third.get_weights()[0], (seen[1][0] + seen[2][0]) / 2, rtol=1e-6)
+
+
+@pytest.mark.keras
+def test_layers_that_are_numbered_otherwise_are_matched_by_their_places(tf, tmp_path):
+    """A model that is built a second time in a process: names say `dense_1` for another layer, and shapes do not tell."""
+    import keras
+
+    def build():
+        return keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4) for _ in range(3))], name="model")
+
+    keras.backend.clear_session()
+    models = [build(), build()]
+    names = [[layer.name for layer in model.layers] for model in models]
+    assert names == [["dense", "dense_1", "dense_2"], ["dense_3", "dense_4", "dense_5"]]
+    keras.backend.clear_session()
+    keras.layers.Dense(1)
+    models.append(build())
+    assert [layer.name for layer in models[2].layers] == ["dense_1", "dense_2", "dense_3"]
+    paths = []
+    for k, model in enumerate(models):
+        model.set_weights([np.full(w.shape, 10 * n + k, np.float32) for n, w in enumerate(model.get_weights())])
+        paths.append(tf.train.Checkpoint(model=model).save(str(tmp_path / str(k) / "m.ckpt")))
+    for first, other in ((0, 1), (0, 2), (2, 0)):
+        report = []
+        out = gw.checkpoints.average(
+            [paths[first], paths[other]], output=tmp_path / f"{first}{other}", names=["a", "b"], report=report
+        )
+        assert any("places among the objects" in note for note in report)
+        tf.train.Checkpoint(model=models[0]).restore(str(out).removesuffix(".index")).assert_existing_objects_matched()
+        for n, found in enumerate(models[0].get_weights()):
+            assert (found == 10 * n + (first + other) / 2).all()
+    for name, order, value in (("swapped", "ba", 2), ("plain", "ab", 0)):
+        dense = [keras.layers.Dense(4, name=letter) for letter in order]
+        model = keras.Sequential([keras.Input((4,)), *dense], name="model")
+        model.get_layer("a").set_weights([np.full((4, 4), value), np.zeros(4)])
+        tf.train.Checkpoint(model=model).write(str(tmp_path / name))
+    found = values_of(gw.checkpoints.average([tmp_path / "plain", tmp_path / "swapped"], output=tmp_path / "named"))
+    assert [values.mean() for name, values in found.items() if name.endswith("a/kernel")] == [1]

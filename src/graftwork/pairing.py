@@ -16,6 +16,7 @@ from graftwork.architecture.layout import layout
 from graftwork.architecture.match import Match, Rearrangement, match
 from graftwork.errors import MismatchError, OptionError
 from graftwork.stores.base import Reader
+from graftwork.stores.tf_graph import ATTRIBUTES
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 CONNECTIONS = frozenset({"arguments", "calls", "class", "dtype", "inputs", "layers", "output", "outputs", "shape"})
@@ -103,7 +104,11 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
                 advice="merge models of one architecture, or name the field in `ignore` if it does not matter",
             )
     _same_assets(first, other, request)
-    sources = _by_names(a, b, found, request.map)
+    sources = (None if found or request.map else _by_objects(a, b)) or _by_names(a, b, found, request.map)
+    if found is None and not request.map and any(source.name != name for name, source in sources.items()):
+        notes.append(
+            f"{label_b}: tensors are matched by their places among the objects, for names count differently there"
+        )
     for rearrangement in found.rearrangements if found else ():
         _rearrange(sources, b, rearrangement)
         notes.append(f"{label_b}: {rearrangement.reason}")
@@ -122,7 +127,7 @@ def explore(first: tuple[str, Reader], other: tuple[str, Reader]) -> tuple[Pairi
         notes = list(found.notes)
     elif a.header.config_kind == b.header.config_kind == "huggingface":
         structure = [d.describe(label_a, label_b) for d in huggingface.differences(a.header.config, b.header.config)]
-    sources = _by_names(a, b, found, {})
+    sources = (None if found else _by_objects(a, b)) or _by_names(a, b, found, {})
     for rearrangement in found.rearrangements if found else ():
         _rearrange(sources, b, rearrangement)
         notes.append(rearrangement.reason)
@@ -142,6 +147,28 @@ def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: 
             f"the vocabulary {differing!r} differs between {label_a} and {label_b}",
             advice="their embeddings and class indices mean different things; models must share one vocabulary",
         )
+
+
+def _by_objects(a: Reader, b: Reader) -> dict[str, Source] | None:
+    """Pair two object checkpoints of TensorFlow 2 by the paths to values, where all are there in both and names differ in numbers at most.
+
+    Keras numbers the layers that nobody named, over all models of a process: ``dense_1`` may be the second layer here and the first there.
+    TensorFlow itself restores by paths alone.
+    """
+    places = [{reader.key(name): name for name in reader.specs()} for reader in (a, b)]
+    if not all(ATTRIBUTES in key for keys in places for key in keys):
+        return None
+    ours, theirs = (
+        {key for key, name in keys.items() if reader.specs()[name].role is not Role.OPTIMIZER}
+        for keys, reader in zip(places, (a, b), strict=True)
+    )
+    if ours != theirs or any(_unnumbered(places[0][key]) != _unnumbered(places[1][key]) for key in ours):
+        return None
+    return {name: Source(name=places[1][key]) for key, name in places[0].items() if key in places[1]}
+
+
+def _unnumbered(name: str) -> str:
+    return re.sub(r"_\d+", "", name)
 
 
 def _by_names(a: Reader, b: Reader, found: Match | None, rules: Mapping[str, str]) -> dict[str, Source]:
