@@ -625,6 +625,20 @@ def test_object_checkpoints_are_united_and_restored(tf, tmp_path, version):
         for a, b in zip(values_of(new), values_of(old), strict=True):
             np.testing.assert_array_equal(a, b)
 
+    plain = build_keras(keras)
+    plain.set_weights(models[1].get_weights())
+    for k, other in enumerate(
+        (plain, models[1])
+    ):  # one that was compiled leads to its optimizer, which then is taken with it
+        weights = checkpoint(model=other).save(str(tmp_path / f"weights{k}"))
+        out = merge([tmp_path / "aa-1", weights], output=tmp_path / "out" / f"exchanged{k}", on_conflict="last")
+        new = trained(keras, 4)
+        checkpoint(model=new, optimizer=new.optimizer).restore(str(out).removesuffix(".index")).assert_consumed()
+        wanted = [*models[1].weights, *optimizer_variables(models[k])]
+        for a, b in zip(values_of(new), wanted, strict=True):
+            np.testing.assert_array_equal(a, np.asarray(b))
+    before = contents_of(tmp_path)
+
     for policy, winner in (("first", models[0]), ("last", models[1])):
         out = merge(both, output=tmp_path / "out" / policy, on_conflict=policy)
         new = trained(keras, 9)

@@ -188,7 +188,6 @@ class _Joining:
             for s, child in wanted:
                 if s != taken[0]:
                     self.losing[s].add(name)
-                    self.lost[s] |= _reached(self.sources[s].nodes, [child]) - {0}
                     self._replace((s, child), taken, path)
         for other, place in self.instead.items():
             while (
@@ -197,7 +196,20 @@ class _Joining:
                 place = self.instead[place]
             self.instead[other] = place
         for s in range(len(self.sources)):
+            self._lose(s)
             self._replace_slots(s)
+
+    def _lose(self, s: int) -> None:
+        """Find all that lies below objects that are not taken, but for what a kept name of the root means and nothing took the place of.
+
+        A model that was compiled leads to its optimizer, which the root may mean too.
+        """
+        nodes = self.sources[s].nodes
+        named = {
+            child for child, name in nodes[0].children if name not in self.losing[s] and (s, child) not in self.instead
+        }
+        starts = [child for child, name in nodes[0].children if name in self.losing[s]]
+        self.lost[s] = _reached(nodes, starts, named) - named - {0}
 
     def _replace(self, other: tuple[int, int], taken: tuple[int, int], path: str) -> None:
         """Walk two objects of one name side by side."""
