@@ -786,3 +786,27 @@ def test_a_live_model_changes_wholly_or_not_at_all(tmp_path, monkeypatch):
         gw.checkpoints.init_from({source: None}, into=old)
     with pytest.raises(OptionError, match=r"`into` is a str"):
         gw.checkpoints.init_from({source: None}, into="model.keras")
+
+
+@pytest.mark.keras
+def test_a_variable_that_a_file_holds_twice_gets_one_value(tmp_path):
+    """Whichever of its names a rule says; two sources for its two names are two for one variable."""
+    import keras
+
+    def build():
+        dense = keras.layers.Dense(4, use_bias=False, name="dense")
+        return keras.Sequential([keras.Input((4,)), keras.layers.SpectralNormalization(dense, name="sn")])
+
+    kernel = np.arange(16, dtype=np.float32).reshape(4, 4)
+    write(tmp_path / "a.index", k=kernel)
+    write(tmp_path / "b.index", k=kernel + 1)
+    build().save(tmp_path / "m.keras")
+    with open_store(tmp_path / "m.keras") as reader:
+        ((twin, first),) = reader.header.twins.items()
+    for name in (twin, first):
+        model = build()
+        report = gw.checkpoints.init_from({tmp_path / "a": {"k": name}}, into=model)
+        assert {row["from"] for row in report.tables["assigned"] if row["tensor"] in (twin, first)} == {"a"}
+        np.testing.assert_array_equal(model.layers[0].layer.kernel, kernel)
+    with pytest.raises(MismatchError, match="are one variable, but would get values of"):
+        gw.checkpoints.init_from({tmp_path / "a": {"k": twin}, tmp_path / "b": {"k": first}}, into=model)

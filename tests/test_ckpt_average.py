@@ -417,3 +417,26 @@ def test_layers_that_are_numbered_otherwise_are_matched_by_their_places(tf, tmp_
         tf.train.Checkpoint(model=model).write(str(tmp_path / name))
     found = values_of(gw.checkpoints.average([tmp_path / "plain", tmp_path / "swapped"], output=tmp_path / "named"))
     assert [values.mean() for name, values in found.items() if name.endswith("a/kernel")] == [1]
+
+
+@pytest.mark.keras
+def test_an_average_of_keras_files_goes_on_training_where_the_last_was(tmp_path):
+    """Optimizer and iterations of the last file, weights the mean; layers of other names are matched by what they are."""
+    import keras
+
+    paths = []
+    for k in range(3):
+        layers = [keras.Input((3,)), keras.layers.Dense(4, name=f"a{k}"), keras.layers.Dense(2, name=f"b{k}")]
+        model = keras.Sequential(layers)
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        model.fit(np.ones((8, 3)), np.ones((8, 2)), batch_size=8, epochs=k + 1, verbose=0)
+        model.save(tmp_path / f"epoch-{k}.keras")
+        paths.append(model)
+    out = gw.checkpoints.average(tmp_path, last=3, optimizer="last", output=tmp_path / "mean.keras")
+    found = keras.saving.load_model(out)
+    assert [layer.name for layer in found.layers] == ["a2", "b2"]
+    assert int(found.optimizer.iterations) == 3
+    for got, wanted in zip(found.optimizer.variables, paths[2].optimizer.variables, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    for got, *each in zip(found.get_weights(), *(model.get_weights() for model in paths), strict=True):
+        np.testing.assert_allclose(got, np.mean(each, axis=0), rtol=1e-5, atol=1e-7)

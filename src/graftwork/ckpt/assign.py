@@ -181,9 +181,18 @@ def _one_each(targets: Targets, offers: Sequence[tuple[Given, str]]) -> dict[str
 
 
 def _for_twins(target: Reader, found: Mapping[str, Given]) -> dict[str, Given]:
-    """Return what those tensors get that the target's file holds a second time."""
+    """Return what those tensors get that the target's file holds a second time.
+
+    Raises:
+        MismatchError: If the two would get values of different sources.
+    """
     more: dict[str, Given] = {}
     for twin, first in target.header.twins.items():
+        if twin in found and first in found and found[twin].label != found[first].label:
+            raise MismatchError(
+                f"{twin!r} and {first!r} of {target.path.name} are one variable, but would get values of "
+                f"{found[twin].label} and of {found[first].label}"
+            )
         for one, other in ((twin, first), (first, twin)):
             if one in found and other not in found:
                 more[other] = found[one]
