@@ -45,6 +45,7 @@ class Source:
         model: The live model; None for a file.
         classes: Names of its classes in the order of its outputs, where they are known.
         shared: Whether the live model itself goes in, not a copy.
+        role: Which of the verb's arguments it is.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Source:
     model: Any = None
     classes: tuple[str, ...] | None = None
     shared: bool = False
+    role: str = "models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +169,8 @@ def _members(verb: Verb, sources: Sequence[Source], made: Callable[[Source], Any
     for source in sources:
         model, *copies = (made(source) for _ in range(wanted.get(source.name, 1)))
         where = source.reader.path.name if source.reader is not None else f"live model {source.model.name!r}"
-        found.append(Member(name=source.name, model=model, source=where, classes=source.classes, copies=tuple(copies)))
+        member = Member(name=source.name, model=model, source=where, classes=source.classes, copies=tuple(copies))
+        found.append(replace(member, role=source.role))
     return found
 
 
@@ -360,7 +363,7 @@ def write_composition(
                 )
             )
         tell(2)
-        record = spelled(plan.verb, [source.name for source in plan.sources]) if settings is None else settings
+        record = spelled(plan.verb, [(s.role, s.name) for s in plan.sources]) if settings is None else settings
         result = _moved(path, plan, target, record)
         for word, model in composed.more.items():
             path = Path(folder) / f"{word}.keras"

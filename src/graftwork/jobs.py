@@ -555,8 +555,9 @@ def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], r
             name=taken.fresh(name),
             reader=readers[name],
             classes=recipe.models[name].classes if name in recipe.models else None,
+            role=role,
         )
-        for name in step.names
+        for role, name in step.models
     ]
     given = {name: getattr(step.verb, name) for name in step.verb.data}
     opened = {

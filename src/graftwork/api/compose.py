@@ -17,7 +17,11 @@ from graftwork.errors import OptionError
 from graftwork.models import live
 from graftwork.recipe.composition import verb_of
 from graftwork.stores import label_of, open_store
+from graftwork.training.verbs import Verb
 from graftwork.writing import Result, Target
+
+Models = Sequence[Model] | Mapping[str, Any]
+"""Models in the order of a verb's arguments, or by the names of these."""
 
 
 class Wanted(TypedDict, total=False):
@@ -50,12 +54,12 @@ class Wanted(TypedDict, total=False):
     on_result: Callable[[Result], None] | None
 
 
-def make(verb: str, models: Sequence[Model], **wanted: Any) -> Any:
+def make(verb: str, models: Models, **wanted: Any) -> Any:
     """Do what a verb says; the functions below are this with a verb each.
 
     Args:
         verb: ``"ensemble"``, ``"chain"`` and so on.
-        models: The models that go in, in the order of the verb's arguments.
+        models: The models that go in, in the order of the verb's arguments, or by these.
         **wanted: The verb's options, and what `Wanted` says.
 
     Returns:
@@ -701,16 +705,16 @@ def unfreeze(
 # What the functions above share ----------------------------------------------------------------------------------------
 
 
-def _made(verb: str, models: Sequence[Model], wanted: Mapping[str, Any], **options: Any) -> Any:
+def _made(verb: str, models: Models, wanted: Mapping[str, Any], **options: Any) -> Any:
     """Return what a verb makes of models: a live model, or the path where it is written."""
     chosen = verb_of(verb, {name: value for name, value in options.items() if value is not None})
     unknown = set(wanted) - set(Wanted.__annotations__)
     if unknown:
         raise TypeError(f"{verb}() got an unexpected keyword argument {min(unknown)!r}")
     custom_objects, target = wanted.get("custom_objects"), target_of(wanted)
-    with sources_of(models, wanted) as sources:
+    with sources_of(models, wanted, type(chosen)) as sources:
         if target is None:
-            composed = compose(chosen, sources, custom_objects)
+            composed = compose(chosen, sources, custom_objects, wanted.get("progress"))
             _say(wanted, composed.notes)
             return (composed.model, *composed.more.values()) if composed.more else composed.model
         plan = plan_composition(chosen, sources, custom_objects)
@@ -739,10 +743,14 @@ def target_of(wanted: Mapping[str, Any]) -> Target | None:
 
 
 @contextlib.contextmanager
-def sources_of(models: Sequence[Model], wanted: Mapping[str, Any]) -> Iterator[list[Source]]:
+def sources_of(given: Models, wanted: Mapping[str, Any], verb: type[Verb]) -> Iterator[list[Source]]:
     """Yield the sources that models are, files open, each under a name of its own."""
-    if isinstance(models, str | PathLike) or live.is_live(models):
+    if isinstance(given, str | PathLike) or live.is_live(given):
         raise OptionError("`models` is one model; give a list of models")
+    if not isinstance(given, Mapping):
+        given = {verb.takes[0]: given} if verb.takes[0] in verb.lists else dict(zip(verb.takes, given, strict=False))
+    roles = verb.roles(given)
+    models = [model for _, model in roles]
     names = wanted.get("names")
     if names is not None and len(names) != len(models):
         raise OptionError(f"{len(names)} names are given for {len(models)} models")
@@ -753,10 +761,11 @@ def sources_of(models: Sequence[Model], wanted: Mapping[str, Any]) -> Iterator[l
             if isinstance(model, str | PathLike):
                 reader = stack.enter_context(open_store(Path(model)))
                 label = names[position] if names is not None else label_of(Path(model))
-                found.append(Source(name=taken.fresh(label), reader=reader))
+                found.append(Source(name=taken.fresh(label), reader=reader, role=roles[position][0]))
             elif live.is_live(model):
                 label = names[position] if names is not None else model.name
-                found.append(Source(name=taken.fresh(label), model=model, shared=bool(wanted.get("share", False))))
+                shared = bool(wanted.get("share", False))
+                found.append(Source(name=taken.fresh(label), model=model, shared=shared, role=roles[position][0]))
             else:
                 raise OptionError(f"model {position} is a {type(model).__name__}, expected a path or a keras.Model")
         yield found

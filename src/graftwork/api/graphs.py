@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from graftwork.api.compose import Wanted, sources_of, target_of
+from graftwork.api.compose import Models, Wanted, sources_of, target_of
 from graftwork.api.reports import CompositionReport, of_composition
 from graftwork.api.sources import Model, on_disk
 from graftwork.composing import plan_composition
@@ -57,7 +57,7 @@ def copy(model: Any, name: str | None = None) -> Any:
     return copy_model(model, name, compiled=True)
 
 
-def check(verb: str, models: Sequence[Model], **wanted: Any) -> CompositionReport:
+def check(verb: str, models: Models, **wanted: Any) -> CompositionReport:
     """Return what a verb would make, without building or reading weights.
 
     Args:
@@ -69,8 +69,9 @@ def check(verb: str, models: Sequence[Model], **wanted: Any) -> CompositionRepor
         GraftworkError: For every reason for which the verb would refuse.
     """
     general = {key: wanted.pop(key) for key in list(wanted) if key in Wanted.__annotations__}
-    with sources_of(models, general) as sources:
-        plan = plan_composition(verb_of(verb, wanted), sources, general.get("custom_objects"))
+    chosen = verb_of(verb, wanted)
+    with sources_of(models, general, type(chosen)) as sources:
+        plan = plan_composition(chosen, sources, general.get("custom_objects"))
         return of_composition(verb, plan, target_of(general))
 
 

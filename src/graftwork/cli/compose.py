@@ -35,14 +35,14 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
         from graftwork import api
         from graftwork.report import render
 
-        models = [m for name in verb.takes for m in (given[name] if name == "models" else [given[name]])]
+        models: Any = {name: given[name] for name in verb.takes}
         options = {
             name: value_of(field, given[name])
             for name, field in verb.model_fields.items()
             if given.get(name) not in (None, [])
         }
         if "taps" in verb.model_fields and "taps" not in options:
-            models, options["taps"] = _tapped(models)
+            models["models"], options["taps"] = _tapped(models["models"])
         wanted: dict[str, Any] = {
             "names": given["names"].split(",") if given["names"] else None,
             "format": given["format_"],
@@ -81,8 +81,13 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
 def _arguments(verb: type[Verb]) -> list[inspect.Parameter]:
     found = []
     for name in verb.takes:
-        many = name == "models"
+        many = name in verb.lists
         tapped = many and "taps" in verb.model_fields
+        if name in verb.flags:
+            text = f"The {name}: a model file or directory" + ("; repeat for more." if many else ".")
+            kind, info = (list[str] | None, None) if many else (str | None, None)
+            found.append(parameter(name, kind, typer.Option(*verb.flags[name], help=text, show_default=False), info))
+            continue
         text = "Model files or directories" + (
             ", each with the layer whose output is taken: MODEL:LAYER." if tapped else ", in order."
         )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from graftwork.errors import UnknownNameError
+from graftwork.errors import OptionError, UnknownNameError
 
 Tensors = Mapping[str, Any]
 """Keras tensors, or arrays, by the name of the port they stand at."""
@@ -26,6 +26,7 @@ class Member:
         source: Where it comes from, for messages.
         classes: Names of its classes in the order of its outputs, where they are known.
         copies: Further copies of the model, where the verb asks for them.
+        role: Which of the verb's arguments it is; see `Verb.takes`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Member:
     source: str = ""
     classes: tuple[str, ...] | None = None
     copies: tuple[Any, ...] = ()
+    role: str = "models"
 
 
 Progress = Callable[[str, int, int], None]
@@ -90,8 +92,10 @@ class Verb(BaseModel):
 
     Attributes:
         kind: The word for it.
-        takes: Names of the arguments that are models, in the order of `compose`'s members; ``models`` is a list of any length. None
-            where an option names them.
+        takes: Names of the arguments that are models, in the order of `compose`'s members. None where an option names them.
+        lists: Those of them that are lists of any length; the others are one model each.
+        optional: Those of them that may be missing.
+        flags: Those of them that are options on the command line, and the words for these.
         data: The options that are data: whatever `graftwork.data.open_data` opens, and in recipes a name under ``data``.
     """
 
@@ -101,7 +105,29 @@ class Verb(BaseModel):
 
     kind: ClassVar[str]
     takes: ClassVar[tuple[str, ...]] = ("models",)
+    lists: ClassVar[tuple[str, ...]] = ("models",)
+    optional: ClassVar[tuple[str, ...]] = ()
+    flags: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     data: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def roles(cls, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """Return every model that is given, with the argument that it is, in the order of the arguments.
+
+        Args:
+            given: One model for each argument, or several for a list.
+
+        Raises:
+            OptionError: If one is missing.
+        """
+        found: list[tuple[str, Any]] = []
+        for name in cls.takes:
+            value = given.get(name)
+            if value is None and name not in cls.optional:
+                raise OptionError(f"{cls.kind}: {name!r} is missing")
+            models = list(value) if name in cls.lists and isinstance(value, list | tuple) else [value]
+            found += [(name, model) for model in models if model is not None]
+        return found
 
     def copies(self) -> Mapping[str, int]:
         """Return how many copies of a model it needs, by the name of the member; one of each that is not named."""

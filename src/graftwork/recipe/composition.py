@@ -1,13 +1,13 @@
 """Steps that compose graphs: a verb with its options, and the names of the models that go in."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, TypeAdapter, ValidationError, model_validator
 
 from graftwork.data.opening import told
 from graftwork.errors import OptionError, suggest
-from graftwork.recipe.base import Name, Step, as_tuple
+from graftwork.recipe.base import Name, Step
 from graftwork.recipe.slips import sentence
 from graftwork.training.verbs import VERBS, Verb, get
 
@@ -30,12 +30,12 @@ class ComposeStep(Step):
     """One composition of graphs; the step of each verb is a class below this one.
 
     Attributes:
-        names: Names of the models, in the order of the verb's arguments.
+        models: Argument and name of each model, in the order of the verb's arguments.
         verb: What is made of them.
         export: What the result is also written as, beside its output: saved_model, onnx or litert.
     """
 
-    names: tuple[Name, ...] = Field(min_length=1)
+    models: tuple[tuple[str, Name], ...] = Field(min_length=1)
     verb: SerializeAsAny[Verb]
     export: Literal["saved_model", "onnx", "litert"] | None = None
 
@@ -43,18 +43,22 @@ class ComposeStep(Step):
     @classmethod
     def _sorted_out(cls, data: Any) -> Any:
         """Tell the models from the options, which stand side by side in a recipe."""
-        takes = VERBS[cls.kind].takes
+        verb = VERBS[cls.kind]
         if not isinstance(data, Mapping) or "verb" in data:
             return data
-        options = {key: value for key, value in data.items() if key not in (*takes, "export")}
-        missing = [name for name in takes if name not in data]
+        options = {key: value for key, value in data.items() if key not in (*verb.takes, "export")}
+        missing = [name for name in verb.takes if name not in data and name not in verb.optional]
         if missing:
-            slips = [key for key in options if key not in VERBS[cls.kind].model_fields]
-            meant = f"; {slips[0]!r} is not known, {suggest(str(slips[0]), takes)}" if slips else ""
+            slips = [key for key in options if key not in verb.model_fields]
+            meant = f"; {slips[0]!r} is not known, {suggest(str(slips[0]), verb.takes)}" if slips else ""
             raise OptionError(f"{cls.kind}: {missing[0]!r} is missing{meant}")
-        verb = verb_of(cls.kind, options)
-        names = as_tuple(data["models"]) if takes == ("models",) else tuple(data[name] for name in takes)
-        return {"names": names, "verb": verb, "export": data.get("export")}
+        models = tuple(verb.roles(data))
+        return {"models": models, "verb": verb_of(cls.kind, options), "export": data.get("export")}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the models, in the order of the verb's arguments."""
+        return tuple(name for _, name in self.models)
 
     def inputs(self) -> Iterator[str]:
         """Yield the names of the models."""
@@ -62,7 +66,7 @@ class ComposeStep(Step):
 
     def settings(self) -> dict[str, Any]:
         """Return the step as recipes spell it."""
-        return spelled(self.verb, self.names)
+        return spelled(self.verb, self.models)
 
     @classmethod
     def schema_of_settings(cls) -> dict[str, Any]:
@@ -71,7 +75,7 @@ class ComposeStep(Step):
         schema = verb.model_json_schema()
         one = TypeAdapter(Name).json_schema()
         many = {"anyOf": [{"type": "array", "items": one, "minItems": 1}, one]}
-        models = {name: many if name == "models" else one for name in verb.takes}
+        models = {name: many if name in verb.lists else one for name in verb.takes}
         return {
             **schema,
             "properties": {
@@ -82,17 +86,24 @@ class ComposeStep(Step):
                     "description": "Write the output for another runtime, too.",
                 },
             },
-            "required": [*verb.takes, *schema.get("required", [])],
+            "required": [*(name for name in verb.takes if name not in verb.optional), *schema.get("required", [])],
             "additionalProperties": False,
         }
 
 
-def spelled(verb: Verb, names: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    """Return a composition as a recipe's step spells it: the names of its models, and the options that are not the default."""
+def spelled(verb: Verb, models: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return a composition as a recipe's step spells it: the names of its models, and the options that are not the default.
+
+    Args:
+        verb: What is made.
+        models: Argument and name of each model.
+    """
     options = verb.model_dump(exclude={*verb.data}, exclude_defaults=True)
     options |= {name: told(getattr(verb, name)) for name in verb.data if getattr(verb, name) is not None}
-    takes = verb.takes
-    return {**({"models": list(names)} if takes == ("models",) else dict(zip(takes, names, strict=True))), **options}
+    named: dict[str, Any] = {}
+    for role, name in models:
+        named[role] = [*named.get(role, ()), name] if role in verb.lists else name
+    return {**named, **options}
 
 
 def _step_of(kind: str, verb: type[Verb]) -> type[ComposeStep]:
