@@ -75,6 +75,14 @@ def test_a_rule_that_names_a_slot_wins(tf1_names, tmp_path):
     assert {"b", "velocity"} < set(held(out))
 
 
+def test_a_weight_that_is_called_like_a_slot_is_none(tmp_path):
+    """What roles say counts: in a source that is no checkpoint of TensorFlow 1 a layer may be called Adam."""
+    save_file({"w": np.ones(2, np.float32), "w/Adam": np.zeros(2, np.float32)}, tmp_path / "a.safetensors")
+    assert {row.role for row in ls(tmp_path / "a.safetensors")} == {"weight"}
+    out = rename(tmp_path / "a.safetensors", "w=v", output=tmp_path / "b.safetensors")
+    assert set(load_file(out)) == {"v", "w/Adam"}
+
+
 def test_a_checkpoint_is_put_below_a_scope_and_back(tf1_names, tmp_path):
     """``/=a/`` and ``a/=/`` are each other's inverse, bit for bit."""
     below = rename(tf1_names, "/=a/b/", output=tmp_path / "below.index")
@@ -281,6 +289,13 @@ def test_a_scope_is_moved_with_all_below_it():
     assert (slot, found.nodes[holder].attributes[0].key) == ("m", "a/b/layer/kernel/.OPTIMIZER_SLOT/adam/m" + VALUE)
     assert [node.attributes[0].full_name for node in found.nodes if node.attributes] == ["name3", "name6"]
     assert found.paths == (("model", "a/b"), ("opt", "adam"))
+
+
+def test_what_lies_above_is_moved_first():
+    """Whatever the order of the rules: one object goes into another that a later rule puts there."""
+    found = moved(CHAIN, "opt/vars=x/y", "model=x")
+    assert at(found.nodes, "x/layer/kernel") == "x/layer/kernel" + VALUE
+    assert at(found.nodes, "x/y") == ""
 
 
 def test_a_new_top_keeps_the_counter_of_saves():
