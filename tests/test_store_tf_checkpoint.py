@@ -829,10 +829,13 @@ def test_a_saved_model_that_links_elsewhere_is_refused(tmp_path):
     """An asset outside of the directory; variables that are not there; none at all are no mistake."""
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "saved_model.pb").write_bytes(b"")
+    program = folder / "saved_model.pb"
+    program.write_bytes(tf_files.field(2, b""))
+    (folder / "variables").mkdir()  # TensorFlow 1 leaves it empty
     with open_store(folder) as reader:
         assert not reader.specs() and reader.header.notes
-    (folder / "variables").mkdir()
+    node = tf_files.field(1, "w") + tf_files.field(2, "VarHandleOp")
+    program.write_bytes(tf_files.field(2, tf_files.field(2, tf_files.field(1, node))))
     with pytest.raises(StoreError, match="missing"):
         open_store(folder)
     tf_files.checkpoint(folder / "variables" / "variables.index", {"w": np.ones(2, np.float32)})

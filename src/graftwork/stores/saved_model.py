@@ -16,6 +16,7 @@ from graftwork.errors import StoreError, UnknownNameError
 from graftwork.stores.base import Format, Header, Raw, register
 from graftwork.stores.files import digest_of
 from graftwork.stores.huggingface import inside
+from graftwork.stores.saved_program import PROGRAM, read_program
 from graftwork.stores.tf_checkpoint import CheckpointReader
 from graftwork.stores.tf_protos import Node
 from graftwork.tensor import TensorSpec
@@ -39,11 +40,11 @@ class SavedModelReader:
         self.path = path
         files = [inside(file, path) for file in sorted(path.rglob("*")) if file.is_file()]
         self._checkpoint: CheckpointReader | None = None
-        if (path / VARIABLES.parent).is_dir():
-            index = path / VARIABLES
-            if not index.exists():
-                raise StoreError(f"{path} is a SavedModel whose variables are missing: {index} is not there")
+        index = path / VARIABLES
+        if index.exists():
             self._checkpoint = CheckpointReader(index, exported=True)
+        elif any(file.parent == index.parent for file in files) or _has_variables(path):
+            raise StoreError(f"{path} is a SavedModel whose variables are missing: {index} is not there")
         try:
             assets = [file for file in files if file.is_relative_to(path / ASSETS)]
             header = self._checkpoint.header if self._checkpoint else Header(format="saved_model")
@@ -96,6 +97,11 @@ class SavedModelReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _has_variables(path: Path) -> bool:
+    """Return whether a SavedModel's program says that there are variables."""
+    return (path / PROGRAM).is_file() and bool(read_program(path).variables())
 
 
 def recognise(path: Path) -> bool:

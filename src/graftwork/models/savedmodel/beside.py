@@ -96,12 +96,18 @@ def check(
             arrays = {tuple(key): stored[str(i)] for i, key in enumerate(answer["arrays"])}
     said: dict[str, list[str]] = {}
     for name, flow in flows.items():
-        found = {
-            at: {key: values for (of, where, key), values in arrays.items() if (of, where) == (name, at)}
-            for at in (*map(str, range(len(flow.steps))), *ways)
-        }
-        said.setdefault(_compared(name, flow, found, ways, answer["random"][name]), []).append(name)
+        found = {way: _by_step(arrays, name, way) for way in ways}
+        said.setdefault(_compared(name, flow, found, random=answer["random"][name]), []).append(name)
     return tuple(f"{', '.join(names)}: {what}" for what, names in said.items())
+
+
+def _by_step(arrays: Mapping[tuple[str, ...], NDArray[Any]], name: str, way: str) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return what was computed for a signature in one way, by number of the step (or `served.RESULT`) and output."""
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    for (flow, how, step, output), values in arrays.items():
+        if (flow, how) == (name, way):
+            found.setdefault(step, {})[output] = values
+    return found
 
 
 def savedmodel(path: Path, tags: Sequence[str]) -> dict[str, Any]:
@@ -132,22 +138,28 @@ def _failure(answer: Mapping[str, Any]) -> str:
     return f"in a fresh process, {where} failed: {said}{advice}"
 
 
-def _compared(name: str, flow: Flow, found: Mapping[str, Arrays], ways: Sequence[str], random: bool) -> str:
-    """Return what was found for a signature."""
-    expected = flow.expected([found[str(number)] for number in range(len(flow.steps))])
-    if random:
-        return "its parts give something else each time, so that only shapes were compared"
-    worst = Difference(agrees=True)
-    for way in ways:
-        far = compare(found[way], expected, exact=flow.exact, rtol=REFERENCE)
+def _compared(name: str, flow: Flow, found: Mapping[str, Mapping[str, Arrays]], *, random: bool) -> str:
+    """Return what was found for a signature, run in several ways."""
+    worst, empty = Difference(agrees=True), set[str]()
+    for way, steps in found.items():
+        expected = flow.expected([steps.get(str(number), {}) for number in range(len(flow.steps))])
+        result = steps.get(served.RESULT, {})
+        if random:
+            far = compare(
+                *({key: np.zeros_like(v) for key, v in side.items()} for side in (result, expected)), exact=True
+            )
+        else:
+            far = compare(result, expected, exact=flow.exact, rtol=REFERENCE)
         if not far.agrees:
             raise StoreError(
                 f"signature {name!r} of the result, run {WAYS[way]}, does not give what its parts give one by one: {far}"
             )
         worst = max(worst, far, key=lambda each: each.relative)
-    empty = [key for key, values in expected.items() if values.dtype.kind in "fc" and np.isnan(values).all()]
+        empty |= {key for key, values in expected.items() if values.dtype.kind in "fc" and np.isnan(values).all()}
+    if random:
+        return "its parts give something else each time, so that only shapes and dtypes were compared"
     return (
-        f"run in a fresh process, {' and '.join(WAYS[way] for way in ways)}, it gives what its parts give one by one "
+        f"run in a fresh process, {' and '.join(WAYS[way] for way in found)}, it gives what its parts give one by one "
         + (f"within {worst.relative:.1g} of the largest entry" if worst.absolute else "to the last bit")
-        + (f"; {', '.join(empty)} is NaN everywhere, which says nothing" if empty else "")
+        + (f"; {', '.join(sorted(empty))} is NaN everywhere, which says nothing" if empty else "")
     )

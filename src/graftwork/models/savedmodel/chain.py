@@ -12,6 +12,7 @@ from graftwork.models.savedmodel.serving import (
     SERVING,
     Part,
     Sources,
+    as_word,
     chosen_signatures,
     combine_parts,
     function_of,
@@ -79,7 +80,9 @@ def plan_chain(
         ]
         every = [port for found in chosen.values() for port in (*found.inputs.values(), *found.outputs.values())]
         batches = [port.shape[0] for port in every if port.shape and port.shape[0] is not None]
-        flow = beside.Flow(inputs=wiring.inputs, steps=steps, expected=lambda made: made[-1], batches=batches)
+        flow = beside.Flow(
+            inputs=wiring.inputs, steps=steps, expected=lambda made: made[-1], exact=False, batches=batches
+        )
         return beside.check(target, sessions(given), {SERVING: flow}, Path(examples) if examples else None)
 
     return ServablePlan(
@@ -121,7 +124,8 @@ class _Wiring:
                     feed = said.get((label, port.key)) or self._meets(self.order[number - 1], label, port)
                 giver, key = feed
                 if giver is None:
-                    key = port.key if port.key not in self.inputs else f"{label}.{port.key}"
+                    taken = {as_word(name) for name in self.inputs}
+                    key = port.key if as_word(port.key) not in taken else f"{label}.{port.key}"
                     self.inputs[key] = replace(port, key=key)
                 else:
                     self._check(giver, chosen[giver].outputs[key], label, port)

@@ -208,7 +208,7 @@ class _Building:
                 tensor = Tensor(number, name, int(rest) if rest.isdecimal() else 0)
                 source = self.found.source(tensor)
                 if rest == "^" and name not in kept:
-                    replaced[reference] = self._tensor(source).op
+                    replaced[reference] = self._tensor(source)
                 elif rest != "^" and (source in self.made or source != tensor):
                     replaced[reference] = self._checked(tensor, source, definition)
             node.attr.pop("_class", None)  # it asks for the device of what may have been left out

@@ -20,7 +20,10 @@ from graftwork.stores.tf_program import PYTHON, Node, split_reference, type_name
 VARIABLES = ("Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable")
 """Operations that hold a variable, which a frozen graph has none of."""
 
-FILLING = ("InitializeTable", "InitializeTableV2", "InitializeTableFromTextFile", "InitializeTableFromTextFileV2")
+FILLING = (
+    *("InitializeTable", "InitializeTableV2", "InitializeTableFromTextFile", "InitializeTableFromTextFileV2"),
+    *("LookupTableImport", "LookupTableImportV2"),
+)
 """Operations that fill a lookup table."""
 
 FED = ("Placeholder", "PlaceholderV2")
@@ -199,7 +202,7 @@ def _named(graphs: Sequence[Frozen], texts: Sequence[str], option: str) -> dict[
     for text in texts:
         key, equals, name = text.rpartition("=")
         said.append((key.strip() if equals else "", tensor_of(graphs, name)))
-    last = Counter(tensor.node.rpartition("/")[2] for _, tensor in said)
+    last = Counter(tensor.node.rpartition("/")[2] for key, tensor in said if not key)
     found: dict[str, Tensor] = {}
     for key, tensor in said:
         short, whole = tensor.node.rpartition("/")[2], f"{graphs[tensor.graph].prefix}{tensor.node}".replace("/", "_")
@@ -340,7 +343,7 @@ def labelled(sources: Sequence[tuple[str, Path]], labels: Sequence[str]) -> list
     """
     if labels and len(labels) != len(sources):
         raise OptionError(f"`labels` has {len(labels)} names for {len(sources)} graphs")
-    names = list(labels) or [re.sub(r"[^A-Za-z0-9_.\-]", "_", label) for label, _ in sources]
+    names = list(labels) or [re.sub(r"[^A-Za-z0-9_.\-]", "_", path.stem) for _, path in sources]
     if not labels:
         count = Counter(names)
         names = [f"{name}_{number}" if count[name] > 1 else name for number, name in enumerate(names, 1)]

@@ -44,7 +44,7 @@ class Reduction:
         if self.word == "product":  # the mean of logarithms, as many times as there are members
             found = found * len(self.weights)
         if self.word in ("geometric", "product"):
-            return tf.sigmoid(found) if self.kind == "sigmoid" else tf.nn.softmax(found)
+            return tf.sigmoid(found) if self.kind == "sigmoid" else _softmax(found)
         return found
 
     def _prepared(self, value: Any, kind: str | None, came: str) -> Any:
@@ -64,7 +64,7 @@ class Reduction:
             return _log(value, floor) if kind == "probabilities" else _at_least(tf.nn.log_softmax(value), np.log(floor))
         if kind == self.kind:
             return value
-        return tf.nn.softmax(value) if kind == "logits" else tf.sigmoid(value)
+        return _softmax(value) if kind == "logits" else tf.sigmoid(value)
 
     def _mean(self, stack: Any) -> Any:
         import tensorflow as tf
@@ -85,6 +85,14 @@ class Reduction:
             found = (tf.reduce_max if self.word == "max" else tf.reduce_min)(stack, axis=0)
         absent = tf.reduce_any(tf.math.is_nan(stack), axis=0)
         return tf.where(absent, tf.constant(np.nan, stack.dtype), found)
+
+
+def _softmax(value: Any) -> Any:
+    """Return probabilities; NaN for all classes where one is NaN, beside which TensorFlow's own gives 0."""
+    import tensorflow as tf
+
+    absent = tf.reduce_any(tf.math.is_nan(value), axis=-1, keepdims=True)
+    return tf.where(absent, tf.constant(np.nan, value.dtype), tf.nn.softmax(value))
 
 
 def _log(value: Any, floor: float) -> Any:

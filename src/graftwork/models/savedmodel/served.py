@@ -2,7 +2,7 @@
 process of its own.
 
 Nothing of graftwork is imported here. Every part runs in a session of its own, as model servers run it, so that no part can lend another
-its tables or variables; the result runs in a session, and again as TensorFlow 2 loads it. Graph optimisation is off, which may round
+its tables or variables, and so does the result; then all of them run as TensorFlow 2 loads them. Graph optimisation is off, which may round
 otherwise in a joined graph than in its parts.
 """
 
@@ -17,6 +17,9 @@ import numpy as np
 
 JOB, ANSWER, OUTPUTS = "job.json", "answer.json", "outputs.npz"
 """Files in the directory that two processes talk through."""
+
+RESULT = "result"
+"""What stands in the place of the number of a step."""
 
 SIZES = (7, 64, 128, 224, 3)
 """Sizes of free dimensions, tried in turn until the parts can do something with them; the first axis is the batch."""
@@ -48,34 +51,41 @@ def _do(folder: Path, answer: dict[str, Any]) -> None:
     job = json.loads((folder / JOB).read_text())
     answer["at"] = "reading the examples"
     examples = dict(np.load(job["examples"])) if job["examples"] else {}
-    runs: dict[str, Run] = {}
-    words = set(WORDS)
-    for name, part in job["parts"].items():
-        answer["at"] = f"loading {name}"
-        runs[name], known = (_frozen if "graph" in part else _session)(part)
-        words |= known
-    arrays: dict[tuple[str, str, str], Any] = {}
+    arrays: dict[tuple[str, str, str, str], Any] = {}
     given: dict[str, dict[str, Any]] = {}
     answer["random"] = {}
-    for flow, what in job["flows"].items():
-        answer["at"] = f"running the parts of {flow!r}"
-        own = {name: examples.get(f"{flow}/{name}", examples.get(name)) for name in what["inputs"]}
-        given[flow], made = _tried(what, runs, own, sorted(words))
-        again = _stepped(what, runs, given[flow])
-        answer["random"][flow] = not all(_same(a, b) for a, b in zip(made, again, strict=True))
-        for step, outputs in enumerate(made):
-            arrays |= {(flow, str(step), output): _plain(value) for output, value in outputs.items()}
-    runs.clear()
     for way in job["ways"]:
+        runs: dict[str, Run] = {}
+        words = set(WORDS)
+        for name, part in job["parts"].items():
+            answer["at"] = f"loading {name} ({way})"
+            runs[name], known = _opened(part, way)
+            words |= known
+        for flow, what in job["flows"].items():
+            answer["at"] = f"running the parts of {flow!r} ({way})"
+            if flow not in given:
+                own = {name: examples.get(f"{flow}/{name}", examples.get(name)) for name in what["inputs"]}
+                given[flow] = _fitting(what, runs, own, sorted(words))
+            made, again = (_stepped(what, runs, given[flow]) for _ in range(2))
+            answer["random"].setdefault(flow, not all(_same(a, b) for a, b in zip(made, again, strict=True)))
+            for step, outputs in enumerate(made):
+                arrays |= {(flow, way, str(step), output): _plain(value) for output, value in outputs.items()}
+        runs.clear()
         answer["at"] = f"loading the result ({way})"
-        load = _frozen if "graph" in job["result"] else _session if way == "session" else _loaded
-        run, _ = load(job["result"])
+        run, _ = _opened(job["result"], way)
         for flow in job["flows"]:
             answer["at"] = f"running {flow!r} of the result ({way})"
             found = run(flow, given[flow])
-            arrays |= {(flow, way, output): _plain(value) for output, value in found.items()}
+            arrays |= {(flow, way, RESULT, output): _plain(value) for output, value in found.items()}
     np.savez(folder / OUTPUTS, **{str(i): value for i, value in enumerate(arrays.values())})
     answer["arrays"] = list(arrays)
+
+
+def _opened(part: Mapping[str, Any], way: str) -> tuple[Run, set[str]]:
+    """Load something; return what runs it, and words that it may know."""
+    if "graph" in part:
+        return _frozen(part)
+    return _session(part) if way == "session" else _loaded(part)
 
 
 def _session(part: Mapping[str, Any]) -> tuple[Run, set[str]]:
@@ -134,10 +144,17 @@ def _loaded(part: Mapping[str, Any]) -> tuple[Run, set[str]]:
     def run(signature: str, given: Mapping[str, Any]) -> dict[str, Any]:
         function = model.signatures[signature]
         specs = function.structured_input_signature[1]
-        tensors = {name: tf.constant(value, specs[name].dtype) for name, value in given.items()}
+        words = {name: name if name in specs else _word(name) for name in given}
+        tensors = {words[name]: tf.constant(value, specs[words[name]].dtype) for name, value in given.items()}
         return {name: tensor.numpy() for name, tensor in function(**tensors).items()}
 
     return run, set()
+
+
+def _word(name: str) -> str:
+    """Return a name as TensorFlow 2 spells it as an argument."""
+    word = "".join(letter if letter.isalnum() else "_" for letter in name)
+    return word if word[:1].isalpha() else f"arg_{word}"
 
 
 def _constants(graph: Any) -> Iterator[str]:
@@ -159,10 +176,10 @@ def _lines(path: Path) -> Iterator[str]:
             yield from (line.decode(errors="ignore").strip() for line in itertools.islice(lines, 100) if len(line) < 40)
 
 
-def _tried(
+def _fitting(
     flow: Mapping[str, Any], runs: Mapping[str, Run], examples: Mapping[str, Any], words: Sequence[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the first inputs that the parts can do something with, and what they make of them."""
+) -> dict[str, Any]:
+    """Return the first inputs that the parts can do something with."""
     first: Exception | None = None
     for batch, size, texts in itertools.product((2, *flow["batches"]), SIZES, (words, [""])):
         given = {
@@ -172,9 +189,11 @@ def _tried(
             for i, (name, port) in enumerate(flow["inputs"].items())
         }
         try:
-            return given, _stepped(flow, runs, given)
+            _stepped(flow, runs, given)
         except Exception as error:  # of any operation
             first = first or error
+        else:
+            return given
     assert first is not None
     raise first
 

@@ -103,15 +103,8 @@ def _part(label: str, path: Path) -> Part:
     program = read_program(path)
     program.refuse_unrunnable()
     with SavedModelReader(path) as reader:
-        saved = bool(reader.specs())
-        part = Part(
-            label=label, path=path, program=program, files=reader.header.files, size_bytes=reader.header.size_bytes
-        )
-    variables = program.variables()
-    if variables and not saved:
-        raise StoreError(
-            f"{path} has the variable {variables[0].name!r} and {len(variables) - 1} more, and no file with values in {path / 'variables'}"
-        )
+        header = reader.header
+    part = Part(label=label, path=path, program=program, files=header.files, size_bytes=header.size_bytes)
     if not part.signatures:
         raise StoreError(
             f"{path} has no signatures, so there is nothing of it that could be called; save it with signatures="
@@ -220,11 +213,18 @@ def specs(ports: Mapping[str, Port]) -> dict[str, Any]:
     return {key: tf.TensorSpec(port.shape, port.dtype, name=key) for key, port in ports.items()}
 
 
+def as_word(name: str) -> str:
+    """Return a name as TensorFlow spells it as a function's argument; two that become the same cannot stand side by side."""
+    word = "".join(letter if letter.isalnum() else "_" for letter in name)
+    return word if word[:1].isalpha() else f"arg_{word}"
+
+
 def function_of(call: Callable[[Mapping[str, Any]], Mapping[str, Any]], inputs: Mapping[str, Port]) -> Any:
     """Return a function of TensorFlow that takes tensors by the names of ports, whatever these names are."""
     import tensorflow as tf
 
-    made = tf.function(lambda **tensors: dict(call(tensors)))
+    keys = {as_word(key): key for key in inputs}
+    made = tf.function(lambda **given: dict(call({keys[word]: given[word] for word in given})), autograph=False)
     return made.get_concrete_function(**specs(inputs))
 
 
