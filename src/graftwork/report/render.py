@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what reports are made from, each of which the verb that mak
     from graftwork.report.measure import Diff
     from graftwork.report.program import SavedModelListing
     from graftwork.report.verification import Verification
+    from graftwork.training.evaluating import Evaluation, Verdict
 
 HEAT = "▁▂▃▄▅▆▇█"
 """One character from 0.01 % to 100 % relative distance, on a logarithmic scale; a dot where nothing differs."""
@@ -412,6 +413,90 @@ def extraction(found: "Extraction", *, tensors: bool) -> None:
         ]
         if others:
             table(("other tensor", "is", "differs by"), others, right=("differs by",))
+
+
+def evaluation(found: "Evaluation", *, per_class: bool = False) -> None:
+    """Print how good models are, with a star at the best of each column.
+
+    Args:
+        found: The evaluation.
+        per_class: Whether to print a table of classes for each column of labels as well.
+    """
+    _facts([("data", f"{found.data}: {found.samples:,} samples")])
+    rows = [
+        [
+            model.name,
+            "–" if model.parameters is None else f"{model.parameters:,}",
+            "–" if model.size_bytes is None else size(model.size_bytes),
+            _milliseconds(model.latency.single_ms if model.latency is not None else None),
+            _milliseconds(model.latency.batch_ms if model.latency is not None else None),
+        ]
+        for model in found.models
+    ]
+    timed = [model.latency for model in found.models if model.latency is not None]
+    batch = f"ms for {timed[0].batch}" if timed else "ms for a batch"
+    columns = ["model", "parameters", "size", "ms for 1", batch]
+    shown = len(columns) if timed else 3
+    _say("")
+    table(columns[:shown], [row[:shown] for row in rows], right=columns[1:])
+    for verdict in found.verdicts:
+        _verdict(verdict, per_class=per_class)
+    if timed:
+        _say(f"\ntimes: {timed[0].how}")
+    _notes(found.notes)
+
+
+def _verdict(verdict: "Verdict", *, per_class: bool) -> None:
+    _say(f"\n{verdict.labels} ({len(verdict.names):,} {verdict.task})")
+    figures = list(next(iter(verdict.figures.values())).metrics)
+    best = {figure: verdict.best(figure) for figure in figures}
+    rows = [
+        [name, *(_figure(row.metrics[figure], star=name in best[figure]) for figure in figures)]
+        for name, row in verdict.figures.items()
+    ]
+    table(["model", *(figure.replace("_", " ") for figure in figures)], rows)
+    for name, row in verdict.figures.items():
+        for figure, why in row.reasons.items():
+            _say(f"{name}: no {figure.replace('_', ' ')} ({why})")
+    if verdict.agreement:
+        told = list(verdict.agreement[0].figures)
+        _say("")
+        table(
+            ["", "and", *told],
+            [[pair.a, pair.b, *(_figure(pair.figures[figure]) for figure in told)] for pair in verdict.agreement],
+        )
+    if per_class and verdict.task != "numbers":
+        _classes(verdict)
+
+
+def _classes(verdict: "Verdict") -> None:
+    """Print each class: all that is known of it for one model, F1 for several."""
+    found = {name: row.per_class for name, row in verdict.figures.items() if row.per_class}
+    if not found:
+        return
+    support = [f"{row.support:,.6g}" for row in next(iter(found.values()))]
+    if len(found) == 1:
+        columns = ["precision", "recall", "f1", "auc"]
+        cells = [[_figure(getattr(row, figure)) for figure in columns] for row in next(iter(found.values()))]
+    else:
+        columns = [f"f1 of {name}" for name in found]
+        cells = [[_figure(row.f1) for row in each] for each in zip(*found.values(), strict=True)]
+    _say("")
+    table(
+        ["class" if verdict.task == "classes" else "label", *columns, "support"],
+        [[name, *cell, count] for name, cell, count in zip(verdict.names, cells, support, strict=True)],
+        right=("support",),
+    )
+
+
+def _figure(value: float | None, *, star: bool = False) -> str:
+    if value is None:
+        return "–"
+    return (f"{value:.4f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3e}") + ("*" if star else "")
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def method_list(methods: "Mapping[str, type[MergeMethod]]") -> None:

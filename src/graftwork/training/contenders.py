@@ -1,5 +1,6 @@
 """Models that are asked what they say: loaded from any format, or the caller's own, which is left as it is."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,11 @@ from graftwork.models.lazy import keras
 from graftwork.models.outputs import Ending, Kind, ending
 from graftwork.stores import open_store
 from graftwork.stores.files import brief
+from graftwork.tensor import Role
 from graftwork.training.feeding import tensor_of
+
+COUNTED = (Role.WEIGHT, Role.STATISTIC, Role.QUANTIZED)
+"""Roles of the tensors that are a model's parameters."""
 
 WARM_UP, ROUNDS, ENOUGH = 3, 30, 1.0
 """Calls before the clock counts, calls that it counts, and seconds after which five of them are enough."""
@@ -52,7 +57,7 @@ class Contender:
         model: The live model, which is our own or shares nothing with the caller's but its layers, which inference does not change.
         ports: Its outputs by name.
         kinds: What its outputs are, where a SavedModel's own graph tells.
-        parameters: How many it has.
+        parameters: How many it has; None of a SavedModel that holds them in its graph.
         size_bytes: Its size on disk, None of a live model.
         notes: What the user should know.
     """
@@ -62,7 +67,7 @@ class Contender:
     model: Any
     ports: Mapping[str, Port]
     kinds: Mapping[str, Kind] = field(default_factory=dict)
-    parameters: int
+    parameters: int | None
     size_bytes: int | None
     notes: tuple[str, ...] = ()
 
@@ -183,8 +188,11 @@ def contender(
         path, files = reader.path, list(reader.header.files)
         if reader.header.format == "saved_model":
             model, kinds, notes = _bridged(path)
+            held = sum(math.prod(spec.shape) for spec in reader.specs().values() if spec.role in COUNTED)
+            parameters = model.count_params() or held or None
         else:
             model = live.load_model(reader, custom_objects=custom_objects, safe_mode=safe_mode)
+            parameters = model.count_params()
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file()]
     return Contender(
@@ -193,7 +201,7 @@ def contender(
         model=model,
         ports=outputs(model),
         kinds=kinds,
-        parameters=model.count_params(),
+        parameters=parameters,
         size_bytes=sum(file.stat().st_size for file in dict.fromkeys(files)),
         notes=tuple(f"{name}: {note}" for note in notes),
     )

@@ -34,14 +34,14 @@ class Judged:
     Attributes:
         name: What it is called.
         source: Where it comes from.
-        parameters: How many it has.
+        parameters: How many it has; None of a SavedModel that holds them in its graph.
         size_bytes: Its size on disk, None of a live model.
         latency: How long it takes; None if that was not measured.
     """
 
     name: str
     source: str
-    parameters: int
+    parameters: int | None
     size_bytes: int | None
     latency: Latency | None
 
@@ -82,10 +82,10 @@ class Verdict:
     agreement: tuple[Pair, ...]
 
     def best(self, figure: str) -> tuple[str, ...]:
-        """Return the names of the models with the best value of a figure; none if only one model has it."""
+        """Return the names of the models with the best value of a figure; none where all that have it have the same."""
         found = {name: row.metrics.get(figure) for name, row in self.figures.items()}
         values = [value for value in found.values() if value is not None]
-        if len(values) < 2:
+        if len(set(values)) < 2:
             return ()
         best = max(values) if higher_is_better(figure) else min(values)
         return tuple(name for name, value in found.items() if value == best)
@@ -343,7 +343,7 @@ def _labels(batch: tuple[Any, ...]) -> dict[str, NDArray[Any]]:
         return {}
     if isinstance(batch[1], Mapping):
         return {f"{LABELS}.{name}": np.asarray(values) for name, values in batch[1].items()}
-    if isinstance(batch[1], list | tuple):
+    if isinstance(batch[1], list | tuple) and all(hasattr(each, "shape") for each in batch[1]):
         return {f"{LABELS}.{place}": np.asarray(values) for place, values in enumerate(batch[1])}
     return {LABELS: np.asarray(batch[1])}
 

@@ -155,14 +155,12 @@ class Confusion:
     """
 
     def __init__(self, classes: int) -> None:
-        self._size = classes
         self.matrix = np.zeros((classes, classes)) if classes <= MOST_CLASSES else None
 
     def add(self, labels: Integers, said: Integers, weights: Floats) -> None:
         """Add samples."""
         if self.matrix is not None:
-            size = self._size
-            self.matrix += np.bincount(labels * size + said, weights, size * size).reshape(size, size)
+            np.add.at(self.matrix, (labels, said), weights)
 
 
 def area(positive: Switches, scores: Floats, weights: Floats) -> float | None:
@@ -232,6 +230,8 @@ def auc_macro(
     missing = [name for name, each in zip(names, areas, strict=False) if each is None]
     if dropped:
         why["auc"] = f"all scores together need more than {MOST_BYTES >> 30} GiB"
+    elif not areas:
+        why["auc"] = "no sample counts"
     elif len(missing) == len(names):
         why["auc"] = "all samples are alike"
     elif missing:

@@ -1,0 +1,557 @@
+"""Models are judged by what they say of the samples, whatever they are stored as, give, and call their classes."""
+
+import json
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from sklearn import metrics as sk
+
+from graftwork.data import open_data
+from graftwork.errors import DataError, MismatchError, OptionError, OutputError, UnknownNameError
+from graftwork.report import plots, render
+from graftwork.training.evaluating import Evaluation, evaluate
+
+pytestmark = [pytest.mark.keras, pytest.mark.xdist_group("evaluating")]
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(70, 5)).astype(np.float32)
+Y = RNG.integers(0, 3, 70)
+W = RNG.integers(0, 4, 70) / 2
+CLOSE = {"rel": 1e-5, "abs": 1e-6}  # Keras computes in float32, in batches of other sizes
+
+
+def model(units=3, activation="softmax", name="m", seed=0, **input_options):
+    """Return a model of five numbers."""
+    given = keras.Input((5,), name="x", **input_options)
+    hidden = layers.Dense(4, activation="tanh", kernel_initializer=keras.initializers.GlorotUniform(seed))(given)
+    end = layers.Dense(
+        units, activation=activation, name="head", kernel_initializer=keras.initializers.Orthogonal(2, seed)
+    )
+    return keras.Model(given, end(hidden), name=name)
+
+
+def with_columns(source, order):
+    """Return a copy of a model whose outputs stand in another order."""
+    made = keras.models.clone_model(source)
+    made.set_weights([*source.get_weights()[:-2], *(values[..., order] for values in source.get_weights()[-2:])])
+    return made
+
+
+def judged(models, data, **options) -> Evaluation:
+    found = evaluate(models, data if hasattr(data, "name") else open_data(data), **{"timed": False, **options})
+    json.dumps(found.to_dict(), allow_nan=False)
+    return found
+
+
+def metrics(found, name="m", verdict=0):
+    return dict(found.verdicts[verdict].figures[name].metrics)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return model()
+
+
+def test_classes_as_scikit_learn_counts_them(classifier):
+    """What is judged is what the model predicts: every figure is scikit-learn's on `predict`, with weights."""
+    found = judged([classifier], (X, Y, W), batch=16, top=2)
+
+    p = classifier.predict(X, verbose=0)
+    said, w = p.argmax(1), {"sample_weight": W}
+    assert metrics(found) == pytest.approx(
+        {
+            "accuracy": sk.accuracy_score(Y, said, **w),
+            "top_2": sk.top_k_accuracy_score(Y, p, k=2, **w),
+            "log_loss": sk.log_loss(Y, p, **w),
+            "f1_macro": sk.f1_score(Y, said, average="macro", **w),
+            "f1_weighted": sk.f1_score(Y, said, average="weighted", **w),
+            "auc": sk.roc_auc_score(Y, p / p.sum(1, keepdims=True), multi_class="ovr", **w),
+            "ece": metrics(found)["ece"],  # tests/test_metrics.py has the formula
+        },
+        **CLOSE,
+    )
+    np.testing.assert_allclose(found.verdicts[0].figures["m"].confusion, sk.confusion_matrix(Y, said, **w))
+    assert found.samples == 70 and found.models[0].parameters == 39 and found.models[0].size_bytes is None
+
+
+@pytest.mark.parametrize("batch", [1, 7, 70, 1000])
+def test_batches_do_not_matter(classifier, batch):
+    """The figures are of all samples, however they are cut."""
+    assert metrics(judged([classifier], (X, Y), batch=batch)) == pytest.approx(
+        metrics(judged([classifier], (X, Y))), **CLOSE
+    )
+
+
+def test_labels_in_columns_are_the_same_labels(classifier):
+    """Numbers of classes, alone in a column, or as a 1 among zeros: the same figures."""
+    expected = metrics(judged([classifier], (X, Y)))
+
+    for labels in (Y[:, None], np.eye(3, dtype=np.float32)[Y], Y.astype(np.float32)):
+        assert metrics(judged([classifier], (X, labels))) == expected
+
+
+def test_logits_are_judged_as_their_probabilities(classifier):
+    """A model without its softmax has the same figures, once it is said what it gives; unsaid it is not guessed."""
+    logits = model(activation=None)
+    logits.set_weights(classifier.get_weights())
+
+    with pytest.raises(OptionError, match=r"may be logits or values; say which: outputs=\{\"m\": \"logits\"\}"):
+        judged([logits], (X, Y))
+    for said in ("logits", {"m": "logits"}, {"head": "logits"}, {"m.head": "logits"}):
+        assert metrics(judged([logits], (X, Y), outputs=said)) == pytest.approx(
+            metrics(judged([classifier], (X, Y))), **CLOSE
+        )
+
+
+def test_yes_or_no():
+    """A single sigmoid is judged as two classes, and agrees with a softmax that says the same."""
+    one = model(1, "sigmoid", name="one")
+    two = model(2, "softmax", name="two")
+    kernel, bias = one.get_weights()[2:]
+    two.set_weights([*one.get_weights()[:2], np.hstack([0 * kernel, kernel]), np.concatenate([0 * bias, bias])])
+    labels = Y % 2
+
+    found = judged([one, two], (X, labels))
+
+    p = one.predict(X, verbose=0)[:, 0]
+    assert metrics(found, "one")["auc"] == pytest.approx(sk.roc_auc_score(labels, p), **CLOSE)
+    assert metrics(found, "one")["log_loss"] == pytest.approx(sk.log_loss(labels, p), **CLOSE)
+    assert metrics(found, "one") == pytest.approx(metrics(found, "two"), rel=1e-4)
+    assert found.verdicts[0].agreement[0].figures == {"same": 1.0, "kappa": 1.0}
+    assert metrics(judged({"m": one}, (X, labels[:, None]))) == metrics(judged({"m": one}, (X, labels)))
+
+
+def test_independent_labels():
+    """Several sigmoids are labels of their own."""
+    labels = RNG.integers(0, 2, (70, 3))
+    many = model(3, "sigmoid")
+
+    found = judged([many], (X, labels, W))
+
+    p, w = many.predict(X, verbose=0), {"sample_weight": W}
+    assert found.verdicts[0].task == "labels"
+    assert metrics(found)["exact_match"] == pytest.approx(sk.accuracy_score(labels, p > 0.5, **w), **CLOSE)
+    assert metrics(found)["f1_macro"] == pytest.approx(sk.f1_score(labels, p > 0.5, average="macro", **w), **CLOSE)
+    assert metrics(found)["auc"] == pytest.approx(sk.roc_auc_score(labels, p, **w), **CLOSE)
+    assert found.verdicts[0].figures["m"].confusion is None
+    with pytest.raises(DataError, match="not all 0 or 1"):
+        judged([many], (X, labels * 2))
+    with pytest.raises(
+        MismatchError, match=r"labels of the data \(column 'y'\) have the shape \(\), output 'y' gives \(3,\)"
+    ):
+        judged([many], (X, Y))
+
+
+def test_numbers():
+    """Regression, with several numbers and with one, whose labels may stand in a column or not."""
+    labels = RNG.normal(size=(70, 2)).astype(np.float32)
+    pair, single = model(2, None), model(1, None)
+
+    found = metrics(judged([pair], (X, labels, W), outputs="regression"))
+
+    said = pair.predict(X, verbose=0)
+    assert found == pytest.approx(
+        {
+            "mae": sk.mean_absolute_error(labels, said, sample_weight=W),
+            "mse": sk.mean_squared_error(labels, said, sample_weight=W),
+            "r2": sk.r2_score(labels, said, sample_weight=W),
+        },
+        **CLOSE,
+    )
+    flat, column = (metrics(judged([single], (X, y), outputs="regression")) for y in (labels[:, 0], labels[:, :1]))
+    assert flat == column
+    both = judged({"a": pair, "b": pair}, (X, labels), outputs="regression")
+    assert both.verdicts[0].agreement[0].figures["correlation"] == pytest.approx(1)
+
+
+def test_positions_of_sequences():
+    """Each position of a sequence is judged, and counts what its weight says, or that of its sequence."""
+    given = keras.Input((4, 2))
+    tagger = keras.Model(given, layers.Dense(3, activation="softmax")(given), name="m")
+    x = RNG.normal(size=(20, 4, 2)).astype(np.float32)
+    y, w = RNG.integers(0, 3, (20, 4)), RNG.integers(0, 3, (20, 4)) / 1.0
+    p = tagger.predict(x, verbose=0).argmax(-1)
+
+    by_position = metrics(judged([tagger], (x, y, w)))
+    by_sequence = metrics(judged([tagger], (x, y, w[:, 0])))
+
+    assert by_position["accuracy"] == pytest.approx(sk.accuracy_score(y.ravel(), p.ravel(), sample_weight=w.ravel()))
+    assert by_sequence["accuracy"] == pytest.approx(
+        sk.accuracy_score(y.ravel(), p.ravel(), sample_weight=np.repeat(w[:, 0], 4))
+    )
+    with pytest.raises(MismatchError, match=r"weights of the data have the shape \(20, 3\)"):
+        judged([tagger], (x, y, w[:, :3]))
+
+
+def test_padding_is_said_to_be_judged():
+    """A mask is lost between a model and its judge; weights take its place, and a note says so."""
+    given = keras.Input((4,), dtype="int32")
+    masked = layers.Embedding(9, 3, mask_zero=True)(given)
+    tagger = keras.Model(
+        given, layers.Dense(2, activation="softmax", name="tags")(layers.LSTM(3, return_sequences=True)(masked))
+    )
+
+    found = judged({"m": tagger}, (RNG.integers(0, 9, (6, 4)), RNG.integers(0, 2, (6, 4))))
+
+    assert any("m: output tags is masked" in note for note in found.notes)
+
+
+# Classes by name -------------------------------------------------------------------------------------------------------
+
+NAMES = ("cat", "dog", "fox")
+
+
+def named(y=Y, classes=NAMES):
+    return open_data((X, y), classes=classes)
+
+
+def test_models_with_their_classes_in_another_order(classifier):
+    """The same model with its outputs in another order, which it says, has the same figures, class by class."""
+    order = [2, 0, 1]
+    turned = with_columns(classifier, order)
+    lists = {"straight": NAMES, "turned": [NAMES[k] for k in order]}
+
+    found = judged({"straight": classifier, "turned": turned}, named(), classes=lists)
+
+    assert metrics(found, "turned") == pytest.approx(metrics(found, "straight"), **CLOSE)
+    assert found.verdicts[0].names == NAMES
+    a, b = (found.verdicts[0].figures[name] for name in ("straight", "turned"))
+    assert a.confusion == b.confusion
+    assert found.verdicts[0].agreement[0].figures["same"] == 1
+    untold = judged({"straight": classifier, "turned": turned}, named())
+    assert metrics(untold, "turned")["accuracy"] != metrics(untold, "straight")["accuracy"]
+    assert any("are taken to be the classes of the data in their order" in note for note in untold.notes)
+
+
+def test_a_model_that_lacks_a_class_and_has_another(classifier):
+    """A class that the model does not know counts as wrong; one that only it knows is one that it can be wrong with."""
+    lists = [["dog", "cow", "cat"]]
+
+    found = judged([classifier], named(), classes=lists)
+
+    p = classifier.predict(X, verbose=0)
+    said = np.array([1, 3, 0])[p.argmax(1)]
+    assert found.verdicts[0].names == ("cat", "dog", "fox", "cow")
+    np.testing.assert_array_equal(
+        found.verdicts[0].figures["m"].confusion, sk.confusion_matrix(Y, said, labels=range(4))
+    )
+    assert metrics(found)["f1_macro"] == pytest.approx(sk.f1_score(Y, said, average="macro", zero_division=0))
+    assert metrics(found)["log_loss"] is None
+    assert "of classes that the model does not know" in found.verdicts[0].figures["m"].reasons["log_loss"]
+    assert "m does not know fox; what is of these classes counts as wrong" in found.notes
+
+
+def test_labels_that_are_texts(classifier):
+    """Texts are told by the data's classes, or else by the models'."""
+    texts = np.array(NAMES)[Y]
+    expected = metrics(judged([classifier], named()))
+
+    assert metrics(judged([classifier], named(texts))) == expected
+    assert metrics(judged([classifier], (X, texts), classes=[NAMES])) == expected
+    with pytest.raises(DataError, match="say which classes"):
+        judged([classifier], (X, texts))
+    with pytest.raises(MismatchError, match="are texts, and m give no classes"):
+        judged([model(3, None)], (X, texts), outputs="regression")
+
+
+def test_classes_that_cannot_be_matched_are_refused(classifier):
+    """Orders that differ while nothing tells what labels count, and lists that do not fit."""
+    both = {"a": classifier, "b": classifier}
+    with pytest.raises(MismatchError, match="does not tell in which order its labels count"):
+        judged(both, (X, Y), classes={"a": NAMES, "b": NAMES[::-1]})
+    with pytest.raises(MismatchError, match="gives 3 values, and its list names 2 classes"):
+        judged(both, (X, Y), classes={"a": NAMES[:2]})
+    with pytest.raises(MismatchError, match="gives 3 values, and its list names 4 classes"):
+        judged([classifier], named(classes=(*NAMES, "cow")))
+    with pytest.raises(UnknownNameError, match="'c'"):
+        judged(both, (X, Y), classes={"c": NAMES})
+
+
+def test_independent_labels_in_another_order():
+    """Labels have names and orders as classes do."""
+    labels = RNG.integers(0, 2, (70, 3))
+    straight = model(3, "sigmoid")
+    turned = with_columns(straight, [1, 2, 0])
+
+    found = judged({"a": straight, "b": turned}, named(labels), classes={"b": [NAMES[k] for k in (1, 2, 0)]})
+
+    assert metrics(found, "a") == pytest.approx(metrics(found, "b"), **CLOSE)
+
+
+# Several inputs and outputs --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """A model of two inputs that gives classes, a number, and what nobody has labels for."""
+    left, right = keras.Input((5,), name="left"), keras.Input((2,), name="right")
+    both = layers.Concatenate()([left, right])
+    kind = layers.Dense(3, activation="softmax", name="kind")(both)
+    age = layers.Dense(1, name="age")(both)
+    rest = layers.Dense(2, activation="relu", name="rest")(both)
+    return keras.Model({"left": left, "right": right}, {"kind": kind, "age": age, "rest": rest}, name="m")
+
+
+RIGHT = RNG.normal(size=(70, 2)).astype(np.float32)
+AGE = RNG.normal(size=70).astype(np.float32)
+
+
+def test_each_output_by_its_own_labels(forked):
+    """``y.NAME`` belongs to output NAME; what has no labels is said to be left out."""
+    data = ({"right": RIGHT, "left": X}, {"age": AGE, "kind": Y})
+
+    found = judged([forked], data, outputs={"age": "regression"})
+
+    said = forked.predict({"left": X, "right": RIGHT}, verbose=0)
+    tasks = {verdict.labels: verdict for verdict in found.verdicts}
+    assert {column: verdict.task for column, verdict in tasks.items()} == {"y.age": "numbers", "y.kind": "classes"}
+    assert tasks["y.age"].figures["m"].metrics["mse"] == pytest.approx(sk.mean_squared_error(AGE, said["age"]), **CLOSE)
+    assert tasks["y.kind"].figures["m"].metrics["accuracy"] == pytest.approx(
+        sk.accuracy_score(Y, said["kind"].argmax(1))
+    )
+    assert "m: no labels for rest, so that is not judged" in found.notes
+
+
+def test_labels_of_other_names(forked):
+    """Which labels belong to which output can be said, and must be where names do not tell."""
+    columns = {"x.left": X, "x.right": RIGHT, "years": AGE, "what": Y}
+    inputs = {"left": "x.left", "right": "x.right"}
+    data = open_data(columns, x=inputs)
+
+    found = judged([forked], data, labels={"kind": "what", "m.age": "years"}, outputs={"m.age": "regression"})
+
+    tasks = {verdict.labels: verdict.task for verdict in found.verdicts}
+    assert tasks == {"what": "classes", "years": "numbers"}
+    with pytest.raises(MismatchError, match=r"has no labels, and model 'm' gives .*say which column holds them"):
+        judged([forked], data)
+    with pytest.raises(MismatchError, match="has the columns of labels what, and model 'm' gives"):
+        judged([forked], open_data(columns, x=inputs, y="what"))
+    with pytest.raises(UnknownNameError, match="column in the data is called 'wat'"):
+        judged([forked], data, labels={"kind": "wat"})
+    with pytest.raises(UnknownNameError, match="`labels`"):
+        judged([forked], data, labels={"knd": "what"})
+
+
+# Where models and samples come from ------------------------------------------------------------------------------------
+
+
+def test_files_say_what_live_models_say(classifier, tmp_path):
+    """A .keras file, an .h5 file and a SavedModel are judged as the model is; the SavedModel tells that it ends in softmax."""
+    paths = [tmp_path / "zip.keras", tmp_path / "old.h5", tmp_path / "served"]
+    for path in paths[:2]:
+        classifier.save(path)
+    classifier.export(paths[2], verbose=False)
+
+    found = judged([classifier, *paths, str(paths[0])], (X, Y))
+
+    names = [each.name for each in found.models]
+    assert names == ["m", "zip", "old", "served", "zip#2"]
+    for name in names:
+        assert metrics(found, name) == pytest.approx(metrics(found, "m"), **CLOSE)
+    assert [each.parameters for each in found.models] == [39] * 5
+    assert found.models[1].size_bytes == paths[0].stat().st_size
+    assert found.models[3].size_bytes == sum(file.stat().st_size for file in paths[2].rglob("*") if file.is_file())
+    assert all(pair.figures["same"] == 1 for pair in found.verdicts[0].agreement)
+    assert any(note.startswith("served: ") and "frozen layer" in note for note in found.notes)
+
+
+def test_streams_are_judged_as_arrays_are(classifier, forked):
+    """Data sets of TensorFlow and Keras and generators, with weights, and labels by output."""
+    import tensorflow as tf
+
+    class Sequence(keras.utils.PyDataset):
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, number):
+            part = slice(number * 7, number * 7 + 7)
+            return X[part], Y[part], W[part]
+
+    expected = metrics(judged([classifier], (X, Y, W)))
+    sequence = Sequence()
+    for stream in (
+        tf.data.Dataset.from_tensor_slices((X, Y, W)).batch(16),
+        sequence,
+        lambda: (sequence[number] for number in range(10)),
+    ):
+        found = judged([classifier], open_data(stream))
+        assert found.samples == 70
+        assert metrics(found) == pytest.approx(expected, **CLOSE)
+    inputs = {"left": X, "right": RIGHT}
+    both = tf.data.Dataset.from_tensor_slices((inputs, {"kind": Y, "age": AGE})).batch(16)
+    options = {"outputs": {"age": "regression"}}
+    ours = judged([forked], open_data((inputs, {"kind": Y, "age": AGE})), **options)
+    theirs = judged([forked], open_data(both), **options)
+    for verdict in range(2):
+        assert metrics(theirs, verdict=verdict) == pytest.approx(metrics(ours, verdict=verdict), **CLOSE)
+    with pytest.raises(DataError, match="no samples"):
+        judged([classifier], open_data(lambda: iter(())))
+    with pytest.raises(DataError, match="label of sample 9 of"):
+        judged([classifier], open_data(lambda: iter([(X[:5], Y[:5]), (X[:5], [0, 1, 2, 0, 3])])))
+
+
+def test_texts_as_inputs(tmp_path):
+    """Models that take texts are asked as others are, from arrays and from streams."""
+    import tensorflow as tf
+
+    given = keras.Input((1,), dtype="string")
+    rows = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(given)
+    reader = keras.Model(given, layers.Dense(2, activation="softmax")(rows), name="m")
+    words, labels = np.array([["a"], ["b"], ["c"], ["a"]]), np.array([0, 1, 1, 0])
+    p = reader.predict(tf.constant(words), verbose=0)
+
+    for data in ((words, labels), tf.data.Dataset.from_tensor_slices((words, labels)).batch(3)):
+        assert metrics(judged([reader], data))["log_loss"] == pytest.approx(sk.log_loss(labels, p), **CLOSE)
+
+
+def test_models_that_take_one_size_of_batches(classifier):
+    """The last batch is filled up for them, and what fills it is not judged."""
+    fixed = model(batch_size=8)
+    fixed.set_weights(classifier.get_weights())
+
+    found = judged({"m": fixed}, (X, Y), batch=20, timed=True)
+
+    assert metrics(found) == pytest.approx(metrics(judged([classifier], (X, Y))), **CLOSE)
+    latency = found.models[0].latency
+    assert latency.single_ms is None and latency.batch == 8
+
+
+def test_models_are_left_as_they_are(classifier):
+    """Not a weight, a flag, a state or a compiled function changes in a model that was judged."""
+    given = keras.Input(batch_shape=(7, 3, 1))
+    state = layers.LSTM(2, stateful=True)(given)
+    remembering = keras.Model(given, layers.Dense(3, activation="softmax")(state), name="remembering")
+    frozen = model(name="frozen")
+    frozen.layers[1].trainable = False
+    frozen.compile("adam", "sparse_categorical_crossentropy")
+    before = [[np.array(v) for v in each.variables] for each in (frozen, remembering)]
+
+    judged([frozen], (X, Y), timed=True)
+    judged([remembering], (X[:, :3, None], Y), timed=True)
+
+    for each, values in zip((frozen, remembering), before, strict=True):
+        assert all(np.array_equal(v, value) for v, value in zip(each.variables, values, strict=True))
+    assert [layer.trainable for layer in frozen.layers] == [True, False, True]
+    assert frozen.predict_function is None and frozen.optimizer.name == "adam"
+
+
+def test_latency_says_how_it_was_measured(classifier):
+    """Milliseconds for one sample and for a batch, of more samples than there are too; or nothing."""
+    found = judged([classifier], (X[:3], Y[:3]), batch=16, timed=True).models[0].latency
+
+    assert found.single_ms > 0 and found.batch_ms > 0 and found.batch == 16
+    assert "predict_on_batch" in found.how and "median" in found.how
+    assert judged([classifier], (X, Y)).models[0].latency is None
+
+
+# What is not silently wrong --------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_gives_nan_has_no_figures(classifier):
+    """Not a number becomes no figure, with the reason; the other models are judged."""
+    broken = model(name="broken")
+    weights = broken.get_weights()
+    weights[-1][0] = np.nan
+    broken.set_weights(weights)
+
+    found = judged([classifier, broken], (X, Y))
+
+    assert set(metrics(found, "broken").values()) == {None}
+    assert found.verdicts[0].figures["broken"].reasons["accuracy"] == "70 answers hold NaN or infinity"
+    assert metrics(found) == metrics(judged([classifier], (X, Y)))
+    assert found.verdicts[0].agreement[0].figures == {"same": None, "kappa": None}
+
+
+def test_what_is_no_probability_is_refused(classifier):
+    """A relu said to give probabilities."""
+    with pytest.raises(MismatchError, match="should give probabilities"):
+        judged([model(activation="relu")], (X, Y), outputs="probabilities")
+    with pytest.raises(OptionError, match="it gives probabilities, not logits"):
+        judged([classifier], (X, Y), outputs="logits")
+
+
+def test_data_that_does_not_fit_is_refused(classifier):
+    """Which sample, where, found against expected."""
+    wrong = Y.copy()
+    wrong[41] = 3
+    bad = X.copy()
+    bad[12, 2] = np.nan
+    soft = np.full((70, 3), 1 / 3, np.float32)
+    for data, error, said in (
+        ((X[:, :4], Y), MismatchError, "takes float32"),
+        ((X, wrong), DataError, "label of sample 41 of the data is 3, and output 'y' has 3 classes"),
+        ((bad, Y), DataError, "input 'x' of sample 12 of the data is nan"),
+        ((X, Y, np.where(np.arange(70) == 5, -1.0, 1)), DataError, "weight of sample 5 of the data is below 0"),
+        ((X, soft), DataError, "are not all one 1 among zeros"),
+        ((X, np.zeros((70, 4))), MismatchError, "shape"),
+        ((X,), MismatchError, "has no labels"),
+    ):
+        with pytest.raises(error, match=said):
+            judged([classifier], data)
+
+
+def test_models_that_speak_about_different_things_are_refused(classifier):
+    """Classes, labels and numbers cannot be judged by the same labels."""
+    with pytest.raises(MismatchError, match="speak about different things"):
+        judged({"a": classifier, "b": model(3, "sigmoid")}, (X, Y))
+    with pytest.raises(MismatchError, match="a gives 3 values and b gives 4"):
+        judged({"a": classifier, "b": model(4)}, (X, Y))
+    with pytest.raises(UnknownNameError, match="`outputs`"):
+        judged([classifier], (X, Y), outputs={"hed": "logits"})
+    with pytest.raises(OptionError, match="no models"):
+        judged([], (X, Y))
+    with pytest.raises(OptionError, match="is a int, expected a path"):
+        judged([3], (X, Y))
+
+
+# Shown -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shown(classifier):
+    """Two models, one of which is right far more often."""
+    sure = keras.Model(
+        classifier.inputs,
+        ops.softmax(10 * ops.one_hot(ops.cast(classifier.inputs[0][:, 0] > 0, "int32"), 3)),
+        name="sure",
+    )
+    return judged([classifier, sure], open_data((X, (X[:, 0] > 0).astype(int)), classes=NAMES), timed=True)
+
+
+def test_the_table_marks_the_best(shown, capsys):
+    """A star stands at the best figure of each column: the highest accuracy, the lowest loss."""
+    render.evaluation(shown, per_class=True)
+
+    told = capsys.readouterr().out
+    line = next(line for line in told.splitlines() if line.startswith("sure") and "*" in line)
+    assert line.split()[1] == "1.0000*" and shown.verdicts[0].best("log_loss") == ("sure",)
+    assert "m: no auc (no samples with and without fox)" in told
+    assert "f1 of sure" in told and "predict_on_batch" in told
+    assert shown.verdicts[0].best("auc") == ()
+
+
+def test_plots_are_files_that_are_complete_or_not_there(shown, tmp_path):
+    """SVG or PNG by the ending, the same bytes for the same evaluation, and nothing is replaced unasked."""
+    svg, again, png = tmp_path / "a.svg", tmp_path / "b.svg", tmp_path / "c.png"
+
+    plots.confusion(shown, svg, model="sure")
+    plots.confusion(shown, again, model="sure")
+    plots.reliability(shown, png)
+
+    assert svg.read_bytes() == again.read_bytes() and b"fox" in svg.read_bytes()
+    assert png.read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(OutputError, match="exists"):
+        plots.reliability(shown, svg)
+    plots.reliability(shown, svg, overwrite=True)
+    assert svg.read_bytes() != again.read_bytes() and b"exactly as sure as right" in svg.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg", "b.svg", "c.png"]
+    with pytest.raises(OutputError, match=r"must end in \.svg or \.png"):
+        plots.confusion(shown, tmp_path / "a.pdf")
+    with pytest.raises(UnknownNameError, match="'shure'"):
+        plots.confusion(shown, tmp_path / "d.svg", model="shure")
+    numbers = replace(shown, verdicts=(replace(shown.verdicts[0], task="numbers"),))
+    with pytest.raises(OptionError, match="there is no reliability curve of"):
+        plots.reliability(numbers, tmp_path / "d.svg")
