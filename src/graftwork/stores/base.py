@@ -233,7 +233,7 @@ def pread_full(fd: int, out: Raw | bytearray, offset: int, path: Path) -> None:
     """
     if fd < 0:
         raise StoreError(f"{path.name} is closed")
-    view = memoryview(out).cast("B")
+    view = memoryview(out if isinstance(out, bytearray) else out.data).cast("B")
     done = 0
     while done < len(view):
         count = os.preadv(fd, [view[done:]], offset + done)
