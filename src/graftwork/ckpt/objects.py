@@ -31,6 +31,10 @@ Place = tuple[int, str]
 """The number of a source and a key there."""
 
 
+Object = tuple[int, int]
+"""The number of a source and of an object there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objects:
     """The objects of one source.
@@ -121,12 +125,10 @@ class _Joining:
     def __init__(self, sources: Sequence[Objects], policy: Policy) -> None:
         self.sources, self.policy = sources, policy
         self.found = Joined()
-        self.instead: dict[
-            tuple[int, int], tuple[int, int]
-        ] = {}  # objects that are not taken, and what took their place
+        self.instead: dict[Object, Object] = {}  # objects that are not taken, and what took their place
         self.losing: list[set[str]] = [set() for _ in sources]  # names by which roots refer to such
         self.lost: list[set[int]] = [set() for _ in sources]  # all that lies below them
-        self.numbers: dict[tuple[int, int], int] = {}
+        self.numbers: dict[Object, int] = {}
         self.tops: dict[tuple[str, ...], int] = {}  # number of the object at each scope
         self.counter: int | None = None
         self.parts = [_parts(source) for source in sources]
@@ -152,9 +154,9 @@ class _Joining:
 
     # What the roots refer to
 
-    def _claims(self) -> dict[tuple[tuple[str, ...], str], list[tuple[int, int]]]:
+    def _claims(self) -> dict[tuple[tuple[str, ...], str], list[Object]]:
         """Return what sources want the objects at scopes to refer to: scope and name → sources and objects."""
-        claims: dict[tuple[tuple[str, ...], str], list[tuple[int, int]]] = {}
+        claims: dict[tuple[tuple[str, ...], str], list[Object]] = {}
         for s, source in enumerate(self.sources):
             for name, child in _children(source, source.nodes[0]).items():
                 if child != source.counter:
@@ -190,9 +192,7 @@ class _Joining:
                     self.losing[s].add(name)
                     self._replace((s, child), taken, path)
         for other, place in self.instead.items():
-            while (
-                place in self.instead
-            ):  # never in a circle: the one taken is of a source further ahead (behind, for `last`)
+            while place in self.instead:  # no circle: what is taken is of a source further ahead (behind, for `last`)
                 place = self.instead[place]
             self.instead[other] = place
         for s in range(len(self.sources)):
@@ -211,7 +211,7 @@ class _Joining:
         starts = [child for child, name in nodes[0].children if name in self.losing[s]]
         self.lost[s] = _reached(nodes, starts, named) - named - {0}
 
-    def _replace(self, other: tuple[int, int], taken: tuple[int, int], path: str) -> None:
+    def _replace(self, other: Object, taken: Object, path: str) -> None:
         """Walk two objects of one name side by side."""
         waiting = deque([(other, taken, path)])
         while waiting:
@@ -282,8 +282,8 @@ class _Joining:
                     self.numbers[s, n] = self.counter
         self.numbers |= {other: self.numbers[place] for other, place in self.instead.items() if place in self.numbers}
         if self.policy in ("first", "last"):
-            for s, source in enumerate(self.sources):
-                self._all_there(source, [n for n in self._wanted(s, kept[s]) if (s, n) not in self.numbers])
+            for s, objects in enumerate(kept):
+                self._all_there(s, objects)
         nodes = [node_of()] * at
         for s, source in enumerate(self.sources):
             for n in kept[s]:
@@ -295,15 +295,19 @@ class _Joining:
             nodes[number] = self._top(scope)
         return nodes
 
-    def _all_there(self, source: Objects, missing: Sequence[int]) -> None:
-        for n in sorted(missing):
-            keys = [attribute.key for attribute in source.nodes[n].attributes]
-            raise MismatchError(
-                f"what is kept of {source.label} refers to {keys[0] if keys else 'an object'!r}, in whose place the source that it "
-                "gives way to has nothing",
-                advice="what belongs together (a model and its optimizer) must come from one source: drop the rest of the other with "
-                "`ckpt drop`, or give each a scope",
-            )
+    def _all_there(self, s: int, kept: set[int]) -> None:
+        """Refuse objects that refer to what is left out and has nothing in its place."""
+        source = self.sources[s]
+        missing = min((n for n in self._wanted(s, kept) if (s, n) not in self.numbers), default=None)
+        if missing is None:
+            return
+        keys = [attribute.key for attribute in source.nodes[missing].attributes]
+        raise MismatchError(
+            f"what is kept of {source.label} refers to {keys[0] if keys else 'an object'!r}, in whose place the source that it gives "
+            "way to has nothing",
+            advice="what belongs together (a model and its optimizer) must come from one source: drop the rest of the other with "
+            "`ckpt drop`, or give each a scope",
+        )
 
     def _renamed(self, s: int, node: Node) -> Node:
         """Return an object with its numbers and keys in the result."""
@@ -379,7 +383,7 @@ class _Joining:
         found.met.append((other, taken))
         found.left_out.append(other)
 
-    def _meet(self, other: tuple[int, int], taken: tuple[int, int]) -> Iterator[tuple[Place, Place]]:
+    def _meet(self, other: Object, taken: Object) -> Iterator[tuple[Place, Place]]:
         """Yield the values of an object that was not taken with those of the one that was."""
         (s, n), (t, m) = other, taken
         theirs = {a.name: self.parts[t].get(a.key, {}) for a in self.sources[t].nodes[m].attributes}
