@@ -387,8 +387,16 @@ def test_streams_are_judged_as_arrays_are(classifier, forked):
     theirs = judged([forked], open_data(both), **options)
     for verdict in range(2):
         assert metrics(theirs, verdict=verdict) == pytest.approx(metrics(ours, verdict=verdict), **CLOSE)
+    weighted = tf.data.Dataset.from_tensor_slices((inputs, {"kind": Y, "age": AGE}, {"kind": W, "age": 2 - W})).batch(9)
+    found, said = judged([forked], open_data(weighted), **options), forked.predict(inputs, verbose=0)
+    own = {verdict.labels: verdict.figures["m"].metrics for verdict in found.verdicts}
+    assert own["y.age"]["mse"] == pytest.approx(sk.mean_squared_error(AGE, said["age"], sample_weight=2 - W), **CLOSE)
+    right = sk.accuracy_score(Y, said["kind"].argmax(1), sample_weight=W)
+    assert own["y.kind"]["accuracy"] == pytest.approx(right, **CLOSE)
     with pytest.raises(DataError, match="no samples"):
         judged([classifier], open_data(lambda: iter(())))
+    with pytest.raises(DataError, match="are texts or lists"):
+        judged([classifier], open_data(lambda: iter([(X[:5], np.array(["cat"] * 5))])))
     with pytest.raises(DataError, match="label of sample 9 of"):
         judged([classifier], open_data(lambda: iter([(X[:5], Y[:5]), (X[:5], [0, 1, 2, 0, 3])])))
 
@@ -448,6 +456,16 @@ def test_latency_says_how_it_was_measured(classifier):
 
 
 # What is not silently wrong --------------------------------------------------------------------------------------------
+
+
+def test_truth_values_are_labels():
+    """True and False are the classes 1 and 0, and the two sides of a label."""
+    one = model(1, "sigmoid")
+
+    assert metrics(judged([one], (X, Y > 0))) == metrics(judged([one], (X, (Y > 0).astype(int))))
+    several = np.stack([Y > 0, Y > 1], axis=1)
+    two = model(2, "sigmoid")
+    assert metrics(judged([two], (X, several))) == metrics(judged([two], (X, several.astype(np.float32))))
 
 
 def test_a_model_that_gives_nan_has_no_figures(classifier):

@@ -244,13 +244,13 @@ class _Given:
         rows: Their numbers.
         given: What each model is given, by its name.
         labels: Labels by column.
-        weights: What each sample counts, or None.
+        weights: What each sample counts, by column; None where all count the same.
     """
 
     rows: NDArray[np.int64]
     given: Mapping[str, Any]
     labels: Mapping[str, NDArray[Any]]
-    weights: NDArray[Any] | None
+    weights: Mapping[str, NDArray[Any] | None]
 
 
 class _Feed:
@@ -316,36 +316,52 @@ class _Feed:
                 labels[column] = part.labels
             counted = rest.take(rows)
             check_part(counted, self._samples.name)
-            yield _Given(rows=rows, given=given, labels=labels, weights=counted.weights)
+            yield _Given(rows=rows, given=given, labels=labels, weights=dict.fromkeys(labels, counted.weights))
 
     def _of_stream(self) -> Iterator[_Given]:
-        done = 0
+        done, where = 0, self._samples.name
         for batch in itertools.chain([self._begin], self._batches):
-            labels = {column: values for column, values in _labels(batch).items() if column in self._wanted}
-            weights = np.asarray(batch[2]) if len(batch) > 2 and batch[2] is not None else None
-            rows = np.arange(done, done + len(keras.tree.flatten(batch[0])[0]), dtype=np.int64)
-            missing = [column for column in self._wanted if column not in labels]
-            if missing:
-                raise DataError(f"a batch of {self._samples.name} has no labels {missing[0]!r}, as the first one had")
-            for column, values in labels.items():
-                part = Part(rows, {}, values, weights)
-                check_part(part, self._samples.name, {column: self._wanted[column]})
-            inputs = {str(place): np.asarray(each) for place, each in enumerate(keras.tree.flatten(batch[0]))}
-            check_part(Part(rows, inputs, None, None), self._samples.name)
-            given = dict.fromkeys((each.name for each in self._contenders), batch[0])
-            yield _Given(rows=rows, given=given, labels=labels, weights=weights)
+            flat = [np.asarray(each) for each in keras.tree.flatten(batch[0])]
+            rows = np.arange(done, done + len(flat[0]), dtype=np.int64)
+            check_part(Part(rows, {str(place): each for place, each in enumerate(flat)}, None, None), where)
+            found, counted = _labels(batch), _weights(batch)
+            for column, target in self._wanted.items():
+                if column not in found:
+                    raise DataError(f"a batch of {where} has no labels {column!r}, as the first one had")
+                if found[column].dtype.kind in "OUS":
+                    raise DataError(
+                        f"the labels {column!r} of {where} are texts or lists; its batches must hold arrays of numbers"
+                    )
+                part = Part(rows, {}, found[column], counted.get(column, counted.get("")))
+                check_part(part, where, {column: target})
+            yield _Given(
+                rows=rows,
+                given=dict.fromkeys((each.name for each in self._contenders), batch[0]),
+                labels={column: found[column] for column in self._wanted},
+                weights={column: counted.get(column, counted.get("")) for column in self._wanted},
+            )
             done += len(rows)
 
 
 def _labels(batch: tuple[Any, ...]) -> dict[str, NDArray[Any]]:
     """Return the labels of a batch of a stream by the names that columns would have."""
-    if len(batch) < 2 or batch[1] is None:
-        return {}
-    if isinstance(batch[1], Mapping):
-        return {f"{LABELS}.{name}": np.asarray(values) for name, values in batch[1].items()}
-    if isinstance(batch[1], list | tuple) and all(hasattr(each, "shape") for each in batch[1]):
-        return {f"{LABELS}.{place}": np.asarray(values) for place, values in enumerate(batch[1])}
-    return {LABELS: np.asarray(batch[1])}
+    found = _by_output(batch[1]) if len(batch) > 1 and batch[1] is not None else {}
+    return {f"{LABELS}.{name}" if name else LABELS: values for name, values in found.items()}
+
+
+def _weights(batch: tuple[Any, ...]) -> dict[str, NDArray[Any]]:
+    """Return what samples of a stream count, likewise; under the empty name what they count for all labels."""
+    found = _by_output(batch[2]) if len(batch) > 2 and batch[2] is not None else {}
+    return {f"{LABELS}.{name}" if name else "": values for name, values in found.items()}
+
+
+def _by_output(values: Any) -> dict[str, NDArray[Any]]:
+    """Return arrays by output: by its name or its place; under the empty name one alone."""
+    if isinstance(values, Mapping):
+        return {str(name): np.asarray(each) for name, each in values.items()}
+    if isinstance(values, list | tuple) and all(hasattr(each, "shape") for each in values):
+        return {str(place): np.asarray(each) for place, each in enumerate(values)}
+    return {"": np.asarray(values)}
 
 
 class _Bench:
@@ -382,7 +398,7 @@ class _Bench:
 
     def _labels(self, answer: Answer, shape: tuple[int, ...], part: _Given, where: str) -> tuple[NDArray[Any], Floats]:
         found, lead = part.labels[self._question.labels], leading(shape)
-        weights = weights_of(part.weights, lead, where)
+        weights = weights_of(part.weights[self._question.labels], lead, where)
         if answer.task == "classes":
             return classes_of(found, lead, self._question.counted, where), weights
         if answer.task == "labels":

@@ -208,9 +208,17 @@ class Scores:
         """Return the area of each class; none if scores were dropped, or there are none."""
         if not self._parts:
             return []
-        labels, scores, weights = (np.concatenate([part[place] for part in self._parts]) for place in range(3))
-        columns = range(scores.shape[1])
-        return [area(labels[:, k] if labels.ndim > 1 else labels == k, scores[:, k], weights) for k in columns]
+        labels, scores, counted = zip(*self._parts, strict=True)
+        weights = np.concatenate(counted)
+        several = labels[0].ndim > 1
+        return [
+            area(
+                np.concatenate([part[:, k] if several else part == k for part in labels]),
+                np.concatenate([part[:, k] for part in scores]),
+                weights,
+            )
+            for k in range(scores[0].shape[1])
+        ]
 
 
 def auc_macro(
