@@ -1,5 +1,6 @@
 """Models of Keras 2 rebuilt from their SavedModels: the same variables in the same places, the same answers, plain and trainable files."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -13,12 +14,14 @@ from graftwork.models.examples import inputs_for
 from graftwork.models.savedmodel.rebuild import rebuilt, refusal
 from graftwork.stores import open_store
 from graftwork.stores.keras2_program import Keras2Program
+from graftwork.stores.saved_program import read_keras_metadata
 from graftwork.stores.tf_protos import field, fields, inner
 from graftwork.tensor import Role
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 k2 = pytest.importorskip("tf_keras")
+SavedModel = importlib.import_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel
 L = k2.layers
 
 pytestmark = pytest.mark.keras
@@ -30,7 +33,7 @@ def filled(model):
     """Give a model weights that differ everywhere, and so small that outputs do not saturate."""
     for variable in model.weights:
         # vocabularies, weights of words and adapted statistics are what adapting has made of them
-        if not hasattr(variable, "shape") or variable.name.startswith(("Variable", "mean", "variance")):
+        if not hasattr(variable, "shape") or variable.name.startswith(("Variable", "mean", "variance", "summary")):
             continue
         new = rng.uniform(0.1, 0.5, variable.shape)
         if "variance" not in variable.name:
@@ -110,6 +113,14 @@ def adapted():
     return k2.Model([words, number, size], outputs)
 
 
+def binned():
+    """A layer whose bins were found by adapting it."""
+    x = k2.Input((3,))
+    bins = L.Discretization(num_bins=5)
+    bins.adapt(rng.normal(size=(200, 3)))
+    return k2.Model(x, L.Dense(2)(L.CategoryEncoding(5, output_mode="multi_hot")(bins(x))))
+
+
 def half():
     """A model that computes in half precision and keeps its weights in single."""
     x = k2.Input((5,))
@@ -118,7 +129,7 @@ def half():
     return k2.Model(x, L.Dense(2, dtype="float32")(hidden))
 
 
-MODELS = {f.__name__: f for f in (sequential, nested, vision, sequences, adapted, half)}
+MODELS = {f.__name__: f for f in (sequential, nested, vision, sequences, adapted, binned, half)}
 
 
 class Custom(L.Layer):
@@ -139,6 +150,10 @@ class Own(k2.Model):
         return self.dense(x)
 
 
+class Own2(k2.Model):
+    """A model of the user's that is made as a graph."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """SavedModels of all of them; weights in canonical order beside."""
@@ -153,6 +168,7 @@ def folder(tmp_path_factory):
     x = k2.Input((3,))
     k2.Model(x, Custom()(L.Dense(2)(x))).save(place / "custom")
     k2.Model(x, L.Lambda(lambda t: t + 1)(L.Dense(2)(x))).save(place / "code")
+    Own2(x, L.Dense(2)(x)).save(place / "own_graph")
     own = Own()
     own(np.ones((1, 3), "float32"))
     own.save(place / "own")
@@ -225,14 +241,15 @@ def test_what_cannot_be_rebuilt_is_told_from_files_alone(folder):
         "import sys; from pathlib import Path; from graftwork.models.savedmodel.rebuild import refusal\n"
         "print([refusal(Path(p)) for p in sys.argv[1:]]); assert not {'keras', 'tensorflow', 'tf_keras'} & set(sys.modules)"
     )
-    names = ["nested", "own", "custom"]
+    names = ["nested", "own", "own_graph", "custom"]
     done = subprocess.run(
         [sys.executable, "-c", script, *(str(folder / n) for n in names)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    nested_, own, custom = eval(done.stdout)
+    nested_, own, own_graph, custom = eval(done.stdout)
     assert nested_ is None
     assert own.startswith("own is a Own, a class of its own")
+    assert "Own2" in own_graph
     assert "Custom" in custom
 
 
@@ -240,6 +257,20 @@ def test_code_in_the_file_is_not_run(folder):
     """Neither while planning nor while rebuilding, unless that is asked for."""
     with pytest.raises(StoreError, match="Python code in the file"):
         rebuilt(folder / "code")
+
+
+def test_early_keras_2_has_the_configuration_in_the_program(folder, tmp_path):
+    """Up to TensorFlow 2.4, and its functional models were called `_tf_keras_model` as those of users' classes are."""
+    place = tmp_path / "early"
+    shutil.copytree(folder / "nested", place)
+    rows = {row.path: row.metadata for row in read_keras_metadata(place)}
+    (place / "keras_metadata.pb").unlink()
+    program = SavedModel.FromString((place / "saved_model.pb").read_bytes())
+    root = program.meta_graphs[0].object_graph_def.nodes[0].user_object
+    root.identifier, root.metadata = "_tf_keras_model", rows["root"]
+    (place / "saved_model.pb").write_bytes(program.SerializeToString())
+    for a, b in zip(rebuilt(place).model.weights, rebuilt(folder / "nested").model.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def _edited(source, target, edit):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from graftwork.architecture.layer import MAX_DEPTH, Json, Layer
+from graftwork.architecture.layer import GRAPH_CLASSES, MAX_DEPTH, Json, Layer
 from graftwork.architecture.layout import Layout, layout
 from graftwork.architecture.variables import Own, children, container_keys, own_variables
 from graftwork.architecture.wiring import checked
@@ -23,9 +23,6 @@ from graftwork.stores.saved_program import METADATA, read_keras_metadata, read_p
 from graftwork.stores.tf_graph import UNNAMED, VALUE
 from graftwork.stores.tf_protos import Attribute, Node
 from graftwork.tensor import TensorSpec
-
-GRAPHS = ("_tf_keras_network", "_tf_keras_sequential")
-"""What objects are called whose configuration is a graph of layers."""
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "kernel": ("kernel", "depthwise_kernel"),
@@ -125,6 +122,11 @@ class Keras2Program:
             raise StoreError(f"layers of {self.path.name} nest more than {MAX_DEPTH} deep below {layer.name!r}")
         yield place
         if layer.graph is not None:
+            if layer.class_name not in GRAPH_CLASSES:
+                raise StoreError(
+                    f"{self.path.name} has a {layer.class_name}, {_called(place)}, a class of its own: what it does beside its graph is in "
+                    "its Python code, not in the file"
+                )
             listed = list(layer.graph.layers)
             if layer.graph.sequential and listed and listed[0].class_name == "InputLayer":
                 listed = listed[1:]
@@ -267,12 +269,13 @@ def configuration(path: Path) -> Json:
     found = plain(read_json(metadata.encode(), label))
     if not isinstance(found, dict):
         raise StoreError(f"{label} does not describe the model as an object")
-    if identifier not in GRAPHS or not isinstance(found.get("config"), dict) or "layers" not in found["config"]:
+    name = found.get("class_name", identifier)
+    if not isinstance(found.get("config"), dict) or not isinstance(found["config"].get("layers"), list):
         raise StoreError(
-            f"{path.name} is a {str(found.get('class_name', identifier))[:80]}, a class of its own: how it computes is in its Python code, "
+            f"{path.name} is a {str(name)[:80]}, a class of its own: how it computes is in its Python code, "
             "not in the file"
         )
-    return {"class_name": found.get("class_name"), "config": found["config"]}
+    return {"class_name": name, "config": found["config"]}
 
 
 def _root(path: Path) -> tuple[str, str]:
@@ -322,4 +325,11 @@ def lookups(places: Sequence[Place]) -> tuple[Place, ...]:
     """Return the layers that know a vocabulary."""
     return tuple(
         p for p in places if p.layer.class_name in ("StringLookup", "IntegerLookup", "TextVectorization") and p.built
+    )
+
+
+def discretizations(places: Sequence[Place]) -> tuple[Place, ...]:
+    """Return the layers whose boundaries between bins were found by adapting them."""
+    return tuple(
+        p for p in places if p.layer.class_name == "Discretization" and p.layer.config.get("bin_boundaries") is None
     )

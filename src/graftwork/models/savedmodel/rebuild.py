@@ -17,7 +17,7 @@ from graftwork.models import live
 from graftwork.models.savedmodel.agreement import SERVING, agreement, loaded
 from graftwork.stores.base import RAW_DTYPES
 from graftwork.stores.files import brief
-from graftwork.stores.keras2_program import Keras2Program, Place, lookups
+from graftwork.stores.keras2_program import Keras2Program, Place, discretizations, lookups
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ def rebuilt(
         found = lookups(source.places)
         program = loaded(path) if found or check else None
         settings = {place.chain: _table(source, place, program) for place in found}
+        settings |= {place.chain: _bins(source, place) for place in discretizations(source.places)}
         outputs = output_names(source.places[0].layer)
     with Keras2Program(path, settings) as source:
         model = live.load_model(source, name=name, custom_objects=custom_objects, safe_mode=safe_mode)
@@ -107,14 +108,39 @@ def _table(source: Keras2Program, place: Place, program: Any) -> dict[str, Any]:
     config = place.layer.config
     if config.get("output_mode") != "tf_idf":
         return {"vocabulary": words}
-    own = next((n for n in source.specs() if n == f"{place.chain}/idf_weights"), None)
-    if own is None:
-        raise StoreError(f"{source.path.name} has no idf_weights of layer {place.chain!r}")
-    spec = source.specs()[own]
-    weights = np.empty(spec.size, RAW_DTYPES[spec.dtype])
-    source.read_into(own, 0, weights)
+    weights = _values(source, f"{place.chain}/idf_weights")
     special = int(config.get("num_oov_indices", 1))
     return {"vocabulary": words, "idf_weights": [float(w) for w in weights[special : special + len(words)]]}
+
+
+def _values(source: Keras2Program, name: str) -> Any:
+    """Return a variable's values."""
+    if name not in source.specs():
+        raise StoreError(f"{source.path.name} has no variable {name!r}")
+    spec = source.specs()[name]
+    values = np.empty(spec.size, RAW_DTYPES[spec.dtype])
+    source.read_into(name, 0, values)
+    return values.reshape(spec.shape)
+
+
+def _bins(source: Keras2Program, place: Place) -> dict[str, Any]:
+    """Return the boundaries that an adapted Discretization layer makes of its summary: quantiles of the weighted values in it.
+
+    ::
+
+        summary   values x, ascending, and their weights w
+        edges     x at the shares 1/n, 2/n, …, (n-1)/n of the sum of w, in between by straight lines; all x where there are fewer than n
+    """
+    values, weights = (np.asarray(row, np.float64) for row in _values(source, f"{place.chain}/summary"))
+    bins = int(place.layer.config.get("num_bins") or 1)
+    if len(values) < bins:
+        return {"bin_boundaries": values[:-1].tolist(), "num_bins": None}
+    summed = weights.cumsum()
+    shares = 1 / bins + np.arange(0.0, 1.0, 1 / bins)
+    return {
+        "bin_boundaries": np.interp(shares, summed / summed[-1], values)[:-1].astype(np.float32).tolist(),
+        "num_bins": None,
+    }
 
 
 def _words(source: Keras2Program, place: Place, table: Any) -> list[Any]:
