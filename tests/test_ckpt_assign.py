@@ -373,6 +373,8 @@ def test_one_tensor_may_begin_two(files):
     found, _ = assigned("two", {"a": {"enc/": "left/", "enc/(k)": r"right/\1"}}, output="x")
     assert (found["left/k"] == 1).all()
     assert (found["right/k"] == 1).all()
+    again, _ = assigned("two", {"a": ["enc/=left/", "enc/k=left/k"]}, output="y")
+    assert (again["left/k"] == 1).all(), "two rules that say the same"
 
 
 REFUSALS = {
