@@ -393,6 +393,24 @@ def test_there_has_to_be_an_architecture_and_a_place_for_the_result(tmp_path):
 
 
 @slow
+def test_recipes_lift_and_go_on_with_the_result(tmp_path):
+    """What is lifted is a model as any other to the steps behind it."""
+    model = filled(dense())
+    model.export(tmp_path / "served", verbose=False)
+    dense().save(tmp_path / "into.keras")
+    recipe = {
+        "models": {"served": str(tmp_path / "served"), "into": str(tmp_path / "into.keras")},
+        "steps": {
+            "lifted": {"savedmodel_lift": {"source": "served", "into": "into"}},
+            "twice": {"merge": {"method": "linear", "models": ["lifted", "lifted"], "weight": [0.5, 0.5]}},
+        },
+        "outputs": {"twice": str(tmp_path / "out.keras")},
+    }
+    gw.run(recipe)
+    assert same(keras.saving.load_model(tmp_path / "out.keras"), model)
+
+
+@slow
 def test_convert_takes_a_savedmodel_whose_names_have_the_models_name_before_them(tmp_path):
     """As those of a Sequential model have; and states of random generators go nowhere."""
     model = keras.Sequential([keras.Input((3,)), k3.Dense(4), k3.Dropout(0.5), k3.Dense(2)], name="chain")
