@@ -12,7 +12,8 @@ from sklearn import metrics as sk
 from graftwork.data import open_data
 from graftwork.errors import DataError, MismatchError, OptionError, OutputError, UnknownNameError
 from graftwork.report import plots, render
-from graftwork.training.evaluating import Evaluation, evaluate
+from graftwork.training.evaluating import evaluate
+from graftwork.training.evaluation import Evaluation
 
 pytestmark = [pytest.mark.keras, pytest.mark.xdist_group("evaluating")]
 
@@ -20,6 +21,7 @@ RNG = np.random.default_rng(3)
 X = RNG.normal(size=(70, 5)).astype(np.float32)
 Y = RNG.integers(0, 3, 70)
 W = RNG.integers(0, 4, 70) / 2
+TENSORFLOW = pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="SavedModels and texts need TensorFlow")
 CLOSE = {"rel": 1e-5, "abs": 1e-6}  # Keras computes in float32, in batches of other sizes
 
 
@@ -338,6 +340,7 @@ def test_labels_of_other_names(forked):
 # Where models and samples come from ------------------------------------------------------------------------------------
 
 
+@TENSORFLOW
 def test_files_say_what_live_models_say(classifier, tmp_path):
     """A .keras file, an .h5 file and a SavedModel are judged as the model is; the SavedModel tells that it ends in softmax."""
     paths = [tmp_path / "zip.keras", tmp_path / "old.h5", tmp_path / "served"]
@@ -401,7 +404,8 @@ def test_streams_are_judged_as_arrays_are(classifier, forked):
         judged([classifier], open_data(lambda: iter([(X[:5], Y[:5]), (X[:5], [0, 1, 2, 0, 3])])))
 
 
-def test_texts_as_inputs(tmp_path):
+@TENSORFLOW
+def test_texts_as_inputs():
     """Models that take texts are asked as others are, from arrays and from streams."""
     import tensorflow as tf
 
@@ -444,6 +448,14 @@ def test_models_are_left_as_they_are(classifier):
         assert all(np.array_equal(v, value) for v, value in zip(each.variables, values, strict=True))
     assert [layer.trainable for layer in frozen.layers] == [True, False, True]
     assert frozen.predict_function is None and frozen.optimizer.name == "adam"
+
+
+@TENSORFLOW
+def test_several_models_are_no_reason_to_warn(caplog):
+    """TensorFlow counts how often code is traced, not models: it would warn of a loop that there is not."""
+    judged([model(name=f"m{k}") for k in range(6)], (X, Y), batch=32, timed=True)
+
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
 
 
 def test_latency_says_how_it_was_measured(classifier):

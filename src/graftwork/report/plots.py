@@ -12,7 +12,7 @@ from graftwork.stores.base import Format
 from graftwork.stores.staged import Staged, check_target
 
 if TYPE_CHECKING:
-    from graftwork.training.evaluating import Evaluation, Verdict
+    from graftwork.training.evaluation import Evaluation, Verdict
 
 MOST_WRITTEN = 20
 """Classes up to which every cell of a confusion matrix says its number, and every class its name."""

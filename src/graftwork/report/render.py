@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what reports are made from, each of which the verb that mak
     from graftwork.report.measure import Diff
     from graftwork.report.program import SavedModelListing
     from graftwork.report.verification import Verification
-    from graftwork.training.evaluating import Evaluation, Verdict
+    from graftwork.training.evaluation import Evaluation, Verdict
 
 HEAT = "▁▂▃▄▅▆▇█"
 """One character from 0.01 % to 100 % relative distance, on a logarithmic scale; a dot where nothing differs."""

@@ -1,8 +1,10 @@
 """Models that are asked what they say: loaded from any format, or the caller's own, which is left as it is."""
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -143,6 +145,21 @@ class Contender:
             self.model.predict_on_batch(given)
             took.append(time.perf_counter() - start)
         return float(np.median(took)) * 1000
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Lose TensorFlow's warning of functions that are traced too often: it counts by code, and all models share that of `predict`."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _rows(given: Any, first: int, size: int, count: int) -> Any:
