@@ -1,0 +1,82 @@
+"""What every verb takes that trains: the options of `graftwork.training.running.Fit`, and where the state of a run is kept."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from graftwork.compose.base import Verb
+from graftwork.training.running import Fit
+
+
+class Fitting(Verb):
+    """A verb that trains; verbs are classes below this one, which has no word of its own."""
+
+    epochs: int = Field(10, ge=1)
+    """How often all samples are seen."""
+
+    batch: int = Field(32, ge=1)
+    """Samples in a batch."""
+
+    optimizer: str | Mapping[str, Any] = "adam"
+    """Keras's name of an optimizer, or its configuration."""
+
+    learning_rate: float | None = None
+    """Its learning rate; by default its own."""
+
+    seed: int = 0
+    """Fixes the order of samples, new weights and the states of random layers."""
+
+    monitor: str | None = None
+    """What tells the best epoch: a metric of the history; by default `val_loss` with validation data, else `loss`."""
+
+    mode: Literal["min", "max"] | None = None
+    """Whether less or more of it is better; by default less, save for accuracies, AUC and the like."""
+
+    patience: int | None = Field(None, ge=1)
+    """After how many epochs without improvement training ends early; by default never."""
+
+    best: bool = True
+    """Keep the weights of the best epoch, not the last."""
+
+    gradient_clip: float | None = Field(None, gt=0)
+    """Norm that the gradient of all weights is clipped to."""
+
+    jit: bool | None = None
+    """Compile the step with XLA; by default as Keras decides."""
+
+    log: str | None = None
+    """A CSV file that a line is added to after every epoch."""
+
+    tensorboard: str | None = None
+    """A directory for TensorBoard."""
+
+    run: str | None = None
+    """A directory where the state of the run is kept after every epoch: a run that was killed goes on from there."""
+
+    def fit(self) -> Fit:
+        """Return how a model is trained.
+
+        Raises:
+            OptionError: If an option makes no sense.
+        """
+        return Fit(
+            epochs=self.epochs,
+            batch=self.batch,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            monitor=self.monitor,
+            mode=self.mode,
+            patience=self.patience,
+            best=self.best,
+            log=Path(self.log) if self.log else None,
+            tensorboard=Path(self.tensorboard) if self.tensorboard else None,
+            jit=self.jit,
+            gradient_clip=self.gradient_clip,
+        )
+
+    def folder(self) -> Path | None:
+        """Return where the state of the run is kept, None where it is not."""
+        return Path(self.run) if self.run else None
