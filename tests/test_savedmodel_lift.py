@@ -393,6 +393,21 @@ def test_there_has_to_be_an_architecture_and_a_place_for_the_result(tmp_path):
 
 
 @slow
+def test_sizes_that_only_the_savedmodel_fixes_are_kept_when_it_is_asked(tmp_path):
+    """A model for images of any size, and an export for batches of three of 11 by 11."""
+
+    def make(size, batch=None):
+        image = keras.Input((size, size, 2), batch_size=batch)
+        return keras.Model(image, k3.Dense(2)(k3.GlobalMaxPooling2D()(k3.Conv2D(3, 3)(image))))
+
+    model = filled(make(11, 3))
+    model.export(tmp_path / "served", verbose=False)
+    report = []
+    assert same(savedmodel.lift(tmp_path / "served", make(None), report=report), model)
+    assert any("the model answers as signature" in note for note in report)
+
+
+@slow
 def test_recipes_lift_and_go_on_with_the_result(tmp_path):
     """What is lifted is a model as any other to the steps behind it."""
     model = filled(dense())

@@ -103,9 +103,21 @@ def agreement(
             False,
             f"not compared: which of the {what} of signature {signature!r} ({listed}) is which of the model's {len(wanted)} does not show",
         )
-    first = next((port.shape[0] for port in taken if port.shape and port.shape[0] is not None), 2)
+    fixed = {port.names[0]: port.shape for port in taken}
+    first = next((shape[0] for shape in fixed.values() if shape and shape[0] is not None), 2)
+    free = {
+        size
+        for tensor, name in zip(graph.inputs, inputs, strict=True)
+        for own, size in zip(tensor.shape[1:], fixed[name][1:], strict=False)
+        if own is None and size is not None
+    }
+    if len(free) > 1:
+        return (
+            False,
+            f"not compared: {where} fixes sizes that the model leaves free, {', '.join(map(str, sorted(free)))}",
+        )
     try:
-        arrays = inputs_for(model, batch=first)
+        arrays = inputs_for(model, batch=first, dynamic=next(iter(free), None))
     except OptionError as error:
         return False, f"not compared: {error}"
     said = keras.tree.flatten(predict(model, arrays))
