@@ -24,6 +24,9 @@ BINS = 15
 MOST_CLASSES = 1000
 """Classes up to which a confusion matrix is kept."""
 
+TOGETHER = 64
+"""Classes whose scores are laid out in memory at a time."""
+
 MOST_BYTES = 1 << 30
 """What scores may need in memory, all of which have to be known before the area under a curve is."""
 
@@ -40,7 +43,7 @@ class Average:
 
     def add(self, values: Floats | Switches, weights: Floats) -> None:
         """Add one number for each weight."""
-        self._sum += float(np.dot(values.astype(np.float64), weights))
+        self._sum += float((values * weights).sum())
         self._weight += float(weights.sum())
 
     def value(self) -> float | None:
@@ -171,15 +174,14 @@ def area(positive: Switches, scores: Floats, weights: Floats) -> float | None:
     """
     counted = weights > 0
     positive, scores, weights = positive[counted], scores[counted], weights[counted].astype(np.float64)
-    order = np.argsort(scores, kind="stable")
+    order = np.argsort(scores)
     positive, scores, weights = positive[order], scores[order], weights[order]
     if positive.all() or not positive.any():
         return None
-    first = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
-    ups = np.add.reduceat(np.where(positive, weights, 0.0), first)
-    downs = np.add.reduceat(np.where(positive, 0.0, weights), first)
+    level = np.cumsum(np.concatenate([[False], scores[1:] != scores[:-1]]))
+    ups, downs = (np.bincount(level, np.where(side, weights, 0.0)) for side in (positive, ~positive))
     below = np.cumsum(downs) - downs
-    return float(np.dot(ups, below + downs / 2) / (ups.sum() * downs.sum()))
+    return float((ups * (below + downs / 2)).sum() / (ups.sum() * downs.sum()))
 
 
 class Scores:
@@ -210,15 +212,14 @@ class Scores:
             return []
         labels, scores, counted = zip(*self._parts, strict=True)
         weights = np.concatenate(counted)
-        several = labels[0].ndim > 1
-        return [
-            area(
-                np.concatenate([part[:, k] if several else part == k for part in labels]),
-                np.concatenate([part[:, k] for part in scores]),
-                weights,
-            )
-            for k in range(scores[0].shape[1])
-        ]
+        found: list[float | None] = []
+        for first in range(0, scores[0].shape[1], TOGETHER):
+            columns = slice(first, first + TOGETHER)
+            several = labels[0].ndim > 1
+            meant = np.concatenate([part[:, columns] if several else part[:, None] for part in labels]).T
+            said = np.ascontiguousarray(np.concatenate([part[:, columns] for part in scores]).T)
+            found += [area(meant[k] if several else meant[0] == first + k, said[k], weights) for k in range(len(said))]
+        return found
 
 
 def auc_macro(
@@ -409,7 +410,7 @@ class SameClass:
         if (self._counts.meant == whole).any() and (self._counts.said == whole).any() and same == 1:
             why["kappa"] = "both say the same of every sample"
             return {"same": same, "kappa": None}
-        chance = float(np.dot(self._counts.meant, self._counts.said)) / whole**2
+        chance = float((self._counts.meant * self._counts.said).sum()) / whole**2
         return {"same": same, "kappa": (same - chance) / (1 - chance)}
 
 
