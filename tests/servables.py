@@ -78,6 +78,26 @@ def edit(path: Path, change):
     file.write_bytes(program.SerializeToString())
 
 
+def hub_module(path: Path, kernel):
+    """A module as TensorFlow Hub has them: a graph without tags beside one for training, a signature of its own name, parted variables."""
+    with old_control_flow(), tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        x = v1.placeholder(tf.float32, [None, len(kernel)], name="x")
+        parted = v1.fixed_size_partitioner(2)
+        parts = v1.get_variable("w", np.shape(kernel), use_resource=False, partitioner=parted)
+        filled = [part.assign(rows) for part, rows in zip(parts, np.array_split(kernel, 2), strict=True)]
+        whole = tf.convert_to_tensor(parts)
+        y = x @ whole
+        y = v1.cond(tf.reduce_sum(y) > 0, lambda: y + whole[0], lambda: y - whole[0])
+        session.run(v1.global_variables_initializer())
+        session.run(filled)
+        builder = v1.saved_model.Builder(str(path))
+        signature = v1.saved_model.predict_signature_def({"default": x}, {"default": y})
+        builder.add_meta_graph_and_variables(session, [], {"default": signature})
+        builder.add_meta_graph(["train"], {"default": signature})
+        builder.save()
+    return path
+
+
 def keras3(path: Path, seed=0, classes=4, activation="softmax"):
     """An export of Keras 3, from three features to classes."""
     keras.utils.set_random_seed(seed)

@@ -252,6 +252,28 @@ def test_inputs_that_random_values_do_not_fit_can_be_given(tmp_path):
     np.testing.assert_array_equal(run(tmp_path / "out", x=tf.constant([200.0]))["y"], [201])
 
 
+def test_a_module_of_tensorflow_hub_in_a_recipe(parts, tmp_path):
+    """Graphs without tags, variables in parts, old conditions; inputs are found from the recipe's directory."""
+    kernel = np.arange(9, dtype=np.float32).reshape(3, 3) - 2
+    servables.hub_module(tmp_path / "hub", kernel)
+    shutil.copytree(parts / "keras3", tmp_path / "keras3")
+    np.savez(tmp_path / "given.npz", default=np.ones((4, 3), np.float32))
+    (tmp_path / "recipe.yaml").write_text(
+        """
+models: {hub: hub, keras3: keras3}
+steps: {both: {savedmodel_chain: {models: [hub, keras3], connect: {keras3: hub}, examples: given.npz}}}
+outputs: {both: both}
+"""
+    )
+    gw.run(tmp_path / "recipe.yaml")
+
+    for x in (np.ones((2, 3), np.float32), -np.ones((1, 3), np.float32)):
+        row = x @ kernel
+        row = row + kernel[0] if row.sum() > 0 else row - kernel[0]
+        wanted = run(parts / "keras3", features=tf.constant(row))["output_0"]
+        np.testing.assert_allclose(run(tmp_path / "both", default=tf.constant(x))["output_0"], wanted, rtol=1e-6)
+
+
 # Ensembles -----------------------------------------------------------------------------------------------------------
 
 WORDS_OF_WAYS = ["mean", "geometric", "median", "max", "min", "product", "vote", "concat"]
@@ -470,7 +492,12 @@ def test_parts_that_are_not_whole_are_refused_without_tensorflow(parts, tmp_path
     asset.symlink_to(tmp_path / "elsewhere.txt")
     bad["cut"] = shutil.copytree(good, tmp_path / "cut")
     (bad["cut"] / "saved_model.pb").write_bytes((good / "saved_model.pb").read_bytes()[:-100])
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        x = v1.sparse_placeholder(tf.float32)
+        v1.saved_model.simple_save(session, str(tmp_path / "sparse"), {"x": x}, {"y": v1.sparse_reduce_sum(x)})
+    bad["sparse"] = tmp_path / "sparse"
     messages = {
+        "sparse": "'x' of signature 'serving_default' .* is a sparse or ragged tensor",
         "python": "Python function",
         "unnamed": "has no signatures",
         "old": "variables are missing",

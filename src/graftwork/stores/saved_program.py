@@ -216,7 +216,7 @@ class Program:
         """
         if self.of_tf1:
             return self.graph
-        return replace(self.graph, nodes=self._needed([*fed, *fetched]))
+        return replace(self.graph, nodes=self.needed([*fed, *fetched]))
 
     def variables(self) -> tuple[Variable, ...]:
         """Return its variables, in the order of its objects, or of its nodes in TensorFlow 1."""
@@ -256,15 +256,15 @@ class Program:
 
     def _run_by(self, signature: Signature) -> Iterator[tuple[str, Node]]:
         fetched = [split_reference(port.tensor)[0] for port in signature.outputs.values()]
-        nodes = self._needed(fetched)
+        nodes = self.needed(fetched)
         for node in nodes:
             yield "", node
         for name, function in self.graph.used(nodes).items():
             for node in function.nodes:
                 yield name, node
 
-    def _needed(self, names: Iterable[str]) -> tuple[Node, ...]:
-        """Return the nodes of the graph itself that must run for others, these included."""
+    def needed(self, names: Iterable[str]) -> tuple[Node, ...]:
+        """Return the nodes of the graph itself that must run for others, these included; names that it does not have are passed over."""
         by_name = {node.name: node for node in self.graph.nodes}
         waiting, seen = list(names), set[str]()
         while waiting:
@@ -321,7 +321,7 @@ def read_program(path: Path, tags: tuple[str, ...] | None = None) -> Program:
 
     Args:
         path: The directory.
-        tags: Which of its graphs; by default the one for serving, or the only one.
+        tags: Which of its graphs; by default the one for serving, else the one without tags, or the only one.
 
     Raises:
         StoreError: If it is no SavedModel, is damaged, or has assets that lie elsewhere.
@@ -401,6 +401,7 @@ def _chosen(path: Path, metas: list[tuple[tuple[str, ...], bytes]], tags: tuple[
         if len(serving) == 1 or len(metas) == 1:
             return (serving or [metas[0][1]])[0]
         serving = [meta for found, meta in metas if SERVE in found]
+        serving = serving or [meta for found, meta in metas if not found]  # of TensorFlow Hub, beside one for training
         if len(serving) == 1:
             return serving[0]
     else:

@@ -139,7 +139,7 @@ def _loaded(part: Mapping[str, Any]) -> tuple[Run, set[str]]:
     """Load a SavedModel as TensorFlow 2 does."""
     import tensorflow as tf
 
-    model = tf.saved_model.load(part["path"])  # its variables are gone once it is
+    model = tf.saved_model.load(part["path"], tags=part["tags"])  # its variables are gone once it is
 
     def run(signature: str, given: Mapping[str, Any]) -> dict[str, Any]:
         function = model.signatures[signature]
