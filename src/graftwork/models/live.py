@@ -122,6 +122,11 @@ def _refuse_without_architecture(header: Header, where: str) -> None:
         raise StoreError(
             f"{where} is a model of Hugging Face's, which Keras cannot build; only its weights can be merged"
         )
+    if header.format == "saved_model":
+        raise StoreError(
+            f"{where} is a SavedModel, whose program Keras does not load; make a Keras model of it with `savedmodel bridge`, or put its "
+            "variables into one with `savedmodel lift`"
+        )
     if header.config is None:
         raise StoreError(
             f"{where} holds weights without an architecture; build the model in Keras, load them with `load_weights` and give the "
