@@ -88,7 +88,7 @@ class Activations:
             rows = self._samples.rows[first : first + self._batch]
             values = {} if self._kept is None else self._kept.read(first, len(rows))
             if entering:
-                given = keras.tree.flatten(packed(self._graph.model, self._samples.take(rows).inputs))
+                given = packed(self._graph.model, self._samples.take(rows).inputs)
                 values |= zip(self._graph.inputs, functional._standardize_inputs(given), strict=True)
             yield values, len(rows)
 
@@ -166,10 +166,8 @@ class _Kept:
         """Return the tensors of some samples."""
         values = {}
         for key in self.keys:
-            values[key] = keras.ops.convert_to_tensor(np.array(self._arrays[key, ""][first : first + count]))
+            values[key] = keras.ops.convert_to_tensor(self._arrays[key, ""][first : first + count])
             mask = self._arrays.get((key, "mask"))
             if mask is not None:
-                keras.src.backend.set_keras_mask(
-                    values[key], keras.ops.convert_to_tensor(np.array(mask[first : first + count]))
-                )
+                keras.src.backend.set_keras_mask(values[key], keras.ops.convert_to_tensor(mask[first : first + count]))
         return values

@@ -229,18 +229,19 @@ class _Work:
         first_of: dict[Unit, Keeper] = {}
         batches = 0
 
-        def seen(keeper: Keeper, values: NDArray[Any], mask: NDArray[Any] | None) -> None:
+        def seen(keeper: Keeper, values: NDArray[Any], mask: NDArray[Any] | None) -> bool:
             if batches == 0:
                 called.append(keeper)
             unit = self.unit_of[keeper]
             in_turn = unit.box and not unit.circular and not all_at_once
             if in_turn and (keeper in self.done or first_of.setdefault(unit, keeper) is not keeper):
-                return
+                return True
             if batches == 0:
                 calls[keeper] = calls.get(keeper, 0) + 1
             if keeper not in found:
                 found[keeper] = Moments(keeper.now()[0].size)
             keeper.take(found[keeper], values, mask)
+            return unit.box or unit.circular
 
         def after(done: int) -> None:
             nonlocal batches

@@ -14,8 +14,8 @@ from graftwork.errors import OptionError
 from graftwork.models.lazy import keras
 from graftwork.training.moments import Moments, as_rows
 
-Seen = Callable[["Keeper", NDArray[Any], NDArray[Any] | None], None]
-"""Is told what a layer is called with, and which of it counts."""
+Seen = Callable[["Keeper", NDArray[Any], NDArray[Any] | None], bool]
+"""Is told what a layer is called with, and which of it counts; returns whether what the layer makes of it is used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,11 +153,12 @@ class Watch:
             if given.get("training"):
                 self.forced[keeper.path] = None
                 given["training"] = False
-            values, mask = _array(next(iter(given.values()))), given.get("mask")
+            tensor, mask = next(iter(given.values())), given.get("mask")
+            values = _array(tensor)
             if values is None:
                 self.hidden[keeper.path] = None
-            else:
-                seen(keeper, values, None if mask is None else _array(mask))
+            elif not seen(keeper, values, None if mask is None else _array(mask)):
+                return tensor
             return call(*bound.args, **bound.kwargs)
 
         return watched

@@ -125,8 +125,8 @@ def _units(graph: Graph, keepers: Sequence[Keeper]) -> list[Unit]:
         for keeper in own:
             if keeper in holder:
                 raise OptionError(
-                    f"layer {keeper.path!r} is called by {holder[keeper].name!r} and by {operation.name!r}, of which one runs it in its own "
-                    "code, so no order can be found; leave it out (layers)"
+                    f"layer {keeper.path!r} is called by {holder[keeper].name!r} and by {operation.name!r}, of which one runs it in "
+                    "its own code, so no order can be found; leave it out (layers)"
                 )
             holder[keeper] = operation
         if own:
