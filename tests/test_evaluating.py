@@ -556,11 +556,32 @@ def test_the_table_marks_the_best(shown, capsys):
     render.evaluation(shown, per_class=True)
 
     told = capsys.readouterr().out
-    line = next(line for line in told.splitlines() if line.startswith("sure") and "*" in line)
-    assert line.split()[1] == "1.0000*" and shown.verdicts[0].best("log_loss") == ("sure",)
+    sizes, figures = (line.split() for line in told.splitlines() if line.startswith("sure"))
+    assert sizes[1] == "0*" and figures[1] == "1.0000*" and shown.verdicts[0].best("log_loss") == ("sure",)
     assert "m: no auc (no samples with and without fox)" in told
     assert "f1 of sure" in told and "predict_on_batch" in told
     assert shown.verdicts[0].best("auc") == ()
+
+
+def test_times_of_other_batches_are_not_compared(shown, capsys):
+    """A model that only takes eight at a time has its own number of samples beside its time, and no star."""
+    latency = shown.models[0].latency
+    first = replace(shown.models[0], latency=replace(latency, single_ms=None, batch_ms=1.0, batch=8))
+    second = replace(shown.models[1], latency=replace(latency, batch_ms=2.0, batch=32))
+
+    render.evaluation(replace(shown, models=(first, second)))
+
+    told = capsys.readouterr().out
+    assert "1.00 for 8" in told and "2.00 for 32" in told and "1.00 for 8*" not in told
+
+
+def test_where_nothing_counts_nothing_is_said(classifier):
+    """Weights of 0 everywhere: no figure, and the reason."""
+    found = judged([classifier, model(name="n")], (X, Y, 0 * W))
+
+    assert set(metrics(found).values()) == {None}
+    assert set(found.verdicts[0].figures["m"].reasons.values()) == {"no sample counts"}
+    assert found.verdicts[0].agreement[0].figures == {"same": None, "kappa": None}
 
 
 def test_plots_are_files_that_are_complete_or_not_there(shown, tmp_path):

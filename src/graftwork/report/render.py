@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from graftwork.report.columns import filled, in_columns
@@ -205,7 +205,7 @@ def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
     _facts(
         [
             ("step", report.step),
-            ("method", report.method),
+            ("method", report.method if touched else None),
             ("models", ", ".join(report.models)),
             ("base", report.base),
             ("tensors", f"{len(report.tensors):,}: {touched:,} {done}, {len(report.tensors) - touched:,} {rest}"),
@@ -345,9 +345,16 @@ def tables(
     for name, rows in found.items():
         if rows:
             print(f"\n{name}", file=file)
-            table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows[:most]], file=file)
+            table(list(rows[0]), [[_entry(key, value) for key, value in row.items()] for row in rows[:most]], file=file)
             if most is not None and len(rows) > most:
                 print(f"… and {len(rows) - most:,} more; --dry-run lists them all", file=file)
+
+
+def _entry(column: str, value: Any) -> str:
+    """Return an entry of a table of decisions; shapes are written as everywhere."""
+    if column == "shape" and isinstance(value, list | tuple):
+        return "×".join("?" if size is None else str(size) for size in value) or "scalar"
+    return _cell(value)
 
 
 def _port(port: Mapping[str, Any]) -> str:
@@ -423,22 +430,23 @@ def evaluation(found: "Evaluation", *, per_class: bool = False) -> None:
         per_class: Whether to print a table of classes for each column of labels as well.
     """
     _facts([("data", f"{found.data}: {found.samples:,} samples")])
-    rows = [
-        [
-            model.name,
-            "–" if model.parameters is None else f"{model.parameters:,}",
-            "–" if model.size_bytes is None else size(model.size_bytes),
-            _milliseconds(model.latency.single_ms if model.latency is not None else None),
-            _milliseconds(model.latency.batch_ms if model.latency is not None else None),
-        ]
-        for model in found.models
-    ]
-    timed = [model.latency for model in found.models if model.latency is not None]
-    batch = f"ms for {timed[0].batch}" if timed else "ms for a batch"
-    columns = ["model", "parameters", "size", "ms for 1", batch]
-    shown = len(columns) if timed else 3
+    models = found.models
+    timed = [model.latency for model in models if model.latency is not None]
+    columns = {
+        "parameters": _least([model.parameters for model in models], "{:,}".format),
+        "size": _least([model.size_bytes for model in models], size),
+    }
+    if timed:
+        single = [model.latency.single_ms if model.latency is not None else None for model in models]
+        batches = [model.latency.batch_ms if model.latency is not None else None for model in models]
+        columns["ms for 1"] = _least(single, "{:.2f}".format)
+        if len({latency.batch for latency in timed}) == 1:
+            columns[f"ms for {timed[0].batch}"] = _least(batches, "{:.2f}".format)
+        else:
+            columns["ms for"] = [f"{latency.batch_ms:.2f} for {latency.batch}" for latency in timed]
     _say("")
-    table(columns[:shown], [row[:shown] for row in rows], right=columns[1:])
+    rows = zip((model.name for model in models), *columns.values(), strict=True)
+    table(["model", *columns], list(rows), right=list(columns))
     for verdict in found.verdicts:
         _verdict(verdict, per_class=per_class)
     if timed:
@@ -495,8 +503,11 @@ def _figure(value: float | None, *, star: bool = False) -> str:
     return (f"{value:.4f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3e}") + ("*" if star else "")
 
 
-def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _least(values: Sequence[float | None], written: Callable[[Any], str]) -> list[str]:
+    """Return numbers of which less is better as texts, with a star at the least."""
+    known = [value for value in values if value is not None]
+    best = min(known) if len(set(known)) > 1 else None
+    return ["–" if value is None else written(value) + ("*" if value == best else "") for value in values]
 
 
 def method_list(methods: "Mapping[str, type[MergeMethod]]") -> None:

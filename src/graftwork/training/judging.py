@@ -221,6 +221,8 @@ class NumberJudge:
 
 def _told(metrics: Mapping[str, float | None], why: Reasons) -> Reasons:
     """Return a reason for everything that is not defined."""
+    if all(value is None for value in metrics.values()):
+        return dict.fromkeys(metrics, "no sample counts")
     return {name: why.get(name, "no sample counts") for name, value in metrics.items() if value is None}
 
 
