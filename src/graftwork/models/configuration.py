@@ -49,6 +49,9 @@ def reason(error: BaseException) -> str:
         return (
             f"its {unknown[1]} {unknown[2]!r} does not come with Keras; give it in custom_objects={{{unknown[2]!r}: …}}"
         )
+    example = re.search(r"Example error message for object .*?:\n\n(.*?)\n\nList of objects", text, re.DOTALL)
+    if example:
+        return brief(ValueError(example[1]))
     _, found, last = text.rpartition("Exception encountered: ")
     return brief(ValueError(last)) if found else brief(error)
 

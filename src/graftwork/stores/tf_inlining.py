@@ -82,6 +82,7 @@ class Flat:
     def __init__(self, graph: Graph, describe: Describe, where: str) -> None:
         self._graph, self._describe, self._where = graph, describe, where
         self._count = 0
+        self._scopes: dict[str, _Scope] = {}
         root = _Scope("", self._by_name(graph.nodes))
         scopes = [root]
         for scope in scopes:  # grows while calls are found
@@ -109,6 +110,14 @@ class Flat:
         if node not in self.nodes or not (not rest or _is_number(rest)):
             raise StoreError(f"{self._where} has no tensor {reference!r}")
         return _reference(node, int(rest or 0))
+
+    def beside(self, node: str, reference: str) -> str:
+        """Return what a reference refers to in the graph or function that a node was written in.
+
+        Raises:
+            StoreError: If it leads nowhere.
+        """
+        return self._resolve(self._scopes[node], reference)
 
     def ancestors(self, references: Iterable[str]) -> tuple[Node, ...]:
         """Return the nodes that must run for tensors, in the graph's order."""
@@ -164,6 +173,7 @@ class Flat:
             yield _nothing(f"{scope.prefix}{BEFORE}", (*waits, *self._waits(scope.parent)))
         for node in scope.nodes.values():
             name = scope.prefix + node.name
+            self._scopes[name] = scope
             if node.name in scope.inner:
                 child = scope.inner[node.name]
                 assert child.function is not None

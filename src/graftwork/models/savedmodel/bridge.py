@@ -24,6 +24,7 @@ from graftwork.stores.files import brief
 from graftwork.stores.saved_program import Port, Program, Signature, read_program, shown_shape
 from graftwork.stores.saved_tensors import Inside, Insides, insides
 from graftwork.stores.tf_bundle import OPAQUE, STRING
+from graftwork.stores.tf_program import Shape
 from graftwork.tensor import ITEMSIZE
 
 Result = Literal["auto", "rebuild", "layer"]
@@ -241,10 +242,13 @@ def made(plan: Bridge, result: Result = "auto") -> Bridged:
 
     folder = hold(path)
     running = Running(folder.path, plan.signature.name, list(plan.inputs), plan.wanted)
-    outputs = {
-        key: {"tensor": each.tensor, "output": each.output, "shape": _free(shape, key, plan), "dtype": dtype}
-        for (key, each), (shape, dtype) in zip(plan.wanted.items(), running.specs(plan.wanted), strict=True)
-    }
+    outputs = {}
+    for (key, each), (shape, dtype) in zip(plan.wanted.items(), running.specs(plan.wanted), strict=True):
+        shape = _known(shape, each.shape)
+        if shape is None:
+            shape = _tried(plan, running, key)
+            notes.append(f"how many axes {key!r} has is not told; tried out, it has {len(shape)}")
+        outputs[key] = {"tensor": each.tensor, "output": each.output, "shape": list(shape), "dtype": dtype}
     layer = SavedModelLayer(
         signature=plan.signature.name,
         inputs={key: {"shape": list(port.shape or ()), "dtype": port.dtype} for key, port in plan.inputs.items()},
@@ -264,13 +268,25 @@ def made(plan: Bridge, result: Result = "auto") -> Bridged:
     return Bridged(model=model, kind="layer", notes=tuple(notes))
 
 
-def _free(shape: Sequence[int | None] | None, key: str, plan: Bridge) -> list[int | None]:
-    if shape is None:
+def _known(found: Shape, told: Shape) -> Shape:
+    """Return what a shape is by what TensorFlow finds, and by what the program tells."""
+    if found is None or told is None or len(found) != len(told):
+        return told if found is None else found
+    return tuple(a if a is not None else b for a, b in zip(found, told, strict=True))
+
+
+def _tried(plan: Bridge, running: Running, key: str) -> tuple[None, ...]:
+    """Return the shape of an output of which TensorFlow does not know how many axes it has, from what it is for zeros and empty texts."""
+    import tensorflow as tf
+
+    given = {name: tf.zeros([size or 1 for size in port.shape or ()], port.dtype) for name, port in plan.inputs.items()}
+    try:
+        return (None,) * len(running.run(given)[key].shape)
+    except Exception as error:  # of any operation
         raise StoreError(
-            f"{key!r} of signature {plan.signature.name!r} of {plan.program.path} may have any number of axes, and a Keras model gives "
-            "a fixed one"
-        )
-    return list(shape)
+            f"how many axes {key!r} of signature {plan.signature.name!r} of {plan.program.path} has is not told, and Keras has to know; "
+            f"with zeros it does not run: {brief(error)}"
+        ) from error
 
 
 def witnessed(plan: Bridge, model: Any) -> str:

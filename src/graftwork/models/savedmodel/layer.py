@@ -108,6 +108,8 @@ class SavedModelLayer(keras.layers.Layer):  # type: ignore[misc]
         """
         given = self._checked(inputs)
         found = self.running.run({key: self._cast(key, value) for key, value in given.items()})
+        for key, tensor in found.items():
+            tensor.set_shape(tuple(self._ports.outputs[key]["shape"]))
         return found if len(found) > 1 else next(iter(found.values()))
 
     @property

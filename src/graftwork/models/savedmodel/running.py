@@ -1,15 +1,19 @@
 """A signature of a SavedModel as a function of tensors, or the part of it that leads to tensors inside."""
 
+import contextlib
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graftwork.errors import StoreError
 from graftwork.models.savedmodel.agreement import loaded
+from graftwork.models.savedmodel.gradients import Gradients
+from graftwork.models.savedmodel.legacy import OLD, prepared
 from graftwork.models.savedmodel.tables import tables_of
 from graftwork.stores.files import brief
-from graftwork.stores.saved_program import read_program
+from graftwork.stores.saved_program import Program, read_program
 from graftwork.stores.tf_inlining import Flat
 from graftwork.stores.tf_program import Graph, Op, split_reference
 
@@ -49,30 +53,33 @@ class Running:
         StoreError: If TensorFlow cannot load it, or has no such tensor.
     """
 
+    run: Run
+
     def __init__(self, path: Path, signature: str, inputs: Sequence[str], wanted: Mapping[str, Wanted]) -> None:
         import tensorflow as tf
 
-        model = loaded(path)
+        program = read_program(path)
+        names = [each.tensor for each in wanted.values()]
+        model = _graph(program, names) if program.of_tf1 else loaded(path)
         function = model.signatures[signature]
         for variable in function.variables:
             variable._trainable = False  # else every tape computes gradients for them, which nobody asks for
         self.trunk = tf.Module()
         self.trunk.model = model
-        has_graph = hasattr(model, "prune")  # of TensorFlow 1: a graph in the place of objects
-        tables = tables_of(read_program(path), model) if has_graph else {}
-        self.trunk.tables = list(tables.values())
-        if all(each.output for each in wanted.values()) and not tables:
-            self._specs = {key: function.structured_outputs[each.output] for key, each in wanted.items()}
-            self.run: Run = lambda given: _picked(function(**given), wanted)
-            return
         own = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
         given = zip(sorted(function.structured_input_signature[1].items()), own, strict=True)
         places = {tensor.op.name: (key, spec) for (key, spec), tensor in given if key in inputs}
+        self.trunk.tables = []
         try:
-            if has_graph:
-                function = _pruned(model, places, [each.tensor for each in wanted.values()])
-            handles = {node: table.resource_handle for node, table in tables.items()}
-            self.run, self._specs = _cut(function, places, handles, wanted, path.name)
+            if program.of_tf1:
+                tables = tables_of(program, model, names)
+                self.trunk.tables = list(tables.values())
+                self.run, self._specs = _pruned(model, places, tables, wanted, path.name)
+            elif all(each.output for each in wanted.values()):
+                self._specs = {key: function.structured_outputs[each.output] for key, each in wanted.items()}
+                self.run = lambda given: _picked(function(**given), wanted)
+            else:
+                self.run, self._specs = _cut(function, places, {}, wanted, path.name)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"TensorFlow cannot cut {path.name} at {_names(wanted)}: {brief(error)}") from error
 
@@ -83,6 +90,17 @@ class Running:
             yield (tuple(spec.shape) if spec.shape.rank is not None else None), spec.dtype.name
 
 
+def _graph(program: Program, names: Iterable[str]) -> Any:
+    """Return a graph of TensorFlow 1, rewritten with variables that can be saved again, where that can be done and has the tensors."""
+    if any(node.op in OLD for node in program.graph.nodes):
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as folder, contextlib.suppress(StoreError):
+            model = loaded(prepared(program.path, program.tags, Path(folder) / "prepared"))
+            kept = {node.name for node in model.graph.as_graph_def().node}
+            if all(split_reference(_outermost(name, kept))[0] in kept for name in names):
+                return model
+    return loaded(program.path)
+
+
 def _names(wanted: Mapping[str, Wanted]) -> str:
     return ", ".join(repr(each.tensor) for each in wanted.values())
 
@@ -91,11 +109,29 @@ def _picked(found: Mapping[str, Any], wanted: Mapping[str, Wanted]) -> dict[str,
     return {key: found[each.output] for key, each in wanted.items()}
 
 
-def _pruned(model: Any, places: Iterable[str], names: Iterable[str]) -> Any:
-    """Return the function of a graph of TensorFlow 1 that leads from some nodes to tensors, or to the calls that they are in."""
+def _pruned(
+    model: Any,
+    places: Mapping[str, tuple[str, Any]],
+    tables: Mapping[str, Any],
+    wanted: Mapping[str, Wanted],
+    where: str,
+) -> tuple[Run, Any]:
+    """Return the part of a graph of TensorFlow 1 that leads from inputs and tables to tensors, and what the results are; see `_cut`."""
     nodes = {node.name for node in model.graph.as_graph_def().node}
-    fetches = dict.fromkeys(_outermost(name, nodes) for name in names)
-    return model.prune([f"{node}:0" for node in places], list(fetches))
+    fetches = [_outermost(each.tensor, nodes) for each in wanted.values()]
+    handles = [table.resource_handle for table in tables.values()]
+    function = model.prune([f"{node}:0" for node in (*places, *tables)], list(dict.fromkeys(fetches)))
+    if any(split_reference(each.tensor)[0] not in nodes for each in wanted.values()):
+        return _cut(function, places, dict(zip(tables, handles, strict=True)), wanted, where)
+    order = list(dict.fromkeys(fetches))
+
+    def run(given: Mapping[str, Any]) -> dict[str, Any]:
+        found = function(*(given[key] for key, _ in places.values()), *handles)
+        return {key: found[order.index(fetch)] for key, fetch in zip(wanted, fetches, strict=True)}
+
+    return run, {
+        key: function.structured_outputs[order.index(fetch)] for key, fetch in zip(wanted, fetches, strict=True)
+    }
 
 
 def _outermost(name: str, nodes: set[str]) -> str:
@@ -128,14 +164,16 @@ def _cut(
     whole = function.graph.as_graph_def()
     flat = Flat(Graph.parse(whole.SerializeToString()), _described, where)
     references = {key: flat.resolve(each.tensor) for key, each in wanted.items()}
-    nodes = flat.ancestors(references.values())
+    gradients = Gradients(flat, flat.ancestors(references.values()))
+    nodes = flat.ancestors([*references.values(), *gradients.needed])
     known = {node.name for node in nodes}
     captures = (tensor.op.name for tensor in function.graph.internal_captures)
     handles = {**dict(zip(captures, function.captured_inputs, strict=True)), **tables}
     graph = tf.compat.v1.GraphDef(versions=whole.versions, library=whole.library)
     for node in nodes:
         if node.name not in handles and node.name not in places:
-            graph.node.append(tf.compat.v1.NodeDef.FromString(node.encode()))
+            attrs = gradients.renamed(node)
+            graph.node.append(tf.compat.v1.NodeDef.FromString(replace(node, attrs=attrs).encode()))
     signature = {key: tf.TensorSpec(spec.shape, spec.dtype) for key, spec in places.values()}
 
     @tf.function(input_signature=[signature], autograph=False)  # type: ignore[untyped-decorator]
@@ -145,14 +183,20 @@ def _cut(
             here.watch_variable(variable)  # so that whoever exports this finds them
         fed = {f"{node}:0": here.capture(handle) for node, handle in handles.items() if node in known}
         fed |= {f"{node}:0": given[key] for node, (key, _) in places.items() if node in known}
-        elements = [reference if ":" in reference else f"{reference}:0" for reference in references.values()]
-        found = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=elements, name="")
+        elements = [_full(reference) for reference in (*references.values(), *gradients.needed)]
+        imported = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=elements, name="")
+        found = imported[: len(references)]
+        gradients.tensors.update(zip(gradients.needed, imported[len(references) :], strict=True))
         for tensor, each in zip(found, wanted.values(), strict=True):
             tensor.set_shape(each.shape)
         return dict(zip(wanted, found, strict=True))
 
     specs = run.get_concrete_function().structured_outputs  # whatever is wrong is wrong now
     return lambda given: run(dict(given)), specs
+
+
+def _full(reference: str) -> str:
+    return reference if ":" in reference else f"{reference}:0"
 
 
 def _described(name: str) -> Op | None:

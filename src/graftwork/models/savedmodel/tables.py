@@ -4,6 +4,7 @@ In TensorFlow 1 a table is a node, and another node fills it when a session begi
 and forgets how it did. Only an object says how it is filled once more.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from graftwork.stores.saved_program import Program
@@ -16,20 +17,22 @@ TABLE, FROM_FILE, FROM_VALUES = (
 )
 
 
-def tables_of(program: Program, model: Any) -> dict[str, Any]:
+def tables_of(program: Program, model: Any, tensors: Iterable[str]) -> dict[str, Any]:
     """Return the tables of a graph as objects, by the nodes that make them; such as cannot be made again are left out.
 
     Args:
         program: The program.
         model: What TensorFlow made of it.
+        tensors: What is asked of it; only tables that this needs are returned.
     """
+    needed = {node.name for node in program.needed(split_reference(tensor)[0] for tensor in tensors)}
     nodes = {node.name: node for node in program.graph.nodes}
     assets = {split_reference(a.tensor)[0]: str(program.path / "assets" / a.filename) for a in program.assets}
     found = {}
     for node in nodes.values():
         if node.op == FROM_FILE or node.op in FROM_VALUES:
             table, *given = (split_reference(reference)[0] for reference in node.inputs)
-            if nodes[table].op == TABLE:
+            if table in needed and nodes[table].op == TABLE:
                 content = (
                     _from_file(node, nodes[table], assets.get(given[0]))
                     if node.op == FROM_FILE
