@@ -559,7 +559,7 @@ def _compose(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], r
         )
         for role, name in step.models
     ]
-    given = {name: getattr(step.verb, name) for name in step.verb.data}
+    given = {name: getattr(step.verb, name) for name in step.verb.fed}
     opened = {
         name: open_data(recipe.data.get(value, value) if isinstance(value, str) else value, root=root)
         for name, value in given.items()

@@ -96,7 +96,7 @@ class Verb(BaseModel):
         lists: Those of them that are lists of any length; the others are one model each.
         optional: Those of them that may be missing.
         flags: Those of them that are options on the command line, and the words for these.
-        data: The options that are data: whatever `graftwork.data.open_data` opens, and in recipes a name under ``data``.
+        fed: The options that are data: whatever `graftwork.data.open_data` opens, and in recipes a name under ``data``.
     """
 
     model_config = ConfigDict(
@@ -108,7 +108,7 @@ class Verb(BaseModel):
     lists: ClassVar[tuple[str, ...]] = ("models",)
     optional: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    data: ClassVar[tuple[str, ...]] = ()
+    fed: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def roles(cls, given: Mapping[str, Any]) -> list[tuple[str, Any]]:

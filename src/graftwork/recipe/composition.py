@@ -98,8 +98,8 @@ def spelled(verb: Verb, models: Sequence[tuple[str, str]]) -> dict[str, Any]:
         verb: What is made.
         models: Argument and name of each model.
     """
-    options = verb.model_dump(exclude={*verb.data}, exclude_defaults=True)
-    options |= {name: told(getattr(verb, name)) for name in verb.data if getattr(verb, name) is not None}
+    options = verb.model_dump(exclude={*verb.fed}, exclude_defaults=True)
+    options |= {name: told(getattr(verb, name)) for name in verb.fed if getattr(verb, name) is not None}
     named: dict[str, Any] = {}
     for role, name in models:
         named[role] = [*named.get(role, ()), name] if role in verb.lists else name
