@@ -1,5 +1,6 @@
 """Several SavedModels on one input, whose outputs are combined into one; what each way computes is that of the verb `ensemble`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,9 @@ from graftwork.models.savedmodel.serving import (
 )
 from graftwork.stores.saved_program import Port, Signature, shown_shape
 from graftwork.tensor import FLOATS
+
+AUTOMATIC = re.compile(r"(input|inputs|input_layer|args|keras_tensor|output)(_\d+)?")
+"""Names of ports that nobody gave: they count, and do not tell which port of another model is the same."""
 
 
 def plan_ensemble(
@@ -352,11 +356,17 @@ def _matched(ports: Mapping[str, Mapping[str, Port]], verb: str, what: str) -> d
     if all(len(known) == 1 for known in ports.values()):
         key = next(iter(next(iter(ports.values()))))
         return {label: dict.fromkeys(known, key) for label, known in ports.items()}
-    first, *others = ports
-    for label in others:
-        if not set(ports[label]) & {key for other, known in ports.items() if other != label for key in known}:
+    for label, known in ports.items():
+        others = {other: set(found) & set(known) for other, found in ports.items() if other != label}
+        telling = [
+            other
+            for other, same in others.items()
+            if same and (set(ports[other]) == set(known) or not any(map(AUTOMATIC.fullmatch, same)))
+        ]
+        if not telling:
+            other = next(iter(others))
             raise MismatchError(
-                f"{first} {verb} {', '.join(map(repr, ports[first]))} and {label} {verb} {', '.join(map(repr, ports[label]))}: "
+                f"{label} {verb} {', '.join(map(repr, known))} and {other} {verb} {', '.join(map(repr, ports[other]))}: "
                 f"their names do not say which {what} of one is which of the other",
                 advice="choose signatures that agree, or save one with the names of the other",
             )
