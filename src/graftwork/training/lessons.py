@@ -1,0 +1,216 @@
+"""Batches for a student: its inputs, labels and weights, and what the teachers say of them, just asked or kept from before."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.compose.ports import Port
+from graftwork.data import Samples
+from graftwork.data.base import Stream
+from graftwork.data.samples import Part
+from graftwork.errors import DataError
+from graftwork.models.lazy import keras
+from graftwork.training.caching import Cache
+from graftwork.training.feeding import tensor_of
+from graftwork.training.matching import Target, check_part
+from graftwork.training.teachers import Teacher
+
+Tell = Callable[[int, int], None]
+"""Called with how many batches are done, and of how many."""
+
+
+def lesson(part: Part, said: Mapping[str, NDArray[Any]], *, labelled: bool) -> tuple[dict[str, Any]]:
+    """Return one batch as the distiller takes it: everything stands in its inputs.
+
+    Args:
+        part: The samples, read.
+        said: What the teachers say of them.
+        labelled: Whether labels are used.
+    """
+    found: dict[str, Any] = {"inputs": tuple(_ready(part.inputs)), "said": dict(said)}
+    if labelled and part.labels is not None:
+        found["labels"] = part.labels
+    if part.weights is not None:
+        found["weights"] = np.asarray(part.weights, np.float32)
+    return (found,)
+
+
+def _ready(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
+    return [tensor_of(values) for values in arrays.values()]
+
+
+def ask(teachers: Sequence[Teacher], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return what teachers say of a batch."""
+    given = _ready(inputs)
+    return {key: values for teacher in teachers for key, values in teacher.say(given).items()}
+
+
+def kept(
+    teachers: Sequence[Teacher], samples: Samples, batch: int, cache: Cache, tell: Tell | None = None
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return what teachers say of all samples, mapped, and how many of them had to be asked.
+
+    Args:
+        teachers: The teachers.
+        samples: The samples, `matched` with the student.
+        batch: How many are asked about at a time.
+        cache: Where it is kept.
+        tell: Told how far it is.
+
+    Raises:
+        OptionError: If it is more than may be kept.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    asked = 0
+    steps = -(-len(samples) // batch)
+    for number, teacher in enumerate(teachers):
+        key = _key(teacher, samples)
+        before = cache.find(key)
+
+        def said(teacher: Teacher = teacher, number: int = number) -> Iterator[dict[str, NDArray[Any]]]:
+            for done, part in enumerate(samples.batches(batch), 1):
+                yield teacher.say(_ready(part.inputs))
+                if tell is not None:
+                    tell(number * steps + done, len(teachers) * steps)
+
+        if before is None:
+            asked += 1
+            before = cache.keep(key, len(samples), said())
+        found |= before
+    return found, asked
+
+
+def _key(teacher: Teacher, samples: Samples) -> str:
+    import hashlib
+
+    return hashlib.sha256(f"{teacher.digest()} {samples.fingerprint()}".encode()).hexdigest()[:32]
+
+
+def lessons(
+    samples: Samples,
+    batch: int,
+    said: Callable[[Part, NDArray[np.int64]], Mapping[str, NDArray[Any]]],
+    *,
+    seed: int | None,
+    labelled: bool,
+) -> Any:
+    """Return batches as a `keras.utils.PyDataset`: the same for the same seed, in another order in each epoch.
+
+    Args:
+        samples: The samples, `matched` with the student.
+        batch: How many stand in a batch; the last may have fewer.
+        said: Returns what teachers say of samples that were read, whose places among all samples are given.
+        seed: Draws the order; without it samples come as they are.
+        labelled: Whether labels are used.
+    """
+
+    class Lessons(keras.utils.PyDataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.start_at(0)
+
+        def __len__(self) -> int:
+            return -(-len(samples) // batch)
+
+        def __getitem__(self, number: int) -> Any:
+            places = self._order[number * batch : (number + 1) * batch]
+            part = samples.take(samples.rows[places])
+            return lesson(part, said(part, places), labelled=labelled)
+
+        def on_epoch_end(self) -> None:
+            self.start_at(self.epoch + 1)
+
+        def start_at(self, epoch: int) -> None:
+            """Give the batches of an epoch next."""
+            self.epoch = epoch
+            every = np.arange(len(samples), dtype=np.int64)
+            # the order of `Samples.shuffled`, as places
+            self._order = every if seed is None else places_of(samples).shuffled(seed, epoch).rows
+
+    return Lessons()
+
+
+def places_of(samples: Samples) -> Samples:
+    """Return samples whose rows are their places among all of them: the order that a seed draws is the same."""
+    from dataclasses import replace
+
+    return replace(samples, rows=np.arange(len(samples), dtype=np.int64))
+
+
+def is_labelled(stream: Stream, ports: Mapping[str, Port]) -> bool:
+    """Return whether a stream yields labels; its first batch is read."""
+    for batch in stream:
+        return part_of(batch, ports, stream.name).labels is not None
+    raise DataError(f"{stream.name} yields no batches")
+
+
+def streamed(
+    stream: Stream, ports: Mapping[str, Port], teachers: Sequence[Teacher], *, labelled: bool, target: Target
+) -> Any:
+    """Return the batches of a stream as a `keras.utils.PyDataset`; each epoch goes through it once, in the stream's own order.
+
+    Args:
+        stream: The stream; it is gone through once, to count its batches and to look at their values.
+        ports: What the student takes.
+        teachers: Who is asked about each batch.
+        labelled: Whether labels are used.
+        target: What they have to fit.
+
+    Raises:
+        DataError: If it yields nothing, or not what the student takes.
+    """
+    count = 0
+    for batch in stream:
+        check_part(part_of(batch, ports, stream.name), stream.name, {target.name: target} if labelled else None)
+        count += 1
+    if not count:
+        raise DataError(f"{stream.name} yields no batches")
+
+    class Streamed(keras.utils.PyDataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._rest: Iterator[Any] = iter(())
+
+        def __len__(self) -> int:
+            return count
+
+        def __getitem__(self, number: int) -> Any:
+            if number == 0:
+                self._rest = iter(stream)
+            batch = next(self._rest, None)
+            if batch is None:  # a stream that is shorter this time goes on from its beginning
+                self._rest = iter(stream)
+                batch = next(self._rest)
+            part = part_of(batch, ports, stream.name)
+            return lesson(part, ask(teachers, part.inputs), labelled=labelled)
+
+    return Streamed()
+
+
+def part_of(batch: tuple[Any, ...], ports: Mapping[str, Port], where: str) -> Part:
+    """Return a batch of a stream as samples that were read.
+
+    Args:
+        batch: Inputs, and perhaps labels and weights.
+        ports: What the student takes.
+        where: What messages call the stream.
+
+    Raises:
+        DataError: If the inputs are not those of the student.
+    """
+    given = batch[0]
+    if isinstance(given, Mapping):
+        missing = [name for name in ports if name not in given]
+        if missing:
+            raise DataError(f"{where} yields {', '.join(map(repr, given))}, and the student takes {missing[0]!r}")
+        found = {name: np.asarray(given[name]) for name in ports}
+    else:
+        flat = list(given) if isinstance(given, list | tuple) else [given]
+        if len(flat) != len(ports):
+            raise DataError(f"{where} yields {len(flat)} inputs, and the student takes {', '.join(ports)}")
+        found = {name: np.asarray(values) for name, values in zip(ports, flat, strict=True)}
+    rest = [None if values is None else np.asarray(values) for values in (*batch[1:3], None, None)]
+    rows = np.arange(len(next(iter(found.values()))), dtype=np.int64)
+    return Part(rows, found, rest[0], rest[1])
