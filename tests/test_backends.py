@@ -28,6 +28,8 @@ SELECTED = [
     "test_real_models.py::test_cut_in_two_and_chained_a_model_is_itself[transformer]",
     "test_real_models.py::test_a_fusion_stands_on_inner_features_and_trains_alone[series]",
     "test_composing.py::test_results_are_checked_in_a_fresh_process[ensemble]",
+    "test_recalibrating.py::test_branches_against_sub_models",
+    "test_recalibrating.py::test_what_a_mask_hides_does_not_count",
 ]
 """What is run: some of each verb's laws, with training, saving, loading, and a result that is checked in a fresh process."""
 

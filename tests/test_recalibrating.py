@@ -525,6 +525,8 @@ def test_refusals():
     broken[3, 2, 1, 0] = np.nan
     with pytest.raises(DataError, match="layer 'stem' is called with is not finite"):
         recalibrate(model, open_data(broken))
+    with pytest.raises(DataError, match="several passes over the same samples"):
+        recalibrate(model, open_data(lambda: iter([X])))
     with pytest.raises(OptionError, match="batch is 0"):
         recalibrate(model, open_data(X), batch=0)
     fixed = keras.Sequential([keras.Input(batch_shape=(8, 3)), kl.BatchNormalization()])
