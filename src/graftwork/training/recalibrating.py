@@ -160,8 +160,8 @@ def recalibrate(
         raise OptionError(f"batch is {batch} and kept_bytes {kept_bytes}; expected at least 1 and at least 0")
     if not isinstance(samples, Samples):
         raise DataError(
-            f"{samples.name} yields batches, perhaps others each time; statistics take several passes over the same samples: give arrays, a "
-            "file or a directory"
+            f"{samples.name} yields batches, perhaps others each time; statistics take several passes over the same samples: give arrays, "
+            "a file or a directory"
         )
     keepers(model, layers, normalizations=normalizations)
     if graph_of(model) is not None:
