@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graftwork.api.plans import PlanReport
     from graftwork.api.recipes import plan, run
     from graftwork.api.reports import CompositionReport
+    from graftwork.api.training import distill
     from graftwork.api.weights import convert, diff, merge, plan_merge, verify
 
 HOMES = {
@@ -63,6 +64,7 @@ HOMES = {
     "plans": ("PlanReport",),
     "recipes": ("plan", "run"),
     "reports": ("CompositionReport",),
+    "training": ("distill",),
     "weights": ("convert", "diff", "merge", "plan_merge", "verify"),
 }
 """Which file each name comes from."""
@@ -78,6 +80,7 @@ __all__ = [
     "convert",
     "copy",
     "diff",
+    "distill",
     "draw",
     "ensemble",
     "export",
