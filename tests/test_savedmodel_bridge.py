@@ -141,7 +141,7 @@ model.get_layer("norm").moving_mean.assign(np.linspace(-1, 1, 6))
 model.export(sys.argv[1], verbose=False)
 keras.Model(inputs, features).save(sys.argv[2])
 """
-"""A model with a gradient of its own, loops and attention inside; TensorFlow mixes up such gradients in the process that made them."""
+"""A model with a gradient of its own, loops and attention inside, exported by another process."""
 
 
 @pytest.fixture(scope="module")
