@@ -1,7 +1,8 @@
 """Arrays: an ``.npz`` archive, ``.npy`` files, or arrays in memory; files are mapped, not read."""
 
 import hashlib
-import mmap
+import math
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,30 +15,30 @@ from numpy.typing import NDArray
 from graftwork.data.base import Column, Rows
 from graftwork.errors import DataError, UnknownNameError
 
-LABELS = "y"
-"""What the array of labels is called if nothing else is said."""
+PIECE = 1 << 20
+"""Bytes that are unpacked or hashed at a time."""
 
 
 class Arrays:
     """Arrays with one row per sample; see `graftwork.data.base.Table`.
 
     Args:
-        arrays: The arrays by name.
+        arrays: The arrays by name: numbers or texts.
         name: What messages call them.
-        files: The files in which they lie.
+        known: What tells the data from other data; by default the bytes of the arrays.
         classes: Names of the classes that labels count.
 
     Raises:
-        DataError: If they do not have one row per sample each, or there are none.
+        DataError: If they do not have one row per sample each, are neither numbers nor texts, or there are none.
     """
 
-    labels: str | None = LABELS
+    labels: str | None = "y"
 
     def __init__(
         self,
         arrays: Mapping[str, NDArray[Any]],
         name: str,
-        files: Sequence[Path] = (),
+        known: str | None = None,
         classes: tuple[str, ...] | None = None,
     ) -> None:
         counts = {key: len(array) if array.ndim else 0 for key, array in arrays.items()}
@@ -48,14 +49,10 @@ class Arrays:
             )
         if not arrays or not next(iter(counts.values())):
             raise DataError(f"there are no samples in {name}")
-        for key, array in arrays.items():
-            if array.dtype.hasobject:
-                raise DataError(f"array {key!r} of {name} holds Python objects; save it as numbers or texts")
         self.name, self.classes = name, classes
-        self._arrays, self._files = arrays, files
-        self.columns: Mapping[str, Column] = {
-            key: Column(array.shape[1:], _word(array.dtype)) for key, array in arrays.items()
-        }
+        self._arrays = {key: _usable(array, key, name) for key, array in arrays.items()}
+        self._known = known
+        self.columns: Mapping[str, Column] = {key: Column.of(array) for key, array in self._arrays.items()}
 
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values())))
@@ -65,32 +62,60 @@ class Arrays:
         if column not in self._arrays:
             raise UnknownNameError(f"array in {self.name}", column, self._arrays)
         array = self._arrays[column]
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
-            return np.array(array[rows[0] : rows[-1] + 1])
-        return np.asarray(array[rows])
+        found = np.array(array[_span(rows)], array.dtype.newbyteorder("="), order="C")
+        if found.dtype.kind != "S":
+            return found
+        try:
+            return np.char.decode(found, "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"array {column!r} of {self.name} holds bytes that are no text in UTF-8: {error}"
+            ) from error
 
     def fingerprint(self) -> str:
-        """Return a text that changes when the data does: of files their sizes and times, of arrays in memory their bytes."""
-        if self._files:
-            return fingerprint_of(self._files)
-        found = hashlib.sha256()
-        for key, array in self._arrays.items():
-            found.update(f"{key} {array.dtype} {array.shape}".encode())
-            found.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return found.hexdigest()
+        """Return a text that changes when the data does; see `Table.fingerprint`."""
+        if self._known is None:
+            self._known = _bytes_of(self._arrays)
+        return self._known
 
 
-def fingerprint_of(files: Sequence[Path]) -> str:
-    """Return a text that changes when one of the files is replaced or written to."""
+def _usable(array: NDArray[Any], key: str, name: str) -> NDArray[Any]:
+    """Return an array of numbers or texts; texts that are Python objects as NumPy's."""
+    if array.dtype.kind == "O" and all(isinstance(each, str | bytes) for each in array.flat):
+        texts = [each if isinstance(each, str) else each.decode("utf-8", "replace") for each in array.flat]
+        return np.array(texts, dtype=np.str_).reshape(array.shape)
+    if array.dtype.kind not in "biufUS" or (array.dtype.kind in "US" and not array.dtype.itemsize):
+        held = "Python objects" if array.dtype.kind == "O" else array.dtype.name
+        raise DataError(f"array {key!r} of {name} holds {held}; expected numbers or texts (numpy's astype converts)")
+    return array
+
+
+def _span(rows: Rows) -> Any:
+    """Return the rows as a slice where they follow each other, which is read faster."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
+        return slice(rows[0], rows[-1] + 1)
+    return rows
+
+
+def _bytes_of(arrays: Mapping[str, NDArray[Any]]) -> str:
     found = hashlib.sha256()
-    for file in files:
-        told = file.stat()
-        found.update(f"{file.resolve()}\0{told.st_size}\0{told.st_mtime_ns}\0".encode())
+    for key, array in arrays.items():
+        found.update(f"{key!r} {array.dtype.str} {array.shape} ".encode())
+        step = max(1, PIECE * len(array) // max(1, array.nbytes))
+        for first in range(0, len(array), step):
+            found.update(array[first : first + step].tobytes())
     return found.hexdigest()
 
 
-def _word(dtype: np.dtype[Any]) -> str:
-    return "str" if dtype.kind in "US" else dtype.name
+def fingerprint_of(files: Sequence[Path], *how: object) -> str:
+    """Return a text that changes when one of the files is replaced or written to, or how they are read does."""
+    found = hashlib.sha256(repr(how).encode())
+    for file in files:
+        told = file.stat()
+        found.update(
+            f"{file.resolve()}\0{told.st_size}\0{told.st_mtime_ns}\0{told.st_ctime_ns}\0".encode("utf-8", "replace")
+        )
+    return found.hexdigest()
 
 
 def open_npz(path: Path) -> Arrays:
@@ -99,48 +124,43 @@ def open_npz(path: Path) -> Arrays:
     Raises:
         DataError: If it is no such archive, or an array in it cannot be read.
     """
+    arrays: dict[str, NDArray[Any]] = {}
     try:
+        known = fingerprint_of([path], "npz")
         with zipfile.ZipFile(path) as archive:
-            arrays = {
-                info.filename.removesuffix(".npy"): _member(path, archive, info)
-                for info in archive.infolist()
-                if info.filename.endswith(".npy")
-            }
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path} cannot be read as an .npz file: {error}") from error
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in arrays:
+                    raise DataError(f"there are two arrays {name!r} in {path}")
+                if name != info.filename:
+                    arrays[name] = _member(path, archive, info)
+    except DataError:
+        raise
+    except Exception as error:  # files of strangers break zipfile, zlib and NumPy's parser in many ways
+        raise DataError(f"{path} cannot be read as an .npz file: {_told(error)}") from error
     if not arrays:
         raise DataError(f"there are no arrays in {path}; numpy.savez(FILE, x=…, y=…) makes such a file")
-    return Arrays(arrays, path.name, [path])
+    return Arrays(arrays, path.name, known)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
-    if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
-        with archive.open(info) as member, path.open("rb") as file:
-            shape, fortran, dtype = _header(member)
-            file.seek(info.header_offset + 26)
-            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-            begin = info.header_offset + 30 + name + extra + member.tell()
-            if dtype.hasobject:
-                raise ValueError(f"array {info.filename!r} holds Python objects")
-            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            if size == 0:
-                return np.empty(shape, dtype)
-            if begin + size > path.stat().st_size:
-                raise ValueError(f"array {info.filename!r} claims {size:,} bytes, more than the file has")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return np.ndarray(shape, dtype, mapped, begin, order="F" if fortran else "C")
-    with archive.open(info) as member, tempfile.NamedTemporaryFile(prefix="graftwork-", suffix=".npy") as unpacked:
-        while piece := member.read(1 << 20):
-            unpacked.write(piece)
-        unpacked.flush()
-        return _mapped(Path(unpacked.name))
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    what = f"array {info.filename.removesuffix('.npy')!r}"
+    with archive.open(info) as member:
+        if info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1:
+            with path.open("rb") as file:
+                file.seek(info.header_offset + 26)
+                name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+            return _mapped(path, info.header_offset + 30 + name + extra, info.file_size, what)
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if info.file_size > free:
+            raise ValueError(
+                f"{what} takes {info.file_size:,} bytes unpacked, and {tempfile.gettempdir()} has {free:,}; TMPDIR names another place"
+            )
+        with tempfile.NamedTemporaryFile(prefix="graftwork-", suffix=".npy") as unpacked:
+            while piece := member.read(PIECE):  # zipfile gives no more than the size that it was just asked for
+                unpacked.write(piece)
+            unpacked.flush()
+            return _mapped(Path(unpacked.name), 0, unpacked.tell(), what)
 
 
 def open_npy(paths: Mapping[str, Path]) -> Arrays:
@@ -150,16 +170,37 @@ def open_npy(paths: Mapping[str, Path]) -> Arrays:
         DataError: If one cannot be read.
     """
     arrays = {}
+    known = fingerprint_of(list(paths.values()), "npy", *paths)
     for name, path in paths.items():
         try:
-            arrays[name] = _mapped(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as an .npy file: {error}") from error
-    return Arrays(arrays, ", ".join(path.name for path in paths.values()), list(paths.values()))
+            arrays[name] = _mapped(path, 0, path.stat().st_size, "its array")
+        except Exception as error:  # as in `open_npz`
+            raise DataError(f"{path} cannot be read as an .npy file: {_told(error)}") from error
+    return Arrays(arrays, ", ".join(path.name for path in paths.values()), known)
 
 
-def _mapped(path: Path) -> NDArray[Any]:
-    found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        raise ValueError("it is an archive, not one array")  # noqa: TRY004 - of the file, not of the caller
-    return found
+def _mapped(path: Path, begin: int, length: int, what: str) -> NDArray[Any]:
+    """Map the array that NumPy wrote to a stretch of a file, once its header was found to tell the truth."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        shape, fortran, dtype = _header(file)
+        size, room = math.prod(shape) * dtype.itemsize, begin + length - file.tell()
+        if dtype.hasobject:
+            raise ValueError(f"{what} holds Python objects, which are not loaded; save it as numbers or texts")
+        if any(each < 0 for each in shape) or size != room or file.tell() + size > path.stat().st_size:
+            raise ValueError(f"{what} should have {size:,} bytes by its header, and has {max(room, 0):,}")
+        if not size:
+            return np.empty(shape, dtype)
+        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C").view(np.ndarray)
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _told(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

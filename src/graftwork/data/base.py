@@ -30,6 +30,11 @@ class Column:
     shape: tuple[int | None, ...]
     dtype: str
 
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> "Column":
+        """Return the column whose entries an array holds."""
+        return cls(array.shape[1:], "str" if array.dtype.kind in "US" else array.dtype.name)
+
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.dtype} ({sizes}{',' if len(self.shape) == 1 else ''})"
@@ -54,10 +59,18 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, column: str, rows: Rows) -> NDArray[Any]:
-        """Return the entries of some samples."""
+        """Return the entries of some samples, as a new array in the byte order of the machine.
+
+        Raises:
+            UnknownNameError: If there is no such column.
+            DataError: If what is in it is of no use, or cannot be read.
+        """
 
     def fingerprint(self) -> str:
-        """Return a text that changes when the data does, as far as files tell."""
+        """Return a text that changes when the data does, or how it is read.
+
+        Of files it tells where they lie, their sizes and times, as they were when they were opened.
+        """
 
 
 @runtime_checkable

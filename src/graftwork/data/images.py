@@ -1,5 +1,6 @@
-"""A directory of images, one folder for each class."""
+"""Encoded images: a directory with one folder for each class, and the bytes of one."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from graftwork.errors import DataError, UnknownNameError
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+"""What is decoded, whatever a file is called: some decoders of Pillow start other programs."""
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -23,12 +27,13 @@ class Images:
 
     Args:
         folder: The directory.
-        size: Height and width that images are resized to, by bilinear interpolation; by default all must have one size.
+        size: Height and width that images are resized to; by default all must have one size.
         channels: 1, 3 or 4.
-        classes: The classes in the order that labels count; by default the folders in alphabetical order.
+        classes: The classes in the order that labels count, of which some may have no folder; by default the folders in alphabetical
+            order.
 
     Raises:
-        DataError: If there are no images, or they are of different sizes and none is asked for.
+        DataError: If there are no images, or a folder is none of the classes.
     """
 
     labels: str | None = "label"
@@ -40,21 +45,18 @@ class Images:
         channels: int = 3,
         classes: Sequence[str] | None = None,
     ) -> None:
-        if channels not in MODES:
-            raise DataError(f"images have {' or '.join(map(str, MODES))} channels, not {channels}")
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         self.classes = tuple(classes) if classes is not None else tuple(found)
-        missing = sorted({*found} ^ {*self.classes})
-        if missing:
-            where = f"a folder in {folder}" if missing[0] in self.classes else "one of the classes"
-            raise DataError(f"class {missing[0]!r} is not {where}; the folders are {', '.join(found) or 'none'}")
+        extra = sorted({*found} - {*self.classes})
+        if extra:
+            raise DataError(
+                f"the folder {extra[0]!r} in {folder} is none of the classes {', '.join(self.classes)}; name all of them (classes)"
+            )
         self.name, self._channels = folder.name, channels
         self._files: list[Path] = []
         numbers: list[int] = []
         for number, name in enumerate(self.classes):
-            files = sorted(
-                file for file in (folder / name).rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
-            )
+            files = sorted(file for file in (folder / name).rglob("*") if _is_image(file.relative_to(folder), file))
             self._files += files
             numbers += [number] * len(files)
         if not self._files:
@@ -62,8 +64,9 @@ class Images:
                 f"there are no images in the folders of {folder}; expected FOLDER/CLASS/IMAGE with one of {', '.join(ENDINGS)}"
             )
         self._numbers = np.array(numbers, np.int64)
-        self._size = size or _size_of(self._files[0])
         self._resizes = size is not None
+        self._size = size or size_of(self._files[0].read_bytes(), str(self._files[0]))
+        self._known = fingerprint_of(self._files, "images", self._size, channels, self.classes)
         self.columns: Mapping[str, Column] = {
             "image": Column((*self._size, channels), "uint8"),
             "label": Column((), "int64"),
@@ -78,42 +81,84 @@ class Images:
         if column == "label":
             return self._numbers[rows]
         if column == "file":
-            return np.array([str(self._files[row]) for row in rows])
+            return np.array([str(self._files[row]) for row in rows], dtype=np.str_)
         if column != "image":
             raise UnknownNameError(f"column in {self.name}", column, self.columns)
         out = np.empty((len(rows), *self._size, self._channels), np.uint8)
         for at, row in enumerate(rows):
-            out[at] = self._decoded(self._files[row])
+            file = self._files[row]
+            try:
+                encoded = file.read_bytes()
+            except OSError as error:
+                raise DataError(f"{file} cannot be read: {error.strerror}") from error
+            out[at] = decoded(encoded, str(file), self._size, self._channels, resizes=self._resizes)
         return out
 
-    def _decoded(self, file: Path) -> NDArray[np.uint8]:
-        image = _pillow()
-        try:
-            with image.open(file) as opened:
-                picture = opened.convert(MODES[self._channels])
-        except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-            raise DataError(f"{file} cannot be read as an image: {error}") from error
-        if picture.size[::-1] != self._size:
-            if not self._resizes:
-                raise DataError(
-                    f"{file} is {picture.height} × {picture.width}, the first image {self._size[0]} × {self._size[1]}; say the size that "
-                    "all are resized to (size)"
-                )
-            picture = picture.resize(self._size[::-1], image.Resampling.BILINEAR)
-        return np.asarray(picture, np.uint8).reshape(*self._size, self._channels)
-
     def fingerprint(self) -> str:
-        """Return a text that changes when an image, or how it is read, does."""
-        return f"{fingerprint_of(self._files)} {self._size} {self._channels} {self.classes}"
+        """Return a text that changes when an image, or how it is read, does; see `Table.fingerprint`."""
+        return self._known
 
 
-def _size_of(file: Path) -> tuple[int, int]:
+def _is_image(place: Path, file: Path) -> bool:
+    hidden = any(part.startswith(".") for part in place.parts)
+    return place.suffix.lower() in ENDINGS and not hidden and file.is_file()
+
+
+def decoded(
+    encoded: bytes, what: str, size: tuple[int, int], channels: int, *, resizes: bool = False
+) -> NDArray[np.uint8]:
+    """Return an image as an array (height, width, channels).
+
+    Transparency is dropped where channels are 1 or 3, and the orientation that a camera noted is not followed, as in Keras's
+    `image_dataset_from_directory`. Resizing is bilinear; where it shrinks, all pixels count (Pillow's way, and TensorFlow's with
+    ``antialias=True``).
+
+    Args:
+        encoded: The bytes of its file.
+        what: What messages call it.
+        size: Its height and width.
+        channels: 1, 3 or 4.
+        resizes: Whether an image of another size is resized.
+
+    Raises:
+        DataError: If it is no image, has more than 8 bits per channel, or another size.
+    """
     image = _pillow()
+    with _opened(encoded, what) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise DataError(f"{what} has more than 8 bits per channel (mode {opened.mode}); convert it, or use arrays")
+        if (opened.height, opened.width) != size and not resizes:
+            raise DataError(
+                f"{what} is {opened.height} × {opened.width}, expected {size[0]} × {size[1]} as the first image; say the size that all are "
+                "resized to (size)"
+            )
+        try:
+            picture = opened.convert(MODES[channels])
+        except Exception as error:  # decoders of broken images fail in many ways
+            raise DataError(f"{what} cannot be read as an image: {error}") from error
+    if (picture.height, picture.width) != size:
+        picture = picture.resize(size[::-1], image.Resampling.BILINEAR)
+    return np.asarray(picture, np.uint8).reshape(*size, channels)
+
+
+def size_of(encoded: bytes, what: str) -> tuple[int, int]:
+    """Return the height and width of an image.
+
+    Raises:
+        DataError: If it is none.
+    """
+    with _opened(encoded, what) as opened:
+        return opened.height, opened.width
+
+
+def _opened(encoded: bytes, what: str) -> Any:
     try:
-        with image.open(file) as opened:
-            return opened.height, opened.width
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as an image: {error}") from error
+        return _pillow().open(io.BytesIO(encoded), formats=FORMATS)
+    except DataError:
+        raise
+    except Exception as error:  # as above
+        told = "it is none of " + ", ".join(FORMATS) if "cannot identify" in str(error) else error
+        raise DataError(f"{what} cannot be read as an image: {told}") from error
 
 
 def _pillow() -> Any:

@@ -1,19 +1,21 @@
 """From whatever describes data to samples: a path, arrays, a description, or something that gives batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from graftwork.data.arrays import Arrays, open_npy, open_npz
 from graftwork.data.base import Rows, Stream, Table
 from graftwork.data.description import SOURCES, Description
 from graftwork.data.images import Images
-from graftwork.data.records import open_tfrecord
+from graftwork.data.records import COMPRESSIONS, open_tfds, open_tfrecord
 from graftwork.data.samples import Samples
 from graftwork.data.streams import Batches, called, is_stream
 from graftwork.data.tables import open_csv, open_parquet
@@ -23,18 +25,27 @@ DESCRIPTIONS = (".yaml", ".yml", ".json")
 
 
 def _files(root: Path, patterns: str | Sequence[str]) -> list[Path]:
-    found = []
+    """Return the files that paths and patterns mean, each once."""
+    found: dict[Path, None] = {}
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         path = root / Path(pattern).expanduser()
-        named = (
-            [path]
-            if path.is_file()
-            else sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-        )
+        named = [path] if path.is_file() else sorted(each for each in _glob(path) if each.is_file())
         if not named:
-            raise DataError(f"there is no file {path}")
-        found += named
-    return found
+            kind = "a directory, not a file" if path.is_dir() else "not there"
+            raise DataError(f"{path} is {kind}")
+        found.update(dict.fromkeys(named))
+    return list(found)
+
+
+def _glob(path: Path) -> Iterator[Path]:
+    return Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)) if path.anchor else str(path))
+
+
+def _file(root: Path, pattern: str) -> Path:
+    found = _files(root, pattern)
+    if len(found) > 1:
+        raise DataError(f"{pattern} means {len(found)} files ({found[0].name}, {found[1].name} …); expected one")
+    return found[0]
 
 
 def _folder(root: Path, name: str) -> Path:
@@ -46,27 +57,20 @@ def _folder(root: Path, name: str) -> Path:
 
 def _npy(said: Description, root: Path) -> Table:
     paths = {"x": said.npy} if isinstance(said.npy, str) else said.npy or {}
-    return open_npy({name: _files(root, path)[0] for name, path in paths.items()})
-
-
-def _tfds(said: Description, root: Path) -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError("to read a data set of TensorFlow Datasets, install tensorflow-datasets") from error
-    columns = tfds.as_numpy(tfds.load(said.tfds, split=said.split, batch_size=-1))
-    return Arrays(columns, f"{said.tfds} ({said.split})")
+    return open_npy({name: _file(root, path) for name, path in paths.items()})
 
 
 KINDS: dict[str, Callable[[Description, Path], Any]] = {
-    "npz": lambda said, root: open_npz(_files(root, said.npz or "")[0]),
+    "npz": lambda said, root: open_npz(_file(root, said.npz or "")),
     "npy": _npy,
     "csv": lambda said, root: open_csv(_files(root, said.csv or ())),
     "parquet": lambda said, root: open_parquet(_files(root, said.parquet or ())),
     "images": lambda said, root: Images(_folder(root, said.images or ""), said.size, said.channels, said.classes),
-    "tfrecord": lambda said, root: open_tfrecord(_files(root, said.tfrecord or ()), said.features),
-    "tfds": _tfds,
-    "python": lambda said, root: called(said.python or "", said.arguments),
+    "tfrecord": lambda said, root: open_tfrecord(
+        _files(root, said.tfrecord or ()), said.features, said.size, said.channels
+    ),
+    "tfds": lambda said, root: open_tfds(said.tfds or "", said.split),
+    "python": lambda said, root: called(said.python or "", said.arguments, root),
 }
 """How each kind of source is opened: to a table, a stream, or arrays in memory."""
 
@@ -79,6 +83,13 @@ ENDINGS = {
     ".tfrecords": "tfrecord",
 }
 
+COMPRESSED = (".csv", ".tfrecord", ".tfrecords")
+"""What may be compressed, with an ending more."""
+
+
+WEIGHTS = "weights"
+"""The usual name of an array of what each sample counts; in a table it could be anything."""
+
 
 def open_data(data: Any, *, root: Path = Path(), **further: Any) -> Samples | Stream:
     """Open data.
@@ -87,7 +98,8 @@ def open_data(data: Any, *, root: Path = Path(), **further: Any) -> Samples | St
         data: A path (an ``.npz``, ``.npy``, ``.csv``, ``.parquet`` or ``.tfrecord`` file, a directory of images, or a YAML file with a
             description), a `Description` or a mapping that spells one, arrays (the inputs alone, ``(x, y)``, ``(x, y, weights)``, or a
             mapping of names to arrays), a `tf.data.Dataset`, a `keras.utils.PyDataset`, or a function that makes a generator of batches.
-        root: What paths are relative to.
+            What was opened before is returned as it is.
+        root: What paths are relative to; in a file with a description they are relative to that file.
         **further: Fields of the description that are said apart: ``x``, ``y``, ``weights``, ``classes`` and so on.
 
     Raises:
@@ -96,44 +108,60 @@ def open_data(data: Any, *, root: Path = Path(), **further: Any) -> Samples | St
     """
     further = {name: value for name, value in further.items() if value is not None}
     if isinstance(data, Samples | Batches):
+        if further:
+            raise DataError(f"{data.name} is open already; say {next(iter(further))!r} where it is opened")
         return data
-    said, table = _described(data, root, further)
+    said, root, table = _described(data, root, further)
     if table is None:
         kind = said.kind()
         if kind is None:
             raise DataError(f"the data says {_several(said)}; say exactly one of {', '.join(SOURCES)}")
-        table = KINDS[kind](said, root)
+        try:
+            table = KINDS[kind](said, root)
+        except OSError as error:
+            raise DataError(f"{error.filename or said} cannot be read: {error.strerror}") from error
         if not isinstance(table, Table):
-            table = _table_of(table, f"{said.python or said.tfds}")
-    if isinstance(table, Stream) and not isinstance(table, Table):
-        given = [name for name in ("x", "y", "weights", "part", "scale") if getattr(said, name) is not None]
-        if given:
-            raise DataError(f"{table.name} yields batches of inputs, labels and weights; {given[0]!r} is for columns")
-        return table
-    return _roles(table, said)
+            table = _table_of(table, said.python or kind)
+    if isinstance(table, Table):
+        return _roles(table, said)
+    stream: Stream = table
+    given = [name for name in FOR_COLUMNS if getattr(said, name) is not None]
+    if given:
+        raise DataError(f"{stream.name} yields batches of inputs, labels and weights; {given[0]!r} is for columns")
+    return stream
+
+
+FOR_COLUMNS = ("x", "y", "weights", "part", "scale")
+"""The fields that need columns, or any samples at any time."""
 
 
 def _several(said: Description) -> str:
     return " and ".join(name for name in SOURCES if getattr(said, name) is not None) or "nowhere where it lies"
 
 
-def _described(data: Any, root: Path, further: Mapping[str, Any]) -> tuple[Description, Any]:
-    """Return the description of data, and a table or stream where it is there already."""
+def _described(data: Any, root: Path, further: Mapping[str, Any]) -> tuple[Description, Path, Any]:
+    """Return the description of data, what its paths are relative to, and a table or stream where it is there already."""
     if isinstance(data, Description):
-        return data.model_copy(update=dict(further)), None
+        return _parsed(data.model_dump(exclude_unset=True), further), root, None
     if isinstance(data, str | PathLike):
         path = root / Path(data).expanduser()
-        if path.suffix in DESCRIPTIONS and path.is_file():
-            return _parsed(_yaml(path), further, path), None
-        kind = "images" if path.is_dir() else ENDINGS.get(path.suffix) or ENDINGS.get(Path(path.stem).suffix)
-        if kind is None:
-            raise DataError(
-                f"{path} is no data that is known by its name ({', '.join(ENDINGS)}, a directory of images, or a description in YAML)"
-            )
-        return _parsed({kind: str(data)}, further, None), None
+        if path.suffix in DESCRIPTIONS:
+            return _parsed(_yaml(path), further, f"{path} holds"), path.parent, None
+        kind = "images" if path.is_dir() else _kind_of(path)
+        return _parsed({kind: str(data)}, further), root, None
     if isinstance(data, Mapping) and not any(hasattr(value, "shape") for value in data.values()):
-        return _parsed(data, further, None), None
-    return _parsed({}, further, None), _table_of(data, "the data")
+        return _parsed(data, further), root, None
+    return _parsed({}, further), root, _table_of(data, "the data")
+
+
+def _kind_of(path: Path) -> str:
+    plain = Path(path.stem) if path.suffix in COMPRESSIONS and Path(path.stem).suffix in COMPRESSED else path
+    if plain.suffix not in ENDINGS:
+        raise DataError(
+            f"{path} {'is' if path.exists() else 'is not there, and'} no data that is known by its name "
+            f"({', '.join(ENDINGS)}, a directory of images, or a description in YAML)"
+        )
+    return ENDINGS[plain.suffix]
 
 
 def _yaml(path: Path) -> Any:
@@ -143,11 +171,9 @@ def _yaml(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
 
 
-def _parsed(said: Any, further: Mapping[str, Any], path: Path | None) -> Description:
+def _parsed(said: Any, further: Mapping[str, Any], where: str = "the data is") -> Description:
     if not isinstance(said, Mapping):
-        raise DataError(
-            f"{path} holds {str(said)[:60]!r}, expected a description such as {{npz: data.npz, x: x, y: y}}"
-        )
+        raise DataError(f"{where} {str(said)[:60]!r}, expected a description such as {{npz: data.npz, x: x, y: y}}")
     try:
         return Description.model_validate({**said, **further})
     except ValidationError as error:
@@ -155,7 +181,10 @@ def _parsed(said: Any, further: Mapping[str, Any], path: Path | None) -> Descrip
         place = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise UnknownNameError("field of a description of data", place, Description.model_fields) from error
-        raise DataError(f"{place!r} of the description of data: {first['msg']}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise DataError(
+            f"{place!r} of the description of data: {message}" if place else f"the description of data: {message}"
+        ) from error
 
 
 def _table_of(data: Any, name: str) -> Table | Stream:
@@ -165,35 +194,50 @@ def _table_of(data: Any, name: str) -> Table | Stream:
     if is_stream(data):
         return Batches(data, name)
     if isinstance(data, Mapping):
-        return Arrays({key: np.asarray(value) for key, value in data.items()}, name)
+        return Arrays({str(key): _array(value, str(key), name) for key, value in data.items()}, name)
+    if hasattr(data, "__next__"):
+        raise DataError(
+            f"{name} is a {type(data).__name__}, which can be read once; pass the function that makes it, without calling it"
+        )
     parts = data if isinstance(data, tuple) else (data,)
     if not 1 <= len(parts) <= 3 or not all(
-        hasattr(part, "shape") or isinstance(part, list | tuple | Mapping) for part in parts
+        hasattr(part, "shape") or isinstance(part, list | tuple | Mapping) or (part is None and place)
+        for place, part in enumerate(parts)
     ):
         raise DataError(
             f"{name} is a {type(data).__name__}; expected a path, arrays (x, y), or something that yields batches"
         )
     columns = {}
     for word, part in zip(("x", "y", "weights"), parts, strict=False):
-        if isinstance(part, Mapping):
-            columns.update({f"{word}.{key}": np.asarray(value) for key, value in part.items()})
-        elif word == "x" and isinstance(part, tuple | list) and all(hasattr(each, "shape") for each in part):
-            columns.update({f"x.{number}": np.asarray(each) for number, each in enumerate(part)})
-        elif part is not None:
-            columns[word] = np.asarray(part)
+        for key, value in _named(word, part).items():
+            columns[key] = _array(value, key, name)
     return Arrays(columns, name)
+
+
+def _named(word: str, part: Any) -> dict[str, Any]:
+    """Return the arrays of one of ``(x, y, weights)`` by the names of columns: several ones have the word in front."""
+    if part is None:
+        return {}
+    if isinstance(part, Mapping):
+        return {f"{word}.{key}": value for key, value in part.items()}
+    if isinstance(part, tuple | list) and part and all(hasattr(each, "shape") and each.shape for each in part):
+        return {f"{word}.{place}": value for place, value in enumerate(part)}
+    return {word: part}
+
+
+def _array(value: Any, key: str, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"array {key!r} of {name} is no array: {error}") from error
 
 
 def _roles(table: Table, said: Description) -> Samples:
     """Return the samples of a table with what each column is for."""
     labels = said.y if said.y is not None else table.labels if table.labels in table.columns else None
-    weights = (
-        said.weights
-        if said.weights is not None
-        else "weights"
-        if "weights" in table.columns and said.y is None
-        else None
-    )
+    weights = said.weights
+    if weights is None and isinstance(table, Arrays) and WEIGHTS in table.columns:
+        weights = WEIGHTS
     known = [name for name in table.columns if name not in (labels, weights)]
     if said.x is None:
         inputs = _usual(table, known)
@@ -203,12 +247,12 @@ def _roles(table: Table, said: Description) -> Samples:
         inputs = {"": (said.x,)}
     else:
         inputs = {str(place): (name,) for place, name in enumerate(said.x)} if len(said.x) > 1 else {"": said.x}
-    for name in (
-        *(c for columns in inputs.values() for c in columns),
-        *(n for n in (labels, weights) if n is not None),
-    ):
-        if name not in table.columns:
-            raise UnknownNameError(f"column in {table.name}", name, table.columns)
+    first = np.zeros(1, np.int64)
+    for name in (*itertools.chain(*inputs.values()), labels, weights):
+        if name is not None:
+            table.take(name, first)  # what cannot be used is refused here, with its reason
+    if weights is not None and table.columns[weights].dtype == "str":
+        raise DataError(f"the weights of {table.name} (column {weights!r}) are texts; expected numbers")
     rows: Rows = np.arange(len(table), dtype=np.int64)
     found = Samples(
         table=table,
@@ -219,7 +263,8 @@ def _roles(table: Table, said: Description) -> Samples:
         classes=said.classes if said.classes is not None else table.classes,
         scale=said.scale,
     )
-    return found if said.part is None else _part(found, said)
+    edges = said.fractions()
+    return found if edges is None else found.between(*edges, seed=said.seed, stratify=said.stratify)
 
 
 def _usual(table: Table, known: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -240,19 +285,6 @@ def _usual(table: Table, known: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _tuple(columns: str | tuple[str, ...]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else columns
-
-
-def _part(samples: Samples, said: Description) -> Samples:
-    begin, colon, end = (said.part or "").partition(":")
-    try:
-        edges = (float(begin or 0), float(end or 1))
-    except ValueError:
-        edges = (1.0, 0.0)
-    if not colon or not 0 <= edges[0] < edges[1] <= 1:
-        raise DataError(f"{said.part!r} is no part of the samples; write fractions such as 0:0.8")
-    shares = (edges[0], edges[1] - edges[0])
-    wanted = [share for share in shares if share > 0]
-    return samples.split(*wanted, seed=said.seed, stratify=said.stratify)[-1]
 
 
 def told(data: Any) -> Any:

@@ -1,15 +1,21 @@
-"""TFRecord files of examples, read by TensorFlow."""
+"""TFRecord files of examples, read by TensorFlow, and data sets of TensorFlow Datasets."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
-from graftwork.data.spool import Spool, Spooled
+from graftwork.data.arrays import fingerprint_of
+from graftwork.data.base import Column
+from graftwork.data.images import decoded, size_of
+from graftwork.data.spool import Decoder, Spool, Spooled
 from graftwork.errors import DataError
 
-PIECE = 1024
+PIECE = 128
 """Examples that are read at a time."""
 
 COMPRESSIONS = {".gz": "GZIP", ".gzip": "GZIP", ".zlib": "ZLIB"}
@@ -23,19 +29,32 @@ class Feature(BaseModel):
     dtype: Literal["float32", "int64", "str"] = "float32"
     """Its type: these three are all that examples know."""
 
-    shape: tuple[int, ...] = ()
+    shape: tuple[NonNegativeInt, ...] = ()
     """Its shape; every example has as many numbers."""
 
     decode: Literal["image", "raw:uint8", "raw:float32"] | None = None
     """What a text stands for: an encoded image, or the bytes of an array of this shape."""
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "Feature":
+        if self.decode == "image" and self.shape and (len(self.shape) != 3 or self.shape[2] not in (1, 3, 4)):
+            raise ValueError("the shape of an image is [height, width, channels] with 1, 3 or 4 channels")
+        return self
 
-def open_tfrecord(files: Sequence[Path], features: Mapping[str, Feature]) -> Spooled:
-    """Open files of examples.
+
+def open_tfrecord(
+    files: Sequence[Path],
+    features: Mapping[str, Feature],
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+) -> Spooled:
+    """Open files of examples. Numbers are unpacked into temporary files; images stay encoded until they are wanted.
 
     Args:
         files: The files; those that end in ``.gz`` or ``.zlib`` are compressed.
         features: What an example holds, by name.
+        size: Height and width that images are resized to; by default all must have one size.
+        channels: Channels of images whose feature has no shape.
 
     Raises:
         DataError: If they cannot be read, or an example lacks a feature.
@@ -46,7 +65,7 @@ def open_tfrecord(files: Sequence[Path], features: Mapping[str, Feature]) -> Spo
         )
     import tensorflow as tf
 
-    spool = Spool(", ".join(file.name for file in files))
+    known = fingerprint_of(files, "tfrecord", sorted(features.items()), size, channels)
     wanted = {
         name: tf.io.FixedLenFeature(
             () if feature.decode else feature.shape,
@@ -54,29 +73,106 @@ def open_tfrecord(files: Sequence[Path], features: Mapping[str, Feature]) -> Spo
         )
         for name, feature in features.items()
     }
-    with tf.device("CPU"):
+    decoders: dict[str, Decoder] = {}
+    with tf.device("CPU"), Spool(", ".join(file.name for file in files)) as spool:
         for file in files:
-            records = tf.data.TFRecordDataset(str(file), compression_type=COMPRESSIONS.get(file.suffix, ""))
-            try:
-                for piece in records.batch(PIECE):
-                    found = tf.io.parse_example(piece, wanted)
-                    for name, values in found.items():
-                        spool.add(name, _decoded(tf, values, features[name]).numpy())
-            except tf.errors.OpError as error:
-                raise DataError(f"{file} cannot be read: {str(error.message).splitlines()[0]}") from error
-    return spool.table(files)
+            for found in _examples(tf, file, wanted):
+                for name, values in found.items():
+                    feature = features[name]
+                    if feature.decode == "image" and name not in decoders:
+                        decoders[name] = _image(values[0], feature, size, channels, f"feature {name!r} of {file.name}")
+                    _spool(spool, name, values, feature, file)
+        return spool.table(known, decoders=decoders)
 
 
-def _decoded(tf: Any, values: Any, feature: Feature) -> Any:
-    if feature.decode is None:
-        return values
-    if feature.decode == "image":
-        channels = feature.shape[-1] if len(feature.shape) == 3 else 3
-        return tf.stack(
-            [
-                tf.ensure_shape(tf.io.decode_image(value, channels, expand_animations=False), feature.shape or None)
-                for value in values
-            ]
-        )
-    dtype = feature.decode.partition(":")[2]
-    return tf.reshape(tf.io.decode_raw(values, dtype), (-1, *feature.shape))
+def _examples(tf: Any, file: Path, wanted: Mapping[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
+    records = tf.data.TFRecordDataset(str(file), compression_type=COMPRESSIONS.get(file.suffix.lower(), ""))
+    try:
+        for piece in records.batch(PIECE):
+            yield {name: values.numpy() for name, values in tf.io.parse_example(piece, wanted).items()}
+    except tf.errors.DataLossError as error:
+        raise DataError(
+            f"{file} is no TFRecord file, or broken; compressed ones end in {' or '.join(COMPRESSIONS)}: {error.message}"
+        ) from error
+    except tf.errors.InvalidArgumentError as error:
+        said = str(error.message).splitlines()[0].rpartition("Op:")[2].strip()
+        raise DataError(f"the examples of {file} do not hold what `features` says of them: {said}") from error
+    except tf.errors.OpError as error:
+        raise DataError(f"{file} cannot be read: {str(error.message).splitlines()[0]}") from error
+
+
+def _image(encoded: bytes, feature: Feature, size: tuple[int, int] | None, channels: int, what: str) -> Decoder:
+    if feature.shape:
+        wanted, channels = (feature.shape[0], feature.shape[1]), feature.shape[2]
+    else:
+        wanted = size_of(encoded, what)
+    wanted = size or wanted
+    kind = Column((*wanted, channels), "uint8")
+    return kind, lambda each, where: decoded(each, where, wanted, channels, resizes=size is not None)
+
+
+def _spool(spool: Spool, name: str, values: NDArray[Any], feature: Feature, file: Path) -> None:
+    if values.dtype.kind != "O":
+        spool.add(name, values)
+    elif feature.decode is None or feature.decode == "image":
+        flat = values.ravel().tolist()
+        spool.add_texts(name, np.array([len(each) for each in flat], np.int64), b"".join(flat), values.shape[1:])
+    else:
+        dtype = np.dtype(feature.decode.partition(":")[2])
+        size = math.prod(feature.shape) * dtype.itemsize
+        for each in values:
+            if len(each) != size:
+                raise DataError(
+                    f"feature {name!r} of {file.name} has {len(each):,} bytes; expected {size:,}, for {Column(feature.shape, dtype.name)}"
+                )
+        spool.add(name, np.frombuffer(b"".join(values), dtype).reshape(len(values), *feature.shape))
+
+
+def open_tfds(name: str, split: str) -> Spooled:
+    """Open a data set of TensorFlow Datasets, which is downloaded where it is not there.
+
+    Args:
+        name: Its name, with configuration and version if need be: ``mnist:3.0.1``.
+        split: Which of its splits.
+
+    Raises:
+        DataError: If tensorflow-datasets is not installed, or there is no such data set or split.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(
+            "to read a data set of TensorFlow Datasets, install it: pip install tensorflow-datasets"
+        ) from error
+    try:
+        found, info = tfds.load(name, split=split, batch_size=PIECE, with_info=True)
+        with Spool(f"{name} ({split})") as spool:
+            for batch in tfds.as_numpy(found):
+                for column, values in _flat(batch):
+                    _add_any(spool, column, values)
+            names = getattr(info.features.get("label"), "names", None)
+            classes = None if names is None else tuple(map(str, names))
+            return spool.table(f"tfds {info.full_name} {split}", "label", classes)
+    except DataError:
+        raise
+    except Exception as error:  # builders of data sets fail in their own ways
+        raise DataError(f"the data set {name} ({split}) cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def _flat(batch: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, values in batch.items():
+        if isinstance(values, Mapping):
+            yield from _flat(values, f"{above}{name}.")
+        else:
+            yield above + name, values
+
+
+def _add_any(spool: Spool, column: str, values: Any) -> None:
+    if not isinstance(values, np.ndarray):
+        reason = f"column {column!r} of {spool.name} has entries of different shapes, which are not read"
+        spool.useless(column, Column((None,), type(values).__name__), reason)
+    elif values.dtype.kind == "O":
+        flat = values.ravel().tolist()
+        spool.add_texts(column, np.array([len(each) for each in flat], np.int64), b"".join(flat), values.shape[1:])
+    else:
+        spool.add(column, values)

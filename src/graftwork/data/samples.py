@@ -1,7 +1,9 @@
 """Samples as models take them: columns of a table as inputs, labels and weights; shuffled, split, in batches."""
 
+import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,11 +52,6 @@ class Samples:
     weights: str | None = None
     classes: tuple[str, ...] | None = None
     scale: float | None = None
-    _numbers: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.classes:
-            self._numbers.update({name: number for number, name in enumerate(self.classes)})
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,42 +88,49 @@ class Samples:
         return replace(self, rows=self.rows[places])
 
     def split(self, *shares: float, seed: int = 0, stratify: bool = False) -> list["Samples"]:
-        """Return parts of them that have nothing in common, in an order drawn from the seed.
+        """Return parts of them that have nothing in common, in the order that they are in.
 
         Args:
             shares: What part of the samples each of them has: ``0.8, 0.2``.
-            seed: Fixes the order that they are cut from.
-            stratify: Whether every class has the same share in each part.
+            seed: Draws which.
+            stratify: Whether every class has the same share in each part, to within one sample.
 
         Raises:
             DataError: If a part would be empty, or there are no classes to stratify by.
         """
-        if any(share < 0 for share in shares) or sum(shares) > 1 + 1e-9:
+        edges = [0.0, *(round(edge, 9) for edge in itertools.accumulate(shares))]
+        if not all(0 < share <= 1 for share in shares) or not edges[-1] <= 1:
             raise DataError(f"the shares {', '.join(f'{share:g}' for share in shares)} are no parts of 1")
-        order = _drawn(len(self), seed, "split")
-        groups = [order]
-        if stratify:
-            labels = self._strata()[order]
-            groups = [order[labels == label] for label in np.unique(labels)]
-        parts: list[list[NDArray[Any]]] = [[] for _ in shares]
-        edges = np.cumsum((0.0, *shares))
-        for group in groups:
-            cuts = np.rint(edges * len(group)).astype(int)
-            for part, begin, end in zip(parts, cuts[:-1], cuts[1:], strict=True):
-                part.append(group[begin:end])
-        found = []
-        for share, pieces in zip(shares, parts, strict=True):
-            places = np.concatenate(pieces)
-            if not len(places):
-                raise DataError(f"a share of {share:g} of the {len(self):,} samples of {self.name} is none")
-            found.append(self.only(np.sort(places)))
-        return found
+        return [self.between(*both, seed=seed, stratify=stratify) for both in itertools.pairwise(edges)]
 
-    def _strata(self) -> NDArray[Any]:
+    def between(self, begin: float, end: float, *, seed: int = 0, stratify: bool = False) -> "Samples":
+        """Return what lies between two fractions when the samples stand in an order that is drawn; see `split`."""
+        order = _drawn(len(self), seed, "split")
+        groups = self._by_class(order) if stratify else [order]
+        pieces = []
+        for number, group in enumerate(groups):
+            # classes are cut at the same fraction, rounded differently, so that small ones do not all go to one side
+            shift = (number + 0.5) / len(groups)
+            first, last = (int(edge * len(group) + shift) for edge in (begin, end))
+            pieces.append(group[first:last])
+        places = np.sort(np.concatenate(pieces))
+        if not len(places):
+            raise DataError(f"{end - begin:g} of the {len(self):,} samples of {self.name} is none")
+        return self.only(places)
+
+    def _by_class(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         labels = self._labels(self.rows)
         if labels is None:
             raise DataError(f"{self.name} has no labels to stratify by; say which column holds them (y)")
-        return labels.argmax(-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels.reshape(len(labels))
+        if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
+            labels = labels.argmax(1)
+        if labels.size != len(labels) or np.any(labels != np.floor(labels)):
+            raise DataError(
+                f"the labels of {self.name} (column {self.labels!r}) are not one class per sample, which is what to stratify by"
+            )
+        labels = labels.reshape(-1)[order]
+        sorted_ = np.argsort(labels, kind="stable")
+        return np.split(order[sorted_], np.flatnonzero(np.diff(labels[sorted_])) + 1)
 
     def _input(self, columns: Sequence[str], rows: Rows) -> NDArray[Any]:
         found = [self.table.take(column, rows) for column in columns]
@@ -141,22 +145,32 @@ class Samples:
         labels = self.table.take(self.labels, rows)
         if labels.dtype.kind not in "US":
             return labels
-        if not self._numbers:
+        if not self.classes:
             raise DataError(
                 f"the labels of {self.name} (column {self.labels!r}) are texts such as {str(labels.flat[0])!r}; say which classes "
                 "there are, in the order of the model's outputs (classes)"
             )
-        unknown = [text for text in dict.fromkeys(labels.ravel().tolist()) if text not in self._numbers]
-        if unknown:
-            raise DataError(f"label {unknown[0]!r} of {self.name} is none of the classes {', '.join(self._numbers)}")
-        return np.array([self._numbers[text] for text in labels.ravel().tolist()], np.int64).reshape(labels.shape)
+        found, places = np.unique(labels, return_inverse=True)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        for text in found.tolist():
+            if text not in numbers:
+                raise DataError(
+                    f"label {text!r} of {self.name} (column {self.labels!r}) is none of the classes {', '.join(self.classes)}"
+                )
+        return np.array([numbers[text] for text in found.tolist()], np.int64)[places].reshape(labels.shape)
 
     def fingerprint(self) -> str:
         """Return a text that changes when the samples, their order or what they are used for do."""
-        import hashlib
+        found = hashlib.sha256(np.ascontiguousarray(self.rows, "<i8").data)
+        inputs = sorted(self.inputs.items())
+        found.update(
+            repr((self.table.fingerprint(), inputs, self.labels, self.weights, self.classes, self.scale)).encode()
+        )
+        return found.hexdigest()
 
-        chosen = hashlib.sha256(np.ascontiguousarray(self.rows).data).hexdigest()
-        return f"{self.table.fingerprint()} {chosen} {sorted(self.inputs.items())} {self.labels} {self.weights} {self.scale}"
+
+def _is_one_hot(labels: NDArray[Any]) -> bool:
+    return bool(np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(1) == 1))
 
 
 def _drawn(count: int, seed: int, what: str) -> NDArray[np.int64]:

@@ -1,10 +1,17 @@
 """What programs make: generators, data sets of TensorFlow, Keras's own, and functions that return any of these."""
 
+import functools
 import importlib
+import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from graftwork.errors import DataError
+
+ENDLESS = -1
+"""What TensorFlow says of the number of batches if there is no last one."""
 
 
 class Batches:
@@ -13,29 +20,61 @@ class Batches:
     Args:
         source: A `tf.data.Dataset`, a `keras.utils.PyDataset`, or a function that returns a new iterator each time it is called.
         name: What messages call it.
+
+    Raises:
+        DataError: If it says itself that it never ends.
     """
 
     def __init__(self, source: Any, name: str) -> None:
         self.source, self.name = source, name
+        if _is_of(source, "Dataset", "tensorflow") and int(source.cardinality()) == ENDLESS:
+            raise DataError(f"{name} never ends; leave repeat() out, or say how many batches are meant (take)")
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        found = self.source() if callable(self.source) and not hasattr(self.source, "__getitem__") else self.source
+        found = self.source
         if hasattr(found, "as_numpy_iterator"):
             found = found.as_numpy_iterator()
-        elif hasattr(found, "__getitem__") and hasattr(found, "__len__") and not hasattr(found, "__iter__"):
-            found = (found[number] for number in range(len(found)))
-        for batch in found:
-            yield batch if isinstance(batch, tuple) else (batch,)
+        elif hasattr(found, "__getitem__"):
+            found = map(found.__getitem__, range(len(found)))
+        else:
+            found = found()
+            if not hasattr(found, "__iter__"):
+                raise DataError(f"{self.name} returns a {type(found).__name__}; expected an iterator of batches")
+        for number, batch in enumerate(found):
+            one = batch if isinstance(batch, tuple) else (batch,)
+            if not 1 <= len(one) <= 3:
+                raise DataError(
+                    f"batch {number:,} of {self.name} has {len(one)} parts; expected inputs, labels and weights"
+                )
+            yield one
 
 
 def is_stream(data: Any) -> bool:
     """Return whether something gives batches and is no table: a data set of TensorFlow or Keras, or a function."""
-    known = ("DatasetV2", "PyDataset", "Dataset")
-    return any(cls.__name__ in known for cls in type(data).__mro__) or (callable(data) and not isinstance(data, type))
+    return (
+        _is_of(data, "Dataset", "tensorflow")
+        or _is_of(data, "PyDataset", "keras")
+        or _is_of(data, "Sequence", "keras", "tf_keras")
+        or inspect.isroutine(data)
+        or isinstance(data, functools.partial)
+    )
 
 
-def called(spelling: str, arguments: Mapping[str, Any]) -> Any:
-    """Return what a function gives that is spelled ``module:function``.
+def _is_of(data: Any, name: str, *packages: str) -> bool:
+    """Return whether an object is of a class that a package defines; it need not be loaded for that."""
+    return any(
+        cls.__name__ in (name, f"{name}V2") and cls.__module__.partition(".")[0] in packages
+        for cls in type(data).__mro__
+    )
+
+
+def called(spelling: str, arguments: Mapping[str, Any], root: Path) -> Any:
+    """Return what a function gives that is spelled ``module:function``; for one that yields, a function that yields anew.
+
+    Args:
+        spelling: Module and function.
+        arguments: What the function is called with.
+        root: Where modules are looked for, too.
 
     Raises:
         DataError: If there is no such function, or it fails.
@@ -43,11 +82,32 @@ def called(spelling: str, arguments: Mapping[str, Any]) -> Any:
     module, _, name = spelling.partition(":")
     if not module or not name:
         raise DataError(f"{spelling!r} is no function; write MODULE:FUNCTION")
+    function = _function(module, name, root)
+    made: Callable[[], Any] = functools.partial(function, **arguments)
+    if inspect.isgeneratorfunction(function):
+        return made
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"there is no function {spelling}: {error}") from error
-    try:
-        return function(**arguments)
+        found = made()
     except Exception as error:
         raise DataError(f"{spelling} failed: {type(error).__name__}: {error}") from error
+    return made if hasattr(found, "__next__") else found
+
+
+def _function(module: str, name: str, root: Path) -> Callable[..., Any]:
+    place = str(root.resolve())
+    sys.path.insert(0, place)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"there is no module {error.name!r}, neither in {place} nor where Python looks ({module}:{name})"
+        ) from error
+    except AttributeError as error:
+        raise DataError(f"module {module!r} has no function {name!r}") from error
+    except Exception as error:
+        raise DataError(f"module {module!r} fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(place)
+    if not callable(found):
+        raise DataError(f"{module}:{name} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]

@@ -1,80 +1,193 @@
 """CSV and Parquet, read by pyarrow in pieces."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from graftwork.data.arrays import fingerprint_of
+from graftwork.data.base import Column
 from graftwork.data.spool import Spool, Spooled
 from graftwork.errors import DataError
 
 PIECE = 1 << 24
-"""Bytes of a CSV file that are read at a time."""
+"""Bytes of a file that are read at a time; a line of a CSV file cannot be longer."""
+
+ROWS = 1 << 16
+"""The most rows of a Parquet file that are read at a time."""
+
+
+class _WiderError(Exception):
+    """A column of a CSV file needs another type than its first lines told."""
 
 
 def open_csv(files: Sequence[Path]) -> Spooled:
     """Open files of comma-separated values with one line of names at the top.
 
+    A column is of whole numbers, of numbers, of true and false, or of texts, as its values ask for.
+
     Raises:
-        DataError: If they cannot be read, or an entry is missing.
+        DataError: If they cannot be read.
     """
-    return _spooled(files, _csv)
+    kinds: dict[str, Any] = {}
+    while True:
+        try:
+            return _spooled(files, "csv", lambda file: _csv(file, kinds))
+        except _WiderError:
+            continue
 
 
 def open_parquet(files: Sequence[Path]) -> Spooled:
     """Open Parquet files; a column of lists of one length is a column of vectors.
 
     Raises:
-        DataError: If they cannot be read, or an entry is missing.
+        DataError: If they cannot be read.
     """
-    return _spooled(files, _parquet)
+    return _spooled(files, "parquet", _parquet)
 
 
-def _spooled(files: Sequence[Path], pieces: Any) -> Spooled:
+def _spooled(files: Sequence[Path], word: str, pieces: Callable[[Path], Iterator[Any]]) -> Spooled:
     arrow = _arrow()
-    spool = Spool(", ".join(file.name for file in files))
-    for file in files:
-        at = 0
-        try:
-            for piece in pieces(file):
-                for name, column in zip(piece.schema.names, piece.columns, strict=True):
-                    if column.null_count:
-                        first = column.is_null().to_pylist().index(True)
+    known = fingerprint_of(files, word)
+    names: list[str] | None = None
+    with Spool(", ".join(file.name for file in files)) as spool:
+        for file in files:
+            at = 0
+            try:
+                for piece in pieces(file):
+                    names = names or _checked(piece.schema.names, file)
+                    if piece.schema.names != names:
                         raise DataError(
-                            f"column {name!r} of {file.name} has no value in row {at + first + 1:,}; fill it, or leave that row out"
+                            f"{file.name} has the columns {', '.join(piece.schema.names)}, and {files[0].name} {', '.join(names)}"
                         )
-                    spool.add(name, _values(arrow, column, name, file))
-                at += piece.num_rows
-        except (OSError, arrow.ArrowException) as error:
-            raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-    return spool.table(files)
+                    for name, column in zip(names, piece.columns, strict=True):
+                        _add(spool, name, column, file, at)
+                    at += piece.num_rows
+            except (OSError, arrow.ArrowException) as error:
+                raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        return spool.table(known)
 
 
-def _csv(file: Path) -> Iterator[Any]:
+def _checked(names: list[str], file: Path) -> list[str]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{file.name} has two columns {twice[0]!r}; call one of them otherwise")
+    if all(_is_number(name) for name in names):
+        raise DataError(
+            f"the first line of {file.name} holds numbers ({', '.join(names[:3])}); expected the names of the columns"
+        )
+    other = next((mark for mark in (";", "\t", "|") if mark in names[0]), None)
+    if len(names) == 1 and other:
+        raise DataError(f"the columns of {file.name} are separated by {other!r}; expected commas")
+    return names
+
+
+def _csv(file: Path, kinds: dict[str, Any]) -> Iterator[Any]:
+    import pyarrow as arrow
     from pyarrow import csv
 
-    with csv.open_csv(file, read_options=csv.ReadOptions(block_size=PIECE)) as reader:
-        yield from reader
+    names: list[str] = []
+    try:
+        options = {
+            "read_options": csv.ReadOptions(block_size=PIECE),
+            "convert_options": csv.ConvertOptions(column_types=kinds),
+        }
+        with csv.open_csv(file, **options) as reader:
+            names = reader.schema.names
+            for piece in reader:
+                if not kinds:
+                    kinds.update(zip(names, piece.schema.types, strict=True))
+                yield piece
+    except arrow.ArrowInvalid as error:
+        _widen(str(error), names, kinds)
+        raise
+
+
+def _widen(said: str, names: Sequence[str], kinds: dict[str, Any]) -> None:
+    """Take a wider type for the column whose value pyarrow could not convert, if there is one."""
+    import pyarrow as arrow
+
+    found = re.search(r"In CSV column #(\d+): .*?conversion error to (\w+).*?: invalid value '(.*)'", said, re.DOTALL)
+    if not found or not names:
+        return
+    name, value = names[int(found[1])], found[3]
+    numeric = found[2] in ("int64", "null") and _is_number(value)
+    kinds[name] = arrow.float64() if numeric else arrow.string()
+    raise _WiderError
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parquet(file: Path) -> Iterator[Any]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(file) as found:
-        yield from found.iter_batches()
+        groups = [found.metadata.row_group(number) for number in range(found.metadata.num_row_groups)]
+        most = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+        yield from found.iter_batches(batch_size=int(min(ROWS, max(1, PIECE // max(1, most)))))
 
 
-def _values(arrow: Any, column: Any, name: str, file: Path) -> Any:
+def _add(spool: Spool, name: str, column: Any, file: Path, at: int) -> None:
+    """Add a piece of a column, or why it cannot be used."""
+    import pyarrow as arrow
+    from pyarrow import compute
+
+    where = f"column {name!r} of {file.name}"
+    if arrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if isinstance(column.type, arrow.BaseExtensionType):
+        column = column.storage
+    whole = Column((), str(column.type))
+    if column.null_count:
+        first = compute.index(column.is_null(), arrow.scalar(value=True)).as_py()
+        reason = f"{where} has no value in row {at + first + 1:,}; fill it, or leave that row out"
+        spool.useless(name, whole, reason)
+        return
+    count, shape = len(column), []
+    while _is_list(column.type):
+        sizes = compute.list_value_length(column)
+        size = sizes[0].as_py() if len(sizes) else 0
+        if not compute.all(compute.equal(sizes, size), min_count=0).as_py():
+            spool.useless(name, whole, f"the lists in {where} are of different lengths; pad them to one")
+            return
+        shape.append(size)
+        column = column.flatten()
+    if column.null_count:
+        spool.useless(name, whole, f"{where} has lists with missing values; fill them")
+        return
     kind = column.type
-    if arrow.types.is_dictionary(kind):
-        column, kind = column.dictionary_decode(), kind.value_type
-    if arrow.types.is_list(kind) or arrow.types.is_fixed_size_list(kind) or arrow.types.is_large_list(kind):
-        inner = column.flatten().to_numpy(zero_copy_only=False)
-        if not len(column) or len(inner) % len(column) or any(len(row) != len(inner) // len(column) for row in column):
-            raise DataError(f"the lists in column {name!r} of {file.name} are of different lengths; pad them to one")
-        return inner.reshape(len(column), -1)
-    if not (arrow.types.is_primitive(kind) or arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-        raise DataError(f"column {name!r} of {file.name} holds {kind}; expected numbers, texts, or lists of numbers")
-    return column.to_numpy(zero_copy_only=False)
+    if arrow.types.is_decimal(kind):
+        column = column.cast(arrow.float64())
+    if arrow.types.is_string(kind) or arrow.types.is_large_string(kind):
+        texts = column.cast(arrow.large_string())
+        lengths = compute.binary_length(texts).to_numpy(zero_copy_only=False)
+        spool.add_texts(name, lengths, _bytes_of(texts), shape)
+    elif arrow.types.is_boolean(kind) or arrow.types.is_integer(kind) or arrow.types.is_floating(column.type):
+        values = column.to_numpy(zero_copy_only=False)
+        spool.add(name, values.reshape(count, *shape))
+    else:
+        spool.useless(name, whole, f"{where} holds {whole.dtype}; expected numbers, texts, or lists of them")
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as arrow
+
+    return bool(arrow.types.is_list(kind) or arrow.types.is_large_list(kind) or arrow.types.is_fixed_size_list(kind))
+
+
+def _bytes_of(texts: Any) -> Any:
+    """Return the bytes of an array of large strings, one text after the other."""
+    ends = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = texts.buffers()[2]
+    return b"" if data is None or not len(ends) else data[int(ends[0]) : int(ends[-1])]
 
 
 def _arrow() -> Any:

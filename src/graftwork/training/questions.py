@@ -52,7 +52,7 @@ def columns_of(samples: Samples) -> list[str]:
 
 def named_for(samples: Samples, question: Question) -> Samples:
     """Return samples with the labels of a question."""
-    return replace(samples, labels=question.labels, classes=question.spelled or samples.classes, _numbers={})
+    return replace(samples, labels=question.labels, classes=question.spelled or samples.classes)
 
 
 def questions(
