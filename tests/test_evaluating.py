@@ -434,8 +434,8 @@ def test_models_that_take_one_size_of_batches(classifier):
 def test_models_are_left_as_they_are(classifier):
     """Not a weight, a flag, a state or a compiled function changes in a model that was judged."""
     given = keras.Input(batch_shape=(7, 3, 1))
-    state = layers.LSTM(2, stateful=True)(given)
-    remembering = keras.Model(given, layers.Dense(3, activation="softmax")(state), name="remembering")
+    memory = layers.LSTM(2, stateful=True)
+    remembering = keras.Model(given, layers.Dense(3, activation="softmax")(memory(given)), name="remembering")
     frozen = model(name="frozen")
     frozen.layers[1].trainable = False
     frozen.compile("adam", "sparse_categorical_crossentropy")
@@ -446,6 +446,7 @@ def test_models_are_left_as_they_are(classifier):
 
     for each, values in zip((frozen, remembering), before, strict=True):
         assert all(np.array_equal(v, value) for v, value in zip(each.variables, values, strict=True))
+    assert not any(np.any(state) for state in memory.states)
     assert [layer.trainable for layer in frozen.layers] == [True, False, True]
     assert frozen.predict_function is None and frozen.optimizer.name == "adam"
 
@@ -556,7 +557,7 @@ def test_the_table_marks_the_best(shown, capsys):
     render.evaluation(shown, per_class=True)
 
     told = capsys.readouterr().out
-    sizes, figures = (line.split() for line in told.splitlines() if line.startswith("sure"))
+    sizes, figures = (line.split() for line in told.splitlines() if line.startswith("sure "))
     assert sizes[1] == "0*" and figures[1] == "1.0000*" and shown.verdicts[0].best("log_loss") == ("sure",)
     assert "m: no auc (no samples with and without fox)" in told
     assert "f1 of sure" in told and "predict_on_batch" in told
