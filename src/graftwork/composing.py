@@ -32,6 +32,7 @@ from graftwork.recipe.composition import spelled
 from graftwork.stores import FORMATS, Format, Reader, format_for_target, open_store
 from graftwork.stores.staged import check_target
 from graftwork.tensor import ITEMSIZE, TensorSpec
+from graftwork.training.fitting import done_with, kept_beside
 from graftwork.writing import Progress, Result, Target, plan_convert, write_merge
 
 
@@ -340,7 +341,8 @@ def write_composition(
             progress(plan.verb.kind, done * plan.size_bytes, 3 * plan.size_bytes)
 
     tell(0)
-    composed = compose(plan.verb, plan.sources, plan.custom_objects, progress)
+    verb = kept_beside(plan.verb, target.path)
+    composed = compose(verb, plan.sources, plan.custom_objects, progress)
     notes = list(composed.notes)
     tell(1)
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
@@ -374,6 +376,7 @@ def write_composition(
     if export is not None and not target.passing:
         place = beside(target.path, FORMATS[result.format], "", export)
         notes.append(f"{place}: {export_model(composed.model, place, export, overwrite=target.overwrite)}")
+    done_with(verb)
     tell(3)
     return replace(result, notes=(*notes, *result.notes), tables=composed.tables, seconds=time.perf_counter() - begin)
 

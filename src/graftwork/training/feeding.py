@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from graftwork.compose.ports import graph_of
 from graftwork.data import Samples
+from graftwork.data.base import Stream
+from graftwork.errors import DataError
 from graftwork.models.lazy import keras
 
 
@@ -83,3 +85,36 @@ def dataset(model: Any, samples: Samples, batch: int, *, seed: int | None = None
             self._order = self._drawn()
 
     return Batches()
+
+
+def streamed(stream: Stream) -> Any:
+    """Return the batches of a stream as a `keras.utils.PyDataset`: each epoch goes through it once, in its own order.
+
+    Args:
+        stream: The stream; it is gone through once to count its batches.
+
+    Raises:
+        DataError: If it yields nothing.
+    """
+    count = sum(1 for _ in stream)
+    if not count:
+        raise DataError(f"{stream.name} yields no batches")
+
+    class Streamed(keras.utils.PyDataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._rest: Iterator[Any] = iter(())
+
+        def __len__(self) -> int:
+            return count
+
+        def __getitem__(self, number: int) -> Any:
+            if number == 0:
+                self._rest = iter(stream)
+            batch = next(self._rest, None)
+            if batch is None:  # a stream that is shorter this time goes on from its beginning
+                self._rest = iter(stream)
+                batch = next(self._rest)
+            return batch
+
+    return Streamed()

@@ -1,5 +1,7 @@
 """What every verb takes that trains: the options of `graftwork.training.running.Fit`, and where the state of a run is kept."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from graftwork.compose.base import Verb
-from graftwork.training.running import Fit
+from graftwork.training.running import Fit, forget
 
 
 class Fitting(Verb):
@@ -52,8 +54,18 @@ class Fitting(Verb):
     tensorboard: str | None = None
     """A directory for TensorBoard."""
 
+    device: str | None = None
+    """Where to train: `cpu`, `gpu:1`; by default where Keras does."""
+
+    mixed_precision: Literal["float16", "bfloat16"] | None = None
+    """What layers compute in meanwhile; weights stay float32, and so does what the result computes in."""
+
+    strategy: Literal["mirrored", "multi_worker"] | None = None
+    """Divide each batch among all devices of a kind: `mirrored`. What `fit` of this Keras cannot do is refused."""
+
     run: str | None = None
-    """A directory where the state of the run is kept after every epoch: a run that was killed goes on from there."""
+    """A directory where the state of the run is kept after every epoch: a run that was killed goes on from there. By default
+    `OUTPUT.run`, beside the output; it is removed once the output is written."""
 
     def fit(self) -> Fit:
         """Return how a model is trained.
@@ -75,8 +87,40 @@ class Fitting(Verb):
             tensorboard=Path(self.tensorboard) if self.tensorboard else None,
             jit=self.jit,
             gradient_clip=self.gradient_clip,
+            device=self.device,
+            mixed_precision=self.mixed_precision,
+            strategy=self.strategy,
         )
 
     def folder(self) -> Path | None:
         """Return where the state of the run is kept, None where it is not."""
         return Path(self.run) if self.run else None
+
+    def key(self, *told: str) -> str:
+        """Return a text that changes when an option does that the result depends on.
+
+        Args:
+            told: What else it depends on: models and data.
+        """
+        beside = {*self.fed, "log", "tensorboard", "run"}
+        options = {name: getattr(self, name) for name in type(self).model_fields if name not in beside}
+        return hashlib.sha256(json.dumps([options, told], sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def kept_beside(verb: Verb, output: Path) -> Verb:
+    """Return a verb that keeps the state of its run beside its output, if it trains and nothing else is said."""
+    if not isinstance(verb, Fitting) or verb.run is not None:
+        return verb
+    return verb.model_copy(update={"run": str(output.with_name(f"{output.name}.run"))})
+
+
+def done_with(verb: Verb) -> None:
+    """Delete the state of a verb's run; its result is written."""
+    folder = verb.folder() if isinstance(verb, Fitting) else None
+    if folder is not None:
+        forget(folder)
+
+
+def _plain(value: Any) -> str:
+    """Return what is no plain value as a text that is the same in another process."""
+    return type(value).__name__

@@ -1,11 +1,12 @@
 """Training that can be interrupted: Keras's `fit`, with the state of the run on disk after every epoch.
 
 What decides the rest of a run is kept in one file: every variable of the model and of its optimizer, states of random layers included, the
-number of the epoch, what was best so far and the history. The order of samples is drawn from the seed and the number of the epoch alone.
-So a run that was killed and is started again ends with the weights of one that was not (on the processor, where Keras's operations
-give the same bits each time).
+number of the epoch, what was best so far and the history. The order of samples is drawn from the seed and the number of the epoch alone,
+and random layers begin in states that the seed gives. So a run that was killed and is started again ends with the weights of one that was
+not (on the processor, where Keras's operations give the same bits each time).
 """
 
+import csv
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import OptionError, StoreError
 from graftwork.models.lazy import keras
+from graftwork.training.seeding import seed_layers
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done so far and steps in all."""
@@ -45,6 +47,9 @@ class Fit:
         tensorboard: A directory for TensorBoard.
         jit: Whether the step is compiled by XLA; by default as Keras decides.
         gradient_clip: Norm that the gradient of all weights is clipped to.
+        device: Where it is trained: ``"cpu"``, ``"gpu:1"``; by default where Keras does.
+        mixed_precision: ``"float16"`` or ``"bfloat16"``, in which layers compute; weights and outputs stay float32.
+        strategy: ``"mirrored"`` for one copy of the model on each device of its kind, each batch divided among them.
     """
 
     epochs: int = 10
@@ -60,6 +65,9 @@ class Fit:
     tensorboard: Path | None = None
     jit: bool | None = None
     gradient_clip: float | None = None
+    device: str | None = None
+    mixed_precision: Literal["float16", "bfloat16"] | None = None
+    strategy: Literal["mirrored", "multi_worker"] | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -140,17 +148,20 @@ def run(
         callbacks: Further callbacks of Keras.
 
     Raises:
-        StoreError: If the folder holds the state of another run.
-        OptionError: If the metric to monitor does not exist.
+        StoreError: If the folder holds the state of another run, or no state at all that can be read.
+        OptionError: If the metric to monitor does not exist, or the loss is no number any more.
     """
     begin = time.perf_counter()
     keeper = _keeper(model, fit, validation is not None, folder, key)
+    seed_layers(model, fit.seed)
     first = keeper.restore()
     if hasattr(feed, "start_at"):
         feed.start_at(first)
-    known = [keeper.callback, *callbacks, *_logs(fit, first)]
+    known = [keeper.callback, *callbacks]
+    if fit.tensorboard is not None:
+        known.append(keras.callbacks.TensorBoard(str(fit.tensorboard), write_graph=False))
     if progress is not None:
-        known.append(_telling(progress, verb, fit.epochs, len(feed)))
+        known.append(_telling(progress, verb, first, fit.epochs, len(feed)))
     if not keeper.history.stopped and first < fit.epochs:
         model.fit(
             feed,
@@ -204,6 +215,7 @@ class _Keeper:
             variable.assign(value)
         self._best = best or None
         self.history = History(told["epochs"], told["best"], told["stopped"], told["next"])
+        self._write_log()
         return int(told["next"])
 
     def epoch_ended(self, epoch: int, logs: Mapping[str, Any]) -> None:
@@ -212,6 +224,10 @@ class _Keeper:
         self.history.epochs.append(row)
         if self.monitor not in row:
             raise OptionError(f"there is no metric {self.monitor!r} to monitor; there are {', '.join(row)}")
+        if not math.isfinite(row["loss"]):
+            raise OptionError(
+                f"the loss of epoch {epoch + 1} is {row['loss']}: training went astray; use a smaller learning rate, or gradient_clip"
+            )
         sign = 1 if self._mode() == "min" else -1
         values = [sign * each[self.monitor] for each in self.history.epochs]
         if epoch == 0 or values[-1] < values[self.history.best] or not math.isfinite(values[self.history.best]):
@@ -221,6 +237,7 @@ class _Keeper:
         if self.fit.patience is not None and epoch - self.history.best >= self.fit.patience:
             self.history.stopped = self.model.stop_training = True
         self._write(epoch + 1)
+        self._write_log()
 
     def _mode(self) -> str:
         more = ("acc", "auc", "f1", "precision", "recall", "r2")
@@ -251,6 +268,15 @@ class _Keeper:
         finally:
             unfinished.unlink(missing_ok=True)
 
+    def _write_log(self) -> None:
+        """Write the whole history as CSV: so the file is right after a run that went on, too."""
+        if self.fit.log is None:
+            return
+        with self.fit.log.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ["epoch", *dict.fromkeys(k for row in self.history.epochs for k in row)])
+            table.writeheader()
+            table.writerows({"epoch": place, **row} for place, row in enumerate(self.history.epochs))
+
     def finish(self) -> None:
         """Give the model the weights of the best epoch."""
         if self.fit.best and self._best is not None:
@@ -271,26 +297,45 @@ def _keeper(model: Any, fit: Fit, validated: bool, folder: Path | None, key: str
     return keeper
 
 
-def _logs(fit: Fit, first: int) -> list[Any]:
-    found = []
-    if fit.log is not None:
-        found.append(keras.callbacks.CSVLogger(str(fit.log), append=first > 0))
-    if fit.tensorboard is not None:
-        found.append(keras.callbacks.TensorBoard(str(fit.tensorboard)))
-    return found
+def _telling(progress: Progress, verb: str, first: int, epochs: int, steps: int) -> Any:
+    begin = time.perf_counter()
 
-
-def _telling(progress: Progress, verb: str, epochs: int, steps: int) -> Any:
     class Telling(keras.callbacks.Callback):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.epoch = 0
+            self.epoch = first
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.epoch = epoch
 
         def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-            told = ", ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
-            progress(f"{verb}: epoch {self.epoch + 1}/{epochs}, {told}", self.epoch * steps + batch + 1, epochs * steps)
+            done = self.epoch * steps + batch + 1
+            left = (time.perf_counter() - begin) / (done - first * steps) * (epochs * steps - done)
+            told = "".join(f", {name} {float(value):.4g}" for name, value in (logs or {}).items())
+            where = f"epoch {self.epoch + 1}/{epochs}, step {batch + 1}/{steps}"
+            progress(f"{verb}: {where}{told}, {_span(left)} left", done, epochs * steps)
 
     return Telling()
+
+
+def _span(seconds: float) -> str:
+    """Return a time as people say it: ``12 s``, ``3 min``, ``1 h 20 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def forget(folder: Path) -> None:
+    """Delete the state of a run that is done with; what else lies in the folder stays.
+
+    Args:
+        folder: The folder that `run` was given, or one with such folders in it.
+    """
+    for inner in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if inner.is_dir():
+            forget(inner)
+        elif inner.name == STATE or inner.name.startswith((f".{STATE}.", "features.", ".features.")):
+            inner.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,195 @@
+"""What a frozen trunk gives for every sample, computed once: on the disk, mapped, and gone on with where it was interrupted.
+
+::
+
+    FOLDER/features.json     key, shape and dtype, and how many samples are done
+    FOLDER/features.bin      the rows, one after the other
+
+The number of samples that are done is written after the rows are on the disk, so rows that were half written when a process died are
+computed again. Batches are the same ones whatever happened in between, and so are the bits.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.compose.ports import Port
+from graftwork.data import Column, Samples
+from graftwork.data.base import Rows, Stream, Table
+from graftwork.data.samples import Part
+from graftwork.errors import MismatchError, OutputError, StoreError
+from graftwork.models.configuration import configuration_of
+from graftwork.models.lazy import keras
+from graftwork.training.feeding import packed
+
+COLUMN = "features"
+SYNCED = 10.0
+"""Seconds after which what is done so far is made safe."""
+
+
+def why_not_once(trunk: Any, port: Port, data: Samples | Stream) -> str:
+    """Return why a trunk must run in every epoch, "" if once is enough.
+
+    Args:
+        trunk: A model whose layers are all frozen.
+        port: What it gives.
+        data: What it is run on.
+    """
+    if not isinstance(data, Samples):
+        return f"{data.name} yields batches that may be others each time"
+    if port.tensor is not None and getattr(port.tensor, "_keras_mask", None) is not None:
+        return f"{port.name!r} carries a mask"
+    if any(size is None for size in port.shape[1:]):
+        return f"{port.name!r} {port.shape} has no fixed size"
+    for layer in trunk._flatten_layers(include_self=False):
+        own = type(layer).__name__
+        if _draws(layer):
+            return f"layer {layer.name!r} ({own}) is random in training"
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            return f"layer {layer.name!r} ({own}) is not frozen, so its statistics move"
+        plain = type(layer).__module__.startswith(("keras.", "graftwork."))
+        if not plain and layer._call_has_training_arg:
+            return f"layer {layer.name!r} ({own}) is a class of its own that may do something else in training"
+    return ""
+
+
+def _draws(layer: Any) -> bool:
+    """Return whether a layer gives something random in training, at the rates that it has."""
+    rates = [getattr(layer, name, None) for name in ("rate", "dropout", "recurrent_dropout", "_dropout", "stddev")]
+    known = [rate for rate in rates if isinstance(rate, int | float)]
+    return bool(layer._seed_generators) and (not known or any(rate > 0 for rate in known))
+
+
+def digest(model: Any) -> str:
+    """Return a text that changes when a model's configuration or a weight of it does."""
+    found = hashlib.sha256(json.dumps(configuration_of(model), sort_keys=True, default=str).encode())
+    for variable in model.weights:
+        found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def features(
+    trunk: Any,
+    samples: Samples,
+    *,
+    batch: int,
+    folder: Path,
+    check: Callable[[Part], None] = lambda part: None,
+    tell: Callable[[int, int], None] = lambda done, count: None,
+) -> Samples:
+    """Return samples whose one input is what a trunk gives in inference mode; all else is as it was.
+
+    Args:
+        trunk: A model with one output.
+        samples: The samples, `matched` with it.
+        batch: How many are run at a time.
+        folder: Where the features are kept; those of the same trunk, samples and batch are found there.
+        check: Refuses samples, as they are read.
+        tell: Told how many samples are done, and how many there are.
+
+    Raises:
+        StoreError: If the folder holds the features of something else.
+        OutputError: If they cannot be written.
+        MismatchError: If the trunk does not give one row for each sample.
+    """
+    told = f"{digest(trunk)} {samples.fingerprint()} {batch} {keras.__version__} {keras.config.backend()}"
+    key = hashlib.sha256(told.encode()).hexdigest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = _Rows(folder, key, len(samples))
+        while rows.done < len(samples):
+            part = samples.take(samples.rows[rows.done : rows.done + batch])
+            check(part)
+            found = np.asarray(keras.ops.convert_to_numpy(trunk.predict_on_batch(packed(trunk, part.inputs))))
+            if len(found) != len(part.rows):
+                raise MismatchError(f"{trunk.name!r} gives {len(found)} rows for {len(part.rows)} samples")
+            rows.add(found.astype(np.float32) if found.dtype.itemsize < 4 else found)
+            tell(rows.done, len(samples))
+        table = Featured(samples, rows.mapped(), key)
+    except OSError as error:
+        raise OutputError(f"features cannot be kept in {folder}: {error}") from error
+    every = np.arange(len(samples), dtype=np.int64)
+    return replace(samples, table=table, rows=every, inputs={COLUMN: (COLUMN,)}, scale=None)
+
+
+class _Rows:
+    """The rows on the disk, and how many of them are done."""
+
+    def __init__(self, folder: Path, key: str, count: int) -> None:
+        self._state, self._file, self._key, self._count = folder / "features.json", folder / "features.bin", key, count
+        self._told: dict[str, Any] = {}
+        self._array: Any = None
+        self._safe = time.monotonic()
+        self.done = 0
+        if self._state.exists():
+            self._restore()
+
+    def _restore(self) -> None:
+        try:
+            told = json.loads(self._state.read_text(encoding="utf-8"))
+            fits = told["key"] == self._key
+            shape, dtype = (self._count, *map(int, told["shape"])), np.dtype(told["dtype"])
+            whole = self._file.stat().st_size == int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            done = int(told["done"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"the features in {self._state.parent} are damaged ({error}); remove them to begin anew"
+            ) from error
+        if not fits or not whole or not 0 <= done <= self._count:
+            raise StoreError(
+                f"{self._state.parent} holds features of another trunk, other data or another batch; name another folder, or remove it"
+            )
+        self._told, self.done = told, done
+        self._array = np.memmap(self._file, dtype, "r+", shape=shape)
+
+    def add(self, found: NDArray[Any]) -> None:
+        if self._array is None:
+            shape = (self._count, *found.shape[1:])
+            self._told = {"key": self._key, "shape": found.shape[1:], "dtype": found.dtype.str}
+            self._array = np.memmap(self._file, found.dtype, "w+", shape=shape)
+        self._array[self.done : self.done + len(found)] = found
+        self.done += len(found)
+        if self.done == self._count or time.monotonic() - self._safe > SYNCED:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Make what is done safe, then say so."""
+        self._array.flush()
+        unfinished = self._state.with_name(f".{self._state.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps({**self._told, "done": self.done}), encoding="utf-8")
+        unfinished.replace(self._state)
+        self._safe = time.monotonic()
+
+    def mapped(self) -> NDArray[Any]:
+        return np.memmap(self._file, self._array.dtype, "r", shape=self._array.shape)
+
+
+class Featured:
+    """A table of features, with the labels and weights of the samples that they are of; see `graftwork.data.base.Table`."""
+
+    def __init__(self, samples: Samples, values: NDArray[Any], key: str) -> None:
+        self._samples, self._values, self._key = samples, values, key
+        table: Table = samples.table
+        self.name, self.labels, self.classes = table.name, table.labels, table.classes
+        self.columns: Mapping[str, Column] = {**table.columns, COLUMN: Column(values.shape[1:], values.dtype.name)}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def take(self, column: str, rows: Rows) -> NDArray[Any]:
+        """Return the entries of some samples; see `Table.take`."""
+        if column == COLUMN:
+            return np.asarray(self._values[rows])
+        return self._samples.table.take(column, self._samples.rows[rows])
+
+    def fingerprint(self) -> str:
+        """Return a text that changes when the features do."""
+        return self._key
