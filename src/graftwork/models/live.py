@@ -122,7 +122,7 @@ def _refuse_without_architecture(header: Header, where: str) -> None:
         raise StoreError(
             f"{where} is a model of Hugging Face's, which Keras cannot build; only its weights can be merged"
         )
-    if header.format == "saved_model":
+    if header.format == "saved_model" and header.config is None:
         raise StoreError(
             f"{where} is a SavedModel, whose program Keras does not load; make a Keras model of it with `savedmodel bridge`, or put its "
             "variables into one with `savedmodel lift`"
