@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,26 @@ from graftwork.data.base import Column
 from graftwork.data.spool import Spool, Spooled
 from graftwork.errors import DataError
 
-PIECE = 1 << 24
-"""Bytes of a file that are read at a time; a line of a CSV file cannot be longer."""
+PIECE = 1 << 22
+"""Bytes of a file that are read at a time. pyarrow reads some thirty pieces of a CSV file ahead, and its first tells the columns' types."""
+
+LONGEST = 1 << 28
+"""The longest piece, and line, of a CSV file."""
 
 ROWS = 1 << 16
 """The most rows of a Parquet file that are read at a time."""
 
 
-class _WiderError(Exception):
-    """A column of a CSV file needs another type than its first lines told."""
+class _AgainError(Exception):
+    """A CSV file has to be read again: a column needs another type than its first lines told, or a line is longer than a piece."""
+
+
+@dataclass
+class _Known:
+    """What is known by now of CSV files: the types of columns, and how long a piece has to be."""
+
+    kinds: dict[str, Any] = field(default_factory=dict)
+    piece: int = PIECE
 
 
 def open_csv(files: Sequence[Path]) -> Spooled:
@@ -31,11 +43,11 @@ def open_csv(files: Sequence[Path]) -> Spooled:
     Raises:
         DataError: If they cannot be read.
     """
-    kinds: dict[str, Any] = {}
+    known = _Known()
     while True:
         try:
-            return _spooled(files, "csv", lambda file: _csv(file, kinds))
-        except _WiderError:
+            return _spooled(files, "csv", lambda file: _csv(file, known))
+        except _AgainError:
             continue
 
 
@@ -54,7 +66,7 @@ def _spooled(files: Sequence[Path], word: str, pieces: Callable[[Path], Iterator
     names: list[str] | None = None
     with Spool(", ".join(file.name for file in files)) as spool:
         for file in files:
-            at = 0
+            at = 1 if word == "csv" else 0  # as a spreadsheet and pyarrow count, the names are the first row
             try:
                 for piece in pieces(file):
                     names = names or _checked(piece.schema.names, file)
@@ -66,7 +78,7 @@ def _spooled(files: Sequence[Path], word: str, pieces: Callable[[Path], Iterator
                         _add(spool, name, column, file, at)
                     at += piece.num_rows
             except (OSError, arrow.ArrowException) as error:
-                raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+                raise DataError(f"{file} cannot be read: {str(error).splitlines()[0][:300]}") from error
         return spool.table(known)
 
 
@@ -84,38 +96,36 @@ def _checked(names: list[str], file: Path) -> list[str]:
     return names
 
 
-def _csv(file: Path, kinds: dict[str, Any]) -> Iterator[Any]:
+def _csv(file: Path, known: _Known) -> Iterator[Any]:
     import pyarrow as arrow
     from pyarrow import csv
 
     names: list[str] = []
     try:
-        options = {
-            "read_options": csv.ReadOptions(block_size=PIECE),
-            "convert_options": csv.ConvertOptions(column_types=kinds),
-        }
-        with csv.open_csv(file, **options) as reader:
+        reading = csv.ReadOptions(block_size=known.piece, use_threads=False)  # one thread counts the rows
+        converting = csv.ConvertOptions(column_types=known.kinds)
+        with csv.open_csv(file, read_options=reading, convert_options=converting) as reader:
             names = reader.schema.names
             for piece in reader:
-                if not kinds:
-                    kinds.update(zip(names, piece.schema.types, strict=True))
+                known.kinds = known.kinds or dict(zip(names, piece.schema.types, strict=True))
                 yield piece
     except arrow.ArrowInvalid as error:
-        _widen(str(error), names, kinds)
+        _learn(str(error), names, known)
         raise
 
 
-def _widen(said: str, names: Sequence[str], kinds: dict[str, Any]) -> None:
-    """Take a wider type for the column whose value pyarrow could not convert, if there is one."""
+def _learn(said: str, names: Sequence[str], known: _Known) -> None:
+    """Take a longer piece, or a wider type for the column whose value pyarrow could not convert, if it says so."""
     import pyarrow as arrow
 
+    if "straddling" in said and known.piece < LONGEST:
+        known.piece *= 8
+        raise _AgainError
     found = re.search(r"In CSV column #(\d+): .*?conversion error to (\w+).*?: invalid value '(.*)'", said, re.DOTALL)
-    if not found or not names:
-        return
-    name, value = names[int(found[1])], found[3]
-    numeric = found[2] in ("int64", "null") and _is_number(value)
-    kinds[name] = arrow.float64() if numeric else arrow.string()
-    raise _WiderError
+    if found and names:
+        numeric = found[2] in ("int64", "null") and _is_number(found[3])
+        known.kinds = {**known.kinds, names[int(found[1])]: arrow.float64() if numeric else arrow.string()}
+        raise _AgainError
 
 
 def _is_number(text: str) -> bool:
@@ -173,6 +183,8 @@ def _add(spool: Spool, name: str, column: Any, file: Path, at: int) -> None:
     elif arrow.types.is_boolean(kind) or arrow.types.is_integer(kind) or arrow.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
         spool.add(name, values.reshape(count, *shape))
+    elif arrow.types.is_binary(kind):
+        spool.useless(name, whole, f"{where} holds bytes that are no text in UTF-8")
     else:
         spool.useless(name, whole, f"{where} holds {whole.dtype}; expected numbers, texts, or lists of them")
 
