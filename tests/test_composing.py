@@ -1,10 +1,13 @@
 """What holds for every verb: one meaning in Python, on the command line and in recipes, sources untouched, results plain and checked."""
 
+import atexit
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +50,11 @@ def vector_model(name: str, seed: int, size: int = 5) -> keras.Model:
     return keras.Sequential([keras.Input((size,)), kl.Dense(6, "relu"), kl.Dense(3, "softmax")], name=name)
 
 
+DATA = Path(tempfile.mkdtemp(prefix="graftwork-tests-")) / "data.npz"
+"""Samples for verbs that train."""
+np.savez(DATA, x=np.random.default_rng(0).normal(size=(24, 8, 8, 3)).astype("float32"), y=np.arange(24) % 5)
+atexit.register(shutil.rmtree, DATA.parent)
+
 MODELS = {
     "a": lambda: image_model("a", 1),
     "b": lambda: image_model("b", 2),
@@ -70,6 +78,26 @@ class Case:
     models: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+
+    def given(self, models: list[Any]) -> dict[str, Any]:
+        """Models by the verb's arguments: those that are left go into the one that takes several."""
+        cls = VERBS[self.verb]
+        several = [name for name in cls.takes if name in cls.lists]
+        rest = len(models) - len(cls.takes) + len(several)
+        found, left = {}, list(models)
+        for name in cls.takes:
+            found[name] = [left.pop(0) for _ in range(rest)] if name in several else left.pop(0)
+        return found
+
+    def words(self, models: list[str]) -> list[str]:
+        """Models as the command line takes them."""
+        flags = VERBS[self.verb].flags
+        return [
+            word
+            for name, value in self.given(models).items()
+            for each in (value if isinstance(value, list) else [value])
+            for word in ((flags[name][0], each) if name in flags else (each,))
+        ]
 
 
 CASES = [
@@ -109,6 +137,19 @@ CASES = [
         ("--at", "drop", "--layer", "{GaussianNoise: {stddev: 0.1}}"),
     ),
     Case("rename", ("a",), {"mapping": {"stem": "root"}, "prefix": "x_"}, ("--mapping", "stem=root", "--prefix", "x_")),
+    Case(
+        "distill",
+        ("a", "b", "wide"),
+        {"data": str(DATA), "epochs": 2, "weights": [1, 2], "hints": {"add": "add"}},
+        ("--data", str(DATA), "--epochs", "2", "--weights", "1,2", "--hints", "add=add"),
+    ),
+    Case("recalibrate", ("a",), {"data": str(DATA)}, ("--data", str(DATA))),
+    Case(
+        "finetune",
+        ("a",),
+        {"data": str(DATA), "head": 5, "epochs": 2, "unfreeze": [1, 2], "batch": 8},
+        ("--data", str(DATA), "--units", "5", "--epochs", "2", "--unfreeze", "1,2", "--batch", "8"),
+    ),
     Case("to_logits", ("a",)),
     Case("to_probabilities", ("a",), {"outputs": "probabilities"}, ("--outputs", "probabilities")),
 ]
@@ -130,8 +171,7 @@ def function(verb: str) -> Any:
 
 def called(case: Case, models: list[Any], **more: Any) -> Any:
     """Call a verb's function as a user does."""
-    given = (models,) if VERBS[case.verb].takes == ("models",) else tuple(models)
-    return function(case.verb)(*given, **case.options, **more)
+    return function(case.verb)(*case.given(models).values(), **case.options, **more)
 
 
 def images(model: keras.Model, seed: int = 0) -> np.ndarray:
@@ -185,7 +225,7 @@ def test_live_results_are_what_was_planned_and_sources_stay(case):
     models = [MODELS[name]() for name in case.models]
     before = [state(model) for model in models]
 
-    report = gw.check(case.verb, models, **case.options)
+    report = gw.check(case.verb, case.given(models), **case.options)
     result = first(called(case, models))
 
     assert [state(model) for model in models] == before
@@ -213,7 +253,7 @@ def test_files_reload_plain_and_predict_the_same(case, folder, tmp_path):
 
     assert [path.read_bytes() for path in paths] == before
     x = images(reloaded)
-    new = gw.check(case.verb, paths, **case.options).parameters["new"]
+    new = gw.check(case.verb, case.given(paths), **case.options).parameters["new"]
     if not new:
         np.testing.assert_array_equal(reloaded(x), live(x))
     record = json.loads(zipfile.ZipFile(written).read("graftwork.json"))
@@ -228,11 +268,17 @@ def test_the_command_and_the_recipe_make_what_python_makes(folder, tmp_path):
         name = case.verb.replace("_", "-")
         files = [str(folder / f"{model}.keras") for model in case.models]
         commands.append(
-            [name, *files, *case.command, "-o", str(tmp_path / f"cli_{case.verb}.keras"), "--no-check", "--quiet"]
+            [
+                name,
+                *case.words(files),
+                *case.command,
+                "-o",
+                str(tmp_path / f"cli_{case.verb}.keras"),
+                "--no-check",
+                "--quiet",
+            ]
         )
-        takes = VERBS[case.verb].takes
-        models = {"models": list(case.models)} if takes == ("models",) else dict(zip(takes, case.models, strict=True))
-        steps[f"step_{case.verb}"] = {case.verb: {**models, **case.options}}
+        steps[f"step_{case.verb}"] = {case.verb: {**case.given(list(case.models)), **case.options}}
         outputs[f"step_{case.verb}"] = f"recipe_{case.verb}.keras"
     recipe = {"models": {name: str(folder / f"{name}.keras") for name in MODELS}, "steps": steps, "outputs": outputs}
     (tmp_path / "all.yaml").write_text(yaml.safe_dump(recipe))
@@ -260,7 +306,9 @@ def test_the_command_and_the_recipe_make_what_python_makes(folder, tmp_path):
             other = keras.saving.load_model(tmp_path / f"{kind}_{case.verb}.keras")
             assert other.get_config() == python.get_config(), (case.verb, kind)
             x = images(python)
-            if not gw.check(case.verb, [folder / f"{m}.keras" for m in case.models], **case.options).parameters["new"]:
+            if not gw.check(
+                case.verb, case.given([folder / f"{m}.keras" for m in case.models]), **case.options
+            ).parameters["new"]:
                 np.testing.assert_array_equal(other(x), python(x), err_msg=f"{case.verb} {kind}")
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from graftwork.api.plans import PlanReport
     from graftwork.api.recipes import plan, run
     from graftwork.api.reports import CompositionReport
-    from graftwork.api.training import distill
+    from graftwork.api.training import distill, finetune
     from graftwork.api.weights import convert, diff, merge, plan_merge, verify
 
 HOMES = {
@@ -64,7 +64,7 @@ HOMES = {
     "plans": ("PlanReport",),
     "recipes": ("plan", "run"),
     "reports": ("CompositionReport",),
-    "training": ("distill",),
+    "training": ("distill", "finetune"),
     "weights": ("convert", "diff", "merge", "plan_merge", "verify"),
 }
 """Which file each name comes from."""
@@ -86,6 +86,7 @@ __all__ = [
     "export",
     "extract",
     "extract_lora",
+    "finetune",
     "fisher",
     "freeze",
     "fuse",

@@ -152,3 +152,203 @@ def distill(
         run=run,
         **wanted,
     )
+
+
+def recalibrate(
+    model: Model,
+    data: Any,
+    *,
+    layers: str | Sequence[str] | None = None,
+    normalizations: bool = False,
+    batch: int = 32,
+    kept: float = 4.0,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Give BatchNormalization layers the means and variances that they have on data, as merged weights need it.
+
+    Both are exact: over all samples and positions, in inference mode, once every layer before has its own. Neither the
+    size of batches nor the order of samples plays a part, labels are not needed, and no other weight changes.
+
+    Args:
+        model: A path or a live model.
+        data: Samples like those that the model is for; labels are not looked at.
+        layers: Paths of layers to keep to, with * and the like; a nested model stands for all its layers. By default
+            all BatchNormalization.
+        normalizations: Whether adapted Normalization layers get new statistics as well.
+        batch: How many samples are run at a time; it does not change the result.
+        kept: GiB of what layers give that are kept on the disk between passes; 0 computes it anew in each.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If the data does not go into the model.
+        DataError: If the data cannot be read, or a layer is called with NaN or infinity.
+        OptionError: If there is nothing to re-estimate, or a layer is called where its values cannot be seen.
+        UnknownNameError: If a pattern matches no layer.
+    """
+    return make(
+        "recalibrate",
+        [model],
+        data=data,
+        layers=layers,
+        normalizations=normalizations,
+        batch=batch,
+        kept=kept,
+        **wanted,
+    )
+
+
+def finetune(
+    trunk: Model,
+    *,
+    data: Any,
+    validation: Any = None,
+    old: Any = None,
+    head: Any = "linear",
+    at: str | None = None,
+    port: str | None = None,
+    hidden: Sequence[int] = (),
+    activation: str | None = None,
+    outputs: str = "auto",
+    loss: str | Mapping[str, Any] | None = None,
+    penalty: float = 1.0,
+    cache: bool | None = None,
+    unfreeze: int | str | Sequence[int] | Sequence[str] | None = None,
+    batchnorm: bool = False,
+    fine_epochs: int | None = None,
+    fine_learning_rate: float | Sequence[float] | None = None,
+    l2_sp: float = 0.0,
+    interpolate: float | str | None = None,
+    name: str | None = None,
+    epochs: int = 10,
+    batch: int = 32,
+    optimizer: str | Mapping[str, Any] = "adam",
+    learning_rate: float | None = None,
+    seed: int = 0,
+    monitor: str | None = None,
+    mode: str | None = None,
+    patience: int | None = None,
+    best: bool = True,
+    gradient_clip: float | None = None,
+    jit: bool | None = None,
+    log: str | None = None,
+    tensorboard: str | None = None,
+    device: str | None = None,
+    mixed_precision: str | None = None,
+    strategy: str | None = None,
+    run: str | None = None,
+    **wanted: Unpack[Wanted],
+) -> Any:
+    """Train a new head on what a model gives and then, if asked for, the last layers of the model with it.
+
+    While only the head trains, the model below it is frozen and run once over the data; what it gives is kept on
+    the disk, unless something random stands in it. One plain model comes out.
+
+    Args:
+        trunk: A path or a live model, which stays as it is.
+        data: What to learn from: inputs and labels.
+        validation: What is measured on after every epoch, in the same form.
+        old: Data of the task that the model was trained for: what it forgets of that is measured. Labels are looked
+            at where they fit what it gives.
+        head: A number of units (softmax; sigmoid for one), a layer, a model, a list of these; or a word, for as
+            many units as the labels ask for: linear, mlp, conv (a convolution, pooling, linear), logistic (linear,
+            solved by scikit-learn instead of trained), own (the last layer with weights that the model has).
+        at: What the head stands on: the address of a tensor, such as `global_pool`. By default what the model
+            gives; where these are probabilities, the last layer with weights goes, and the head stands where that
+            stood.
+        port: Which output the head takes the place of, where the model has several; the others go.
+        hidden: Units of Dense layers with relu before the head; of an mlp 256 by default.
+        activation: The activation of the head, where it is a number of units or a word: `linear` for values without
+            bounds.
+        outputs: What the head gives, where its last operation does not tell: probabilities, logits, sigmoid,
+            sigmoid_logits, regression.
+        loss: One of Keras, by name or class and settings; by default the usual one for what the head gives.
+        penalty: How strongly a logistic head is kept from large weights: the inverse of scikit-learn's C.
+        cache: Run the model below the head once, and keep what it gives on the disk while the head trains: by
+            default where that changes nothing; true refuses where it would, false never does it.
+        unfreeze: What trains afterwards, with the head: so many layers with weights from the top, or those that
+            paths match (`*` for all). Several numbers are as many stages, one after the other.
+        batchnorm: Whether BatchNormalization among these layers trains as well; its statistics then follow the new
+            data.
+        fine_epochs: Epochs of each of these stages; by default as many as of the head.
+        fine_learning_rate: Their learning rate, or one for each; by default a tenth of the one before.
+        l2_sp: How strongly layers of the model are kept near where they began: half of this times the squared
+            distance is added to the loss.
+        interpolate: Give the result weights between those before layers were unfrozen (0) and those at the end (1):
+            this far on the way, or where the loss on `validation` is least.
+        name: What the result is called; by default as the model.
+        epochs: How often all samples are seen.
+        batch: Samples in a batch.
+        optimizer: Keras's name of an optimizer, or its configuration.
+        learning_rate: Its learning rate; by default its own.
+        seed: Fixes the order of samples, new weights and the states of random layers.
+        monitor: What tells the best epoch: a metric of the history; by default `val_loss` with validation data,
+            else `loss`.
+        mode: Whether less or more of it is better; by default less, save for accuracies, AUC and the like.
+        patience: After how many epochs without improvement training ends early; by default never.
+        best: Keep the weights of the best epoch, not the last.
+        gradient_clip: Norm that the gradient of all weights is clipped to.
+        jit: Compile the step with XLA; by default as Keras decides.
+        log: A CSV file that a line is added to after every epoch.
+        tensorboard: A directory for TensorBoard.
+        device: Where to train: `cpu`, `gpu:1`; by default where Keras does.
+        mixed_precision: What layers compute in meanwhile; weights stay float32, and so does what the result
+            computes in.
+        strategy: Divide each batch among all devices of a kind: `mirrored`. What `fit` of this Keras cannot do is
+            refused.
+        run: A directory where the state of the run is kept after every epoch: a run that was killed goes on from
+            there. By default `OUTPUT.run`, beside the output; it is removed once the output is written.
+        **wanted: See `Wanted`.
+
+    Returns:
+        The path of the output, or a live `keras.Model`.
+
+    Raises:
+        MismatchError: If model and data do not go together, with what would help.
+        DataError: If the data cannot be read, or holds what no model should be trained on.
+        OptionError: If an option makes no sense.
+        UnknownNameError: If an option names what is not there.
+    """
+    return make(
+        "finetune",
+        {"trunk": trunk},
+        data=data,
+        validation=validation,
+        old=old,
+        head=head,
+        at=at,
+        port=port,
+        hidden=hidden,
+        activation=activation,
+        outputs=outputs,
+        loss=loss,
+        penalty=penalty,
+        cache=cache,
+        unfreeze=unfreeze,
+        batchnorm=batchnorm,
+        fine_epochs=fine_epochs,
+        fine_learning_rate=fine_learning_rate,
+        l2_sp=l2_sp,
+        interpolate=interpolate,
+        name=name,
+        epochs=epochs,
+        batch=batch,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        seed=seed,
+        monitor=monitor,
+        mode=mode,
+        patience=patience,
+        best=best,
+        gradient_clip=gradient_clip,
+        jit=jit,
+        log=log,
+        tensorboard=tensorboard,
+        device=device,
+        mixed_precision=mixed_precision,
+        strategy=strategy,
+        run=run,
+        **wanted,
+    )

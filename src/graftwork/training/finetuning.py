@@ -70,6 +70,8 @@ class Finetuning:
         self.why_not = self.halves.why_not or why_not_once(self.halves.trunk(), self.halves.port, self.data)
         self._check_options()
         self.stages = self._stages()
+        for layers in self.stages:
+            self._unfreeze(layers)
 
     # Looked at beforehand -----------------------------------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class Finetuning:
             self.halves = halves(self.model, Tap((), swapped.below, swapped.port.name))
             self.classes = None
             settle(self.model)
-        set_trained(self.model, {id(leaf.layer): False for leaf in self.halves.leaves()})
+        self._freeze()
         if not self.model.trainable_weights:
             behind = [
                 leaf for part in parts(self.model) for leaf in part.leaves() if id(leaf.layer) in self.halves.behind
@@ -121,6 +123,12 @@ class Finetuning:
             set_trained(self.model, {id(leaf.layer): True for leaf in behind if has_weights(leaf)})
         if not self.model.trainable_weights:
             raise OptionError("the head has no weights, so there is nothing to train")
+
+    def _freeze(self) -> None:
+        set_trained(self.model, {id(leaf.layer): False for leaf in self.halves.leaves()})
+
+    def _unfreeze(self, layers: Sequence[Any]) -> None:
+        set_trained(self.model, {id(layer): True for layer in layers}, batchnorm=self.wishes.batchnorm)
 
     def _head(self, value: Port, names: Names, spread: bool) -> Head:
         wishes = self.wishes
@@ -226,7 +234,10 @@ class Finetuning:
             if self.cached
             else f"the model below the head runs in every epoch: {self.why_not or 'cache=False'}"
         )
-        later = (f"afterwards {len(group)} layers below the head train" for group in self.stages)
+        later = (
+            f"then {len(group)} layer{'s' if len(group) > 1 else ''} below the head train{'' if len(group) > 1 else 's'} with it"
+            for group in self.stages
+        )
         return Composed(
             model=self.model,
             reference=self.reference,
@@ -256,6 +267,7 @@ class Finetuning:
                 for leaf in self.halves.leaves()
                 for v in leaf.layer.weights
             }
+            self._freeze()
             self._head_stage(folder)
             settle(self.model)
             original = values_of(self.model) if self.wishes.interpolate is not None else []
@@ -318,7 +330,7 @@ class Finetuning:
     def _fine_stage(
         self, folder: Path, number: int, layers: Sequence[Any], starts: Mapping[int, np.ndarray[Any, Any]]
     ) -> None:
-        set_trained(self.model, {id(layer): True for layer in layers}, batchnorm=self.wishes.batchnorm)
+        self._unfreeze(layers)
         name = f"fine-{number}"
         fit = replace(
             self.fit,
