@@ -3,7 +3,8 @@
 Everything that shapes and dtypes tell is found before a sample is read; labels and values are looked at in one pass before training.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +13,24 @@ from numpy.typing import NDArray
 
 from graftwork.compose.ports import Port, inputs, outputs
 from graftwork.data import Column, Samples
+from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError
 
 BATCH = 1024
 """Samples that are looked at in one piece."""
 
+NARROW = ("int8", "uint8", "int16", "uint16", "bool")
+"""Kinds of inputs that larger numbers do not fit."""
+
+SWITCHES = ("sigmoid", "sigmoid_logits")
+"""Kinds of outputs whose labels are from 0, no, to 1, yes."""
+
 CATEGORICAL = ("probabilities", "logits")
 """Kinds of outputs whose labels are classes."""
+
+NOT_ONE = 0.02
+"""How far from 1 the label of a sample may sum to; what half precision rounds away is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,8 @@ def matched(samples: Samples, model: Any) -> Samples:
         ]
         raise MismatchError(
             f"model {model.name!r} and {samples.name} do not go together: {', '.join(told)}",
-            advice=f"say which column goes into which input: x={{{', '.join(f'{name}: …' for name in ports)}}}",
+            advice=f"say which column goes into which input, x={{{', '.join(f'{name}: …' for name in ports)}}}; there are "
+            + ", ".join(list(samples.table.columns)[:12]),
         )
     reasons = []
     for name, port in ports.items():
@@ -80,24 +92,55 @@ def _named(samples: Samples, ports: Mapping[str, Port]) -> dict[str, tuple[str, 
 
 def _unfit(samples: Samples, columns: tuple[str, ...], port: Port) -> str:
     """Return why columns do not go into an input, "" if they do."""
-    found = [samples.table.columns[column] for column in columns]
-    shape: tuple[int | None, ...] = found[0].shape
-    if len(found) > 1:
-        sizes = [int(np.prod([1, *(size or 0 for size in column.shape)])) for column in found]
-        shape = (sum(sizes),)
+    found = {name: samples.table.columns[name] for name in columns}
+    shape = next(iter(found.values())).shape if len(found) == 1 else (_width(found.values()),)
+    kinds = [column.dtype for column in found.values()]
+    named = ", ".join(columns[:3]) + (f" … ({len(columns)} columns)" if len(columns) > 3 else "")
+    where = f"{named} of {samples.name}"
+    if "str" in kinds and port.dtype != "string":
+        name = columns[kinds.index("str")]
+        reason = f"{name} of {samples.name} holds texts{_example(samples, name)}"
+    else:
+        reason = _misfit(Column(shape, kinds[0]), kinds, port, where)
+    if not reason and samples.scale is not None and not port.dtype.startswith(("float", "bfloat")):
+        reason = f"{where} would be scaled by {samples.scale:g}, which is for inputs of floating-point numbers"
+    return reason and f"input {port.name!r} takes {Column(port.shape[1:], port.dtype)} and {reason}"
+
+
+def _misfit(column: Column, kinds: Sequence[str], port: Port, where: str) -> str:
+    """Return why entries of a shape, made of elements of some kinds, do not go into an input."""
     wanted = port.shape[1:]
-    where = f"input {port.name!r} takes {Column(wanted, port.dtype)} and {', '.join(columns[:3])} of {samples.name} "
-    fits = len(shape) == len(wanted) and all(
-        a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True)
-    )
-    if not fits:
-        return where + f"is {Column(shape, found[0].dtype)}"
-    texts = [column.dtype == "str" for column in found]
-    if any(texts) != (port.dtype == "string"):
-        return where + ("holds texts" if any(texts) else "holds numbers")
-    kinds = [np.dtype(column.dtype).kind for column in found if column.dtype != "str"]
-    if samples.scale is None and port.dtype.startswith(("int", "uint")) and "f" in kinds:
-        return where + "holds fractions, which would be cut off"
+    if port.dtype == "string" and any(kind != "str" for kind in kinds):
+        return f"{where} holds numbers"
+    if not _same(column.shape, wanted) and not (column.shape == () and wanted == (1,)):
+        return f"{where} is {column}"
+    if port.dtype.startswith(("int", "uint", "bool")) and any(np.dtype(kind).kind == "f" for kind in kinds):
+        return f"{where} holds fractions, which would be cut off"
+    if port.dtype in NARROW and not all(np.can_cast(kind, port.dtype) for kind in kinds):
+        return f"{where} holds {' and '.join(dict.fromkeys(kinds))}, which may not fit; save it as {port.dtype}"
+    return ""
+
+
+def _width(columns: Iterable[Column]) -> int | None:
+    """Return how many numbers stand side by side, None where that is not known."""
+    sizes = [size for column in columns for size in [_size(column.shape)]]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def _size(shape: tuple[int | None, ...]) -> int | None:
+    return None if None in shape else math.prod(size or 0 for size in shape)
+
+
+def _example(samples: Samples, name: str) -> str:
+    """Return the first text of a column that is no number, as messages say it."""
+    for first in range(0, min(len(samples), 100 * BATCH), BATCH):
+        rows = samples.rows[first : first + BATCH]
+        for row, text in zip(rows, samples.table.take(name, rows).reshape(len(rows), -1), strict=True):
+            for each in text:
+                try:
+                    float(each)
+                except ValueError:
+                    return f" such as {str(each)[:40]!r} (sample {row:,})"
     return ""
 
 
@@ -109,10 +152,15 @@ def check_values(samples: Samples, targets: Mapping[str, Target] | None = None) 
         targets: The outputs that labels belong to; none if labels are not used.
 
     Raises:
-        DataError: For NaN or infinity in inputs, labels or weights, labels out of range, and weights below 0, with the first sample.
+        DataError: For NaN or infinity in inputs, labels or weights, labels out of range, and weights below 0, with the first sample;
+            for weights that are all 0.
     """
+    counted = 0.0
     for part in samples.batches(BATCH):
         check_part(part, samples.name, targets)
+        counted += 1 if part.weights is None else float(np.sum(part.weights))
+    if not counted:
+        raise DataError(f"the weights of all samples of {samples.name} (column {samples.weights!r}) are 0")
 
 
 def check_part(part: Part, where: str, targets: Mapping[str, Target] | None = None) -> None:
@@ -148,18 +196,27 @@ def _finite(values: NDArray[Any], rows: NDArray[np.int64], what: str, where: str
 
 def _label(labels: NDArray[Any], rows: NDArray[np.int64], target: Target, where: str) -> None:
     _finite(labels, rows, "the label", where)
-    if target.kind not in CATEGORICAL:
-        return
+    what = f"of {where} is {{}}, and output {target.name!r} "
+    if target.kind in SWITCHES:
+        _refuse((labels < 0) | (labels > 1), labels, rows, what + "says yes or no: expected 0 to 1")
     count = target.shape[-1] if target.shape else None
-    if count is None or (labels.ndim > 1 and labels.shape[-1] == count and count > 1):
+    if target.kind not in CATEGORICAL or count is None:
+        return
+    if _same(labels.shape[1:], target.shape) and labels.ndim > 1:
+        _refuse((labels < 0) | (labels > 1), labels, rows, what + "gives probabilities: expected 0 to 1")
+        sums = labels.sum(-1, dtype=np.float64)
+        told = f"of {where} sums to {{:g}}, and output {target.name!r} gives probabilities of classes: expected numbers that sum to 1"
+        _refuse(np.abs(sums - 1) > NOT_ONE, sums, rows, told)
         return
     wrong = (labels < 0) | (labels >= count) | (labels != np.floor(labels))
+    _refuse(wrong, labels, rows, what + f"has {count} classes: expected a whole number from 0 to {count - 1}")
+
+
+def _refuse(wrong: NDArray[np.bool_], values: NDArray[Any], rows: NDArray[np.int64], sentence: str) -> None:
+    """Refuse the first label that is wrong."""
     if wrong.any():
         place = tuple(np.argwhere(wrong)[0])
-        raise DataError(
-            f"the label of sample {rows[place[0]]:,} of {where} is {labels[place]}, and output {target.name!r} has {count} classes: "
-            f"expected a whole number from 0 to {count - 1}"
-        )
+        raise DataError(f"the label of sample {rows[place[0]]:,} " + sentence.format(values[place]))
 
 
 def check_labels(samples: Samples, target: Target) -> None:
@@ -167,21 +224,109 @@ def check_labels(samples: Samples, target: Target) -> None:
 
     Raises:
         MismatchError: If there are none, or their shape does not fit.
+        DataError: If they are texts, and no classes say which number each stands for.
     """
     if samples.labels is None:
         raise MismatchError(f"{samples.name} has no labels", advice="say which column holds them (y)")
-    shape = samples.table.columns[samples.labels].shape
-    whole, own = target.shape, shape
-    classes = target.shape[:-1] if target.kind in CATEGORICAL else whole
-    allowed = [whole, classes, (*classes, 1)] + ([()] if whole == (1,) else [])
-    if not any(_same(own, each) for each in allowed):
-        raise MismatchError(
-            f"labels of {samples.name} (column {samples.labels!r}) have the shape {shape}, output {target.name!r} gives {whole}"
+    column = samples.table.columns[samples.labels]
+    where = f"labels of {samples.name} (column {samples.labels!r})"
+    if column.dtype == "str" and not samples.classes:
+        raise DataError(
+            f"{where} are texts; say which classes there are, in the order of the model's outputs (classes)"
         )
+    _check_shape(column.shape, target, where)
+
+
+def _check_shape(shape: tuple[int | None, ...], target: Target, where: str) -> None:
+    whole = target.shape
+    classes = whole[:-1] if target.kind in CATEGORICAL else whole
+    allowed = [whole, classes, (*classes, 1)] + ([()] if whole == (1,) else [])
+    if not any(_same(shape, each) for each in allowed):
+        wanted = f", expected that, or whole numbers of the shape {classes}" if target.kind in CATEGORICAL else ""
+        raise MismatchError(f"{where} have the shape {shape}, output {target.name!r} gives {whole}{wanted}")
 
 
 def _same(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> bool:
     return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
+
+
+def part_of(batch: tuple[Any, ...], ports: Mapping[str, Port], where: str, first: int = 0) -> Part:
+    """Return a batch of a stream as samples that were read.
+
+    Args:
+        batch: Inputs, and perhaps labels and weights.
+        ports: What the model takes.
+        where: What messages call the stream.
+        first: The number of the first sample in it.
+
+    Raises:
+        DataError: If the inputs are not those of the model, or labels and weights are not as many.
+    """
+    given = batch[0]
+    flat = (
+        list(given.values())
+        if isinstance(given, Mapping)
+        else list(given)
+        if isinstance(given, list | tuple)
+        else [given]
+    )
+    if isinstance(given, Mapping):
+        missing = [name for name in ports if name not in given]
+        if missing:
+            raise DataError(f"{where} yields {', '.join(map(repr, given))}, and the model takes {missing[0]!r}")
+        flat = [given[name] for name in ports]
+    if len(flat) != len(ports):
+        raise DataError(f"{where} yields {len(flat)} inputs, and the model takes {', '.join(ports)}")
+    found = {name: np.asarray(values) for name, values in zip(ports, flat, strict=True)}
+    for name, port in ports.items():
+        values = found[name]
+        column = Column(values.shape[1:], "str" if values.dtype.kind in "OUS" else values.dtype.name)
+        reason = f"{where} yields one number" if not values.ndim else _misfit(column, [column.dtype], port, where)
+        if not reason and column.dtype == "str" and port.dtype != "string":
+            reason = f"{where} holds texts"
+        if reason:
+            raise DataError(
+                f"input {name!r} takes batches of {Column(port.shape[1:], port.dtype)} and {reason} in each sample of a batch"
+            )
+    rest = [None if values is None else _one(values, where) for values in (*batch[1:3], None, None)]
+    counts = {len(values) if values.ndim else 0 for values in (*found.values(), *rest) if values is not None}
+    if len(counts) > 1:
+        raise DataError(
+            f"the inputs, labels and weights in a batch of {where} are of different lengths: {sorted(counts)}"
+        )
+    rows = np.arange(first, first + counts.pop(), dtype=np.int64)
+    return Part(rows, found, rest[0], rest[1])
+
+
+def _one(values: Any, where: str) -> NDArray[Any]:
+    if isinstance(values, Mapping) or (
+        isinstance(values, list | tuple) and any(hasattr(each, "shape") for each in values)
+    ):
+        raise DataError(f"{where} yields several labels; expected those of one output")
+    return np.asarray(values)
+
+
+def check_stream(stream: Stream, model: Any, target: Target | None = None) -> Part:
+    """Refuse, by its first batch, a stream that a model cannot take; return that batch.
+
+    Args:
+        stream: The stream.
+        model: The model.
+        target: The output that labels belong to; None if labels are not used.
+
+    Raises:
+        DataError: If the stream yields nothing, or what no model should be shown.
+        MismatchError: If there are no labels, or their shape does not fit.
+    """
+    for batch in stream:
+        part = part_of(batch, inputs(model), stream.name)
+        if target is not None:
+            if part.labels is None:
+                raise MismatchError(f"{stream.name} yields no labels", advice="yield (inputs, labels)")
+            _check_shape(part.labels.shape[1:], target, f"labels of {stream.name}")
+        check_part(part, stream.name, {target.name: target} if target is not None else None)
+        return part
+    raise DataError(f"{stream.name} yields no batches")
 
 
 def target_of(model: Any, kind: str | None) -> Target:
