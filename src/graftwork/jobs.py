@@ -22,6 +22,7 @@ from graftwork.errors import GraftworkError, MismatchError, OptionError, OutputE
 from graftwork.estimates import EstimatePlan, check_estimate, estimate, plan_estimate, save_estimate
 from graftwork.estimates import Wishes as EstimateWishes
 from graftwork.extraction import ExtractionPlan, Wishes, extract, plan_extraction
+from graftwork.judging import JSON, EvaluationPlan, check_evaluation, write_evaluation
 from graftwork.mergekit import plan_mergekit_step
 from graftwork.models import savedmodel
 from graftwork.models.data import Samples, samples_of
@@ -32,6 +33,7 @@ from graftwork.recipe.checkpoints import CHECKPOINT_STEPS, CheckpointStep
 from graftwork.recipe.composition import ComposeStep
 from graftwork.recipe.declared import DeclaredStep
 from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS, SavedmodelLift
+from graftwork.recipe.training import EvaluateStep
 from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of
 from graftwork.stores.lora import ADAPTER
 from graftwork.stores.staged import Staged, check_target, free_bytes
@@ -592,10 +594,46 @@ def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Pat
     return ServableJob(savedmodel.PLANS[step.kind](sources, **step.wishes(root)))
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluationJob:
+    """Models judged; see `Job`."""
+
+    plan: EvaluationPlan
+    between: tuple[str, str] = (".json", JSON.name)
+
+    def check(self, target: Target) -> None:
+        """See `Job.check`."""
+        check_evaluation(self.plan, target)
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """See `Job.write`."""
+        return write_evaluation(self.plan, target, progress)
+
+    def header(self) -> Header | None:
+        """Return None: figures are no model."""
+        return None
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return nothing."""
+        return {}
+
+    def key(self, name: str) -> str:
+        """Return the name."""
+        return name
+
+
+def _evaluate(step: EvaluateStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
+    data = recipe.data.get(step.data, step.data) if isinstance(step.data, str) else step.data
+    wishes = {name: value for name, value in step.wishes().items() if name != "data"}
+    models = tuple((name, readers[name].path) for name in step.models)
+    return EvaluationJob(EvaluationPlan(models=models, data=open_data(data, root=root), wishes=wishes))
+
+
 JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
     "merge": _merge,
     "assemble": _assemble,
     "mergekit": lambda step, recipe, readers, root: MergeJob(plan_mergekit_step(step, recipe, readers)),
+    "evaluate": _evaluate,
     "extract_lora": _extract_lora,
     "fisher": _estimate,
     "gram": _estimate,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from graftwork.api.plans import PlanReport
     from graftwork.api.recipes import plan, run
     from graftwork.api.reports import CompositionReport
-    from graftwork.api.training import distill, finetune
+    from graftwork.api.training import distill, evaluate, finetune, recalibrate
     from graftwork.api.weights import convert, diff, merge, plan_merge, verify
 
 HOMES = {
@@ -64,7 +64,7 @@ HOMES = {
     "plans": ("PlanReport",),
     "recipes": ("plan", "run"),
     "reports": ("CompositionReport",),
-    "training": ("distill", "finetune"),
+    "training": ("distill", "evaluate", "finetune", "recalibrate"),
     "weights": ("convert", "diff", "merge", "plan_merge", "verify"),
 }
 """Which file each name comes from."""
@@ -83,6 +83,7 @@ __all__ = [
     "distill",
     "draw",
     "ensemble",
+    "evaluate",
     "export",
     "extract",
     "extract_lora",
@@ -99,6 +100,7 @@ __all__ = [
     "merge",
     "plan",
     "plan_merge",
+    "recalibrate",
     "remove",
     "rename",
     "replace",

@@ -8,7 +8,9 @@ from typing import Any
 from graftwork import estimates, extraction
 from graftwork.api.plans import PlanReport, of_merge
 from graftwork.composing import CompositionPlan, check_composition
+from graftwork.data import Samples
 from graftwork.jobs import Job, check_adapter, check_servable
+from graftwork.judging import EvaluationPlan, check_evaluation
 from graftwork.models.savedmodel import ServablePlan
 from graftwork.stores.staged import free_bytes
 from graftwork.writing import Target
@@ -99,7 +101,27 @@ def report_of(name: str, job: Job, target: Target | None, threads: int | None) -
         return of_estimate(name, plan, target)
     if isinstance(plan, ServablePlan):
         return of_servable(name, plan, target)
+    if isinstance(plan, EvaluationPlan):
+        return of_evaluation(name, plan, target)
     return of_merge(name, plan, target, threads)
+
+
+def of_evaluation(name: str, plan_: EvaluationPlan, target: Target | None) -> ServableReport:
+    """Return what an evaluation would judge; see `report_of`."""
+    if target is not None:
+        check_evaluation(plan_, target)
+    count = f"{len(plan_.data):,} samples" if isinstance(plan_.data, Samples) else "samples as they come"
+    return ServableReport(
+        step=name,
+        verb="evaluate",
+        sources=tuple((label, str(path)) for label, path in plan_.models),
+        format="evaluation",
+        signatures=(),
+        size_bytes=0,
+        tables={},
+        free_bytes=free_bytes(target.path) if target is not None else None,
+        notes=(f"judged on {plan_.data.name}: {count}", *plan_.notes),
+    )
 
 
 def of_servable(name: str, plan_: ServablePlan, target: Target | None) -> ServableReport:

@@ -4,10 +4,18 @@ As in `graftwork.api.compose`, models that go in are paths or live models and st
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, Unpack
 
 from graftwork.api.compose import Wanted, make
-from graftwork.api.sources import Model
+from graftwork.api.sources import Model, Progress
+from graftwork.data import open_data
+from graftwork.errors import OptionError
+from graftwork.judging import EvaluationPlan, check_evaluation, save_evaluation
+from graftwork.training.evaluating import evaluate as judged
+from graftwork.training.evaluation import Evaluation
+from graftwork.writing import Target
 
 
 def distill(
@@ -352,3 +360,80 @@ def finetune(
         run=run,
         **wanted,
     )
+
+
+def evaluate(
+    models: Sequence[Model] | Model,
+    data: Any,
+    *,
+    output: str | PathLike[str] | None = None,
+    names: Sequence[str] | None = None,
+    x: Any = None,
+    y: str | None = None,
+    outputs: str | Mapping[str, str] = "auto",
+    classes: Mapping[str, Sequence[str]] | None = None,
+    labels: Mapping[str, str] | None = None,
+    top: int = 5,
+    batch: int = 32,
+    bins: int = 15,
+    timed: bool = True,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Say how good models are on data: every figure that their outputs ask for, agreement, time and size.
+
+    Figures are those of scikit-learn on the same predictions. All models are in memory together and stay as they are.
+
+    Args:
+        models: Paths in any format that loads, SavedModels among them, or live models.
+        data: Samples with labels: arrays ``(x, y)``, a file, a directory of images, a description, or something that yields batches.
+        output: A ``.json`` file to write the figures to as well.
+        names: What the models are called; by default their files' or their own names.
+        x: The columns of the inputs, where the data does not tell.
+        y: The column of the labels, where the data does not tell.
+        outputs: What models give where their last operation does not tell: a kind, or kinds by model, output or model.output.
+        classes: Names of each model's classes in the order of its outputs, by model; by default those of the data.
+        labels: The column of labels of each output; by default y, or y.NAME for output NAME.
+        top: k of the top-k accuracy.
+        batch: Samples dealt with at a time.
+        bins: Bins of confidence that calibration is measured in.
+        timed: Whether to measure how long models take.
+        custom_objects: Classes and functions that files refer to and Keras does not know, by name.
+        safe_mode: Whether code in files (of a Lambda layer) is refused; without it, loading runs that code.
+        overwrite: Whether an existing output may be replaced.
+        progress: Told how far the work is.
+
+    Raises:
+        MismatchError: If samples are not what a model takes, or models speak about different things.
+        DataError: If the data cannot be read, or holds NaN, or labels that are none.
+        OptionError: If it is not known what an output gives, or an option makes no sense.
+        StoreError: If a model cannot be loaded.
+        OutputError: If the output cannot be written.
+    """
+    given: list[Any] = list(models) if isinstance(models, list | tuple) else [models]
+    if names is not None and len(names) != len(given):
+        raise OptionError(f"{len(names)} names are given for {len(given)} models")
+    target = Target(path=Path(output), overwrite=overwrite) if output is not None else None
+    samples = open_data(data, x=x, y=y)
+    if target is not None:
+        paths = tuple((str(model), Path(model)) for model in given if isinstance(model, str | PathLike))
+        check_evaluation(EvaluationPlan(models=paths, data=samples), target)
+    found = judged(
+        given if names is None else dict(zip(names, given, strict=True)),
+        samples,
+        outputs=outputs,
+        classes=classes,
+        labels=labels,
+        top=top,
+        batch=batch,
+        bins=bins,
+        timed=timed,
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+        progress=progress,
+    )
+    if target is not None:
+        save_evaluation(found, target)
+    return found

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from graftwork.cli.fields import option, parameter, plain, value_of
+from graftwork.cli.judging import evaluate
 from graftwork.cli.terminal import print_json, progress, refusing, say
 from graftwork.training.verbs import VERBS, Verb
 
@@ -22,6 +23,7 @@ def commands(tell: Any) -> dict[str, Any]:
         app.command(command_name(kind))(_command(kind, verb, tell))
     app.command()(export)
     app.command()(draw)
+    app.command()(evaluate)
     return dict(typer.main.get_group(app).commands)
 
 

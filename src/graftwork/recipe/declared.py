@@ -28,7 +28,7 @@ class DeclaredStep(Step):
         paths: The fields that are paths of files which are no models; relative to the recipe.
         arguments: The options that are arguments on the command line, behind models and files.
         flags: Names of an option on the command line, where they are not those of the field.
-        data: The options that are paths of files with data; relative to the recipe.
+        relative: The options that are paths of files; relative to the recipe.
         is_model: Whether later steps can use the result.
     """
 
@@ -38,7 +38,7 @@ class DeclaredStep(Step):
     paths: ClassVar[tuple[str, ...]] = ()
     arguments: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[dict[str, tuple[str, ...]]] = {}
-    data: ClassVar[tuple[str, ...]] = ()
+    relative: ClassVar[tuple[str, ...]] = ()
     is_model: ClassVar[bool] = True
 
     def inputs(self) -> Iterator[str]:
@@ -56,7 +56,7 @@ class DeclaredStep(Step):
         """Return the values of the options, files found from a directory."""
         found = {name: getattr(self, name) for name in self.choices()}
         return found | {
-            name: str(root / Path(found[name]).expanduser()) for name in self.data if found[name] is not None
+            name: str(root / Path(found[name]).expanduser()) for name in self.relative if found[name] is not None
         }
 
     @classmethod

@@ -19,6 +19,7 @@ from graftwork.recipe.declared import DeclaredStep
 from graftwork.recipe.merge import MergeStep
 from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS
 from graftwork.recipe.slips import sentence
+from graftwork.recipe.training import EvaluateStep
 
 
 class ModelSource(Frozen):
@@ -169,6 +170,7 @@ class _StepKinds(Mapping[str, type[Step]]):
         **{cls.kind: cls for cls in (MergeStep, AssembleStep, ExtractLoraStep, FisherStep, GramStep)},
         **CHECKPOINT_STEPS,
         **SAVEDMODEL_STEPS,
+        EvaluateStep.kind: EvaluateStep,
     }
 
     def _all(self) -> dict[str, type[Step]]:

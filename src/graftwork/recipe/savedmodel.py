@@ -92,7 +92,7 @@ class SavedmodelCombine(SavedModelStep):
     """
 
     kind: ClassVar[str] = "savedmodel_combine"
-    data: ClassVar[tuple[str, ...]] = ("examples",)
+    relative: ClassVar[tuple[str, ...]] = ("examples",)
 
     models: Names
     """The SavedModels."""
@@ -112,7 +112,7 @@ class SavedmodelChain(SavedModelStep):
     """
 
     kind: ClassVar[str] = "savedmodel_chain"
-    data: ClassVar[tuple[str, ...]] = ("examples",)
+    relative: ClassVar[tuple[str, ...]] = ("examples",)
 
     models: Names
     """The SavedModels, in this order."""
@@ -133,7 +133,7 @@ class SavedmodelEnsemble(SavedModelStep):
     """
 
     kind: ClassVar[str] = "savedmodel_ensemble"
-    data: ClassVar[tuple[str, ...]] = ("examples",)
+    relative: ClassVar[tuple[str, ...]] = ("examples",)
 
     models: Names
     """The SavedModels."""
@@ -160,7 +160,7 @@ class SavedmodelFromFrozenGraph(SavedModelStep):
     kind: ClassVar[str] = "savedmodel_from_frozen_graph"
     takes: ClassVar[tuple[str, ...]] = ()
     paths: ClassVar[tuple[str, ...]] = ("graph",)
-    data: ClassVar[tuple[str, ...]] = ("examples",)
+    relative: ClassVar[tuple[str, ...]] = ("examples",)
     flags: ClassVar[dict[str, tuple[str, ...]]] = {"feeds": ("--inputs",), "fetches": ("--outputs",)}
 
     graph: str
@@ -182,7 +182,7 @@ class SavedmodelJoinFrozen(SavedModelStep):
     kind: ClassVar[str] = "savedmodel_join_frozen"
     takes: ClassVar[tuple[str, ...]] = ()
     paths: ClassVar[tuple[str, ...]] = ("graphs",)
-    data: ClassVar[tuple[str, ...]] = ("examples",)
+    relative: ClassVar[tuple[str, ...]] = ("examples",)
     flags: ClassVar[dict[str, tuple[str, ...]]] = {"feeds": ("--inputs",), "fetches": ("--outputs",)}
 
     graphs: Annotated[tuple[str, ...], Field(min_length=2)]

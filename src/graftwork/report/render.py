@@ -310,7 +310,7 @@ def servable(report: Any) -> None:
         [
             ("step", report.step if report.step == report.verb else f"{report.step}: {report.verb}"),
             ("sources", ", ".join(f"{label} ({path})" for label, path in report.sources)),
-            ("makes", FORMATS[report.format].summary),
+            ("makes", FORMATS[report.format].summary if report.format in FORMATS else report.format),
             (
                 "size",
                 f"about {size(report.size_bytes)}"

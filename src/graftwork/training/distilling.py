@@ -32,6 +32,7 @@ from graftwork.training.distiller import Lesson, distiller, optimizer_for
 from graftwork.training.hints import ATTENTION, RELATIONAL, Telling, features
 from graftwork.training.losses import loss_of
 from graftwork.training.matching import Target, check_labels, check_values, matched
+from graftwork.training.placing import check_place, placed
 from graftwork.training.running import History, run
 from graftwork.training.students import Scaled, automatic, scaled
 from graftwork.training.teachers import Order, check_names, kind_said, one_family, order_of, teachers_of
@@ -95,6 +96,7 @@ class Distilling:
     def __init__(self, wishes: "Distill", members: Sequence[Member]) -> None:
         self.wishes, self.notes = wishes, list[str]()
         self.fit = wishes.fit()
+        check_place(self.fit)
         given = [member for member in members if member.role == "student"]
         every = [member for member in members if member.role != "student"]
         check_names(wishes.outputs, [member.name for member in members])
@@ -290,24 +292,27 @@ class Distilling:
             tellings=self.tellings,
             labelled=self.labelled,
         )
+        for teacher in self.teachers if self.fit.jit is False else ():
+            teacher.model.jit_compile = False
         key = self._key()
         feed = self._feed(progress)
-        trainer = distiller(student, lesson, self.fit.seed)
-        trainer.compile(
-            optimizer=optimizer_for(student, self.fit.made_optimizer()),
-            loss=None,
-            jit_compile="auto" if self.fit.jit is None else self.fit.jit,
-        )
-        history = run(
-            trainer,
-            feed.batches,
-            self.fit,
-            validation=feed.validation,
-            folder=wishes.folder(),
-            key=key,
-            progress=progress,
-            verb="distill",
-        )
+        with placed(student, self.fit) as working:
+            trainer = distiller(working, lesson, self.fit.seed)
+            trainer.compile(
+                optimizer=optimizer_for(working, self.fit.made_optimizer()),
+                loss=None,
+                jit_compile="auto" if self.fit.jit is None else self.fit.jit,
+            )
+            history = run(
+                trainer,
+                feed.batches,
+                self.fit,
+                validation=feed.validation,
+                folder=wishes.folder(),
+                key=key,
+                progress=progress,
+                verb="distill",
+            )
         return Trained(notes=(*feed.notes, *_told(history)), tables={"epochs": _rows(history)})
 
     def _key(self) -> str:

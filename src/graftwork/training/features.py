@@ -108,9 +108,7 @@ def features(
         while rows.done < len(samples):
             part = samples.take(samples.rows[rows.done : rows.done + batch])
             check(part)
-            found = np.asarray(keras.ops.convert_to_numpy(trunk.predict_on_batch(packed(trunk, part.inputs))))
-            if len(found) != len(part.rows):
-                raise MismatchError(f"{trunk.name!r} gives {len(found)} rows for {len(part.rows)} samples")
+            found = _said(trunk, part, batch if rows.done else 0)
             rows.add(found.astype(np.float32) if found.dtype.itemsize < 4 else found)
             tell(rows.done, len(samples))
         table = Featured(samples, rows.mapped(), key)
@@ -118,6 +116,16 @@ def features(
         raise OutputError(f"features cannot be kept in {folder}: {error}") from error
     every = np.arange(len(samples), dtype=np.int64)
     return replace(samples, table=table, rows=every, inputs={COLUMN: (COLUMN,)}, scale=None)
+
+
+def _said(trunk: Any, part: Part, size: int) -> NDArray[Any]:
+    """Return what a trunk gives for samples; fewer than `size` are filled up, so that nothing is compiled for them."""
+    more = max(0, size - len(part.rows))
+    given = {name: np.concatenate([each, np.repeat(each[-1:], more, axis=0)]) for name, each in part.inputs.items()}
+    found = np.asarray(keras.ops.convert_to_numpy(trunk.predict_on_batch(packed(trunk, given))))
+    if len(found) != len(part.rows) + more:
+        raise MismatchError(f"{trunk.name!r} gives {len(found)} rows for {len(part.rows) + more} samples")
+    return found[: len(part.rows)]
 
 
 class _Rows:

@@ -14,7 +14,7 @@ from graftwork.errors import DataError
 from graftwork.models.lazy import keras
 from graftwork.training.caching import Cache
 from graftwork.training.feeding import tensor_of
-from graftwork.training.matching import Target, check_part
+from graftwork.training.matching import Target, check_part, part_of
 from graftwork.training.teachers import Teacher
 
 Tell = Callable[[int, int], None]
@@ -187,30 +187,3 @@ def streamed(
             return lesson(part, ask(teachers, part.inputs), labelled=labelled)
 
     return Streamed()
-
-
-def part_of(batch: tuple[Any, ...], ports: Mapping[str, Port], where: str) -> Part:
-    """Return a batch of a stream as samples that were read.
-
-    Args:
-        batch: Inputs, and perhaps labels and weights.
-        ports: What the student takes.
-        where: What messages call the stream.
-
-    Raises:
-        DataError: If the inputs are not those of the student.
-    """
-    given = batch[0]
-    if isinstance(given, Mapping):
-        missing = [name for name in ports if name not in given]
-        if missing:
-            raise DataError(f"{where} yields {', '.join(map(repr, given))}, and the student takes {missing[0]!r}")
-        found = {name: np.asarray(given[name]) for name in ports}
-    else:
-        flat = list(given) if isinstance(given, list | tuple) else [given]
-        if len(flat) != len(ports):
-            raise DataError(f"{where} yields {len(flat)} inputs, and the student takes {', '.join(ports)}")
-        found = {name: np.asarray(values) for name, values in zip(ports, flat, strict=True)}
-    rest = [None if values is None else np.asarray(values) for values in (*batch[1:3], None, None)]
-    rows = np.arange(len(next(iter(found.values()))), dtype=np.int64)
-    return Part(rows, found, rest[0], rest[1])

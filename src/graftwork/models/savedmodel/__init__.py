@@ -1,7 +1,7 @@
 """SavedModels put together, bridged into Keras models, and their variables lifted into them.
 
-A verb is a class in `graftwork.recipe.savedmodel`, which declares its options, and one row of `PLANS`. Planning reads the files with our own
-parser (`graftwork.stores.saved_program`) and refuses what they tell; only making the result loads TensorFlow.
+A verb is a class in `graftwork.recipe.savedmodel`, which declares its options, and one row of `PLANS`. Planning reads the files with our
+own parser (`graftwork.stores.saved_program`) and refuses what they tell; only making the result loads TensorFlow.
 """
 
 from collections.abc import Callable

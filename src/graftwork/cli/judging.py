@@ -1,0 +1,108 @@
+"""The command that says how good models are."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graftwork.cli.terminal import print_json, progress, refusing, say
+
+
+def evaluate(
+    models: Annotated[
+        list[Path], typer.Argument(help="Models in any format that loads, SavedModels too.", show_default=False)
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            help="Samples with labels: a file, a directory of images, or a description in YAML.",
+            show_default=False,
+        ),
+    ],
+    x: Annotated[
+        str | None, typer.Option("--x", help="Column of the input; several as a,b.", show_default=False)
+    ] = None,
+    y: Annotated[str | None, typer.Option("--y", help="Column of the labels.", show_default=False)] = None,
+    names: Annotated[
+        str | None, typer.Option("--names", help="What the models are called: a,b,c.", show_default=False)
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--outputs",
+            help="What models give where their last operation does not tell: a kind, or MODEL=KIND.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--classes", help="MODEL=cat,dog,…: its classes in the order of its outputs.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", help="OUTPUT=COLUMN: where its labels are.", show_default=False)
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="k of the top-k accuracy.")] = 5,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Samples dealt with at a time.")] = 32,
+    bins: Annotated[
+        int, typer.Option("--bins", min=1, help="Bins of confidence that calibration is measured in.")
+    ] = 15,
+    timed: Annotated[bool, typer.Option("--timed/--no-timed", help="Measure how long models take.")] = True,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print a table of classes as well.")] = False,
+    confusion: Annotated[
+        Path | None,
+        typer.Option("--confusion", help="Draw confusion matrices: a .svg or .png file.", show_default=False),
+    ] = None,
+    reliability: Annotated[
+        Path | None,
+        typer.Option("--reliability", help="Draw reliability curves: a .svg or .png file.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the figures to a .json file.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
+) -> None:
+    """Say how good MODELS are on data.
+
+    Accuracy, top-k, log loss, F1, AUC or errors as their outputs ask for, calibration, each class, agreement, time and size.
+    """
+    from graftwork import api
+    from graftwork.report import plots, render
+
+    with refusing():
+        kinds = _mapping("--outputs", outputs) if outputs and "=" in outputs[0] else (outputs or ["auto"])[0]
+        with progress(quiet) as told:
+            found = api.evaluate(
+                models,
+                data,
+                output=output,
+                names=names.split(",") if names else None,
+                x=tuple(x.split(",")) if x else None,
+                y=y,
+                outputs=kinds,
+                classes={name: text.split(",") for name, text in _mapping("--classes", classes).items()} or None,
+                labels=_mapping("--labels", labels) or None,
+                top=top,
+                batch=batch,
+                bins=bins,
+                timed=timed,
+                overwrite=overwrite,
+                progress=told,
+            )
+        for draw, path in ((plots.confusion, confusion), (plots.reliability, reliability)):
+            if path is not None:
+                say(quiet, f"note: {draw(found, path, overwrite=overwrite)}")
+        if as_json:
+            print_json(found.to_dict())
+            return
+        render.evaluation(found, per_class=per_class)
+
+
+def _mapping(option: str, given: list[str] | None) -> dict[str, Any]:
+    pairs = [text.partition("=") for text in given or ()]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise typer.BadParameter(f"{name}{equals}{value} is not NAME=VALUE", param_hint=option)
+    return {name: value for name, _, value in pairs}
