@@ -1,0 +1,508 @@
+"""Students lose what the formulas say, learn what teachers know, and come out plain; what is kept of teachers is what they say."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from graftwork.composing import Source, compose, plan_composition
+from graftwork.errors import DataError, MismatchError, OptionError, StoreError, UnknownNameError
+from graftwork.recipe.composition import verb_of
+from graftwork.training import lessons
+from graftwork.training.caching import ENTRY, Cache
+from graftwork.training.distillation import Voice, averaged, divergence, taught
+from graftwork.training.hints import Hint, Telling
+
+pytestmark = [pytest.mark.keras, pytest.mark.xdist_group("distill")]
+
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(96, 6)).astype(np.float32)
+Y = RNG.integers(0, 4, 96)
+CLOSE = {"rtol": 2e-5, "atol": 2e-6}  # float32 with logarithms of small probabilities
+
+
+# References, in NumPy and float64 ------------------------------------------------------------------------------------------
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def kl(p, q):
+    return (p * (np.log(p) - np.log(q))).sum(-1)
+
+
+def bernoulli_kl(p, q):
+    return (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(-1)
+
+
+# The loss ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("teacher", ["logits", "probabilities"])
+@pytest.mark.parametrize("student", ["logits", "probabilities"])
+def test_classes_lose_what_the_formula_says(temperature, teacher, student):
+    """T² times the divergence at T, whether either side gives logits or probabilities."""
+    zt, zs = RNG.normal(0, 3, (2, 7, 5))
+    expected = temperature**2 * kl(softmax(zt / temperature), softmax(zs / temperature))
+
+    said = {"logits": lambda z: z, "probabilities": softmax}
+    target, known = taught([said[teacher](zt)], [Voice(kind=teacher)], temperature)
+    lost = divergence(target, said[student](zs), student, temperature)
+
+    assert known is None
+    np.testing.assert_allclose(lost, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("teacher", ["sigmoid_logits", "sigmoid"])
+@pytest.mark.parametrize("student", ["sigmoid_logits", "sigmoid"])
+def test_labels_lose_what_the_formula_says(teacher, student):
+    """For independent yes and no, the mean over labels of the divergence of each."""
+    zt, zs = RNG.normal(0, 2, (2, 7, 5))
+    said = {"sigmoid_logits": lambda z: z, "sigmoid": sigmoid}
+    target, _ = taught([said[teacher](zt)], [Voice(kind=teacher)], 3.0)
+
+    lost = divergence(target, said[student](zs), student, 3.0)
+
+    np.testing.assert_allclose(lost, 9 * bernoulli_kl(sigmoid(zt / 3), sigmoid(zs / 3)), **CLOSE)
+
+
+def test_several_teachers_say_their_weighted_mean():
+    """At the temperature, whatever each gives; confidence is one minus the entropy, as a share of the largest."""
+    z = RNG.normal(0, 2, (2, 6, 4))
+    p, q = softmax(z[0] / 2), softmax(z[1] / 2)
+    voices = [Voice(kind="logits", weight=1.0), Voice(kind="probabilities", weight=3.0)]
+
+    fixed, _ = taught([z[0], softmax(z[1])], voices, 2.0)
+    sure, _ = taught([z[0], softmax(z[1])], voices, 2.0, confident=True)
+
+    np.testing.assert_allclose(fixed, (p + 3 * q) / 4, **CLOSE)
+    a, b = (1 + (softmax(each) * np.log(softmax(each))).sum(-1, keepdims=True) / np.log(4) for each in z)
+    np.testing.assert_allclose(sure, (a * p + 3 * b * q) / (a + 3 * b), **CLOSE)
+
+
+def test_classes_that_not_every_teacher_knows():
+    """Each class is said by those that know it, and the whole is a distribution again; of labels, unknown ones cost nothing."""
+    one, two = RNG.normal(size=(2, 3, 2))
+    voices = [Voice(kind="logits", columns=(0, 1, -1, -1)), Voice(kind="logits", weight=3.0, columns=(-1, 1, 0, -1))]
+    p, q = softmax(one), softmax(two)
+    raw = np.stack([p[:, 0], (p[:, 1] + 3 * q[:, 1]) / 4, q[:, 0], np.zeros(3)], -1)
+
+    said, known = taught([one, two], voices, 1.0)
+
+    assert known is None
+    np.testing.assert_allclose(said, raw / raw.sum(-1, keepdims=True), **CLOSE)
+
+    voices = [Voice(kind="sigmoid_logits", columns=(1, 0, -1))]
+    said, known = taught([one], voices, 1.0)
+    lost = divergence(said, np.full((3, 3), 7.0), "sigmoid_logits", 1.0, known=known)
+    np.testing.assert_array_equal(known, [1, 1, 0])
+    np.testing.assert_allclose(lost, bernoulli_kl(sigmoid(one), np.full((3, 2), sigmoid(7.0))), rtol=1e-4)
+
+
+def test_weights_and_masks_count_as_in_keras():
+    """The mean is that of Keras's own losses for the same weights and mask, and Σ w·m·l / Σ m."""
+    values, mask = RNG.random((4, 3)).astype("float32"), RNG.random((4, 3)) < 0.6
+    for weights in (RNG.random(4), RNG.random((4, 3))):
+        spread = weights.reshape(4, -1)
+        expected = (values * spread * mask).sum() / mask.sum()
+        np.testing.assert_allclose(
+            averaged(ops.convert_to_tensor(values), weights, ops.convert_to_tensor(mask)), expected, rtol=1e-5
+        )
+        plain = keras.losses.MeanSquaredError()(
+            np.zeros((4, 3, 1)), np.sqrt(values)[..., None], sample_weight=spread * np.ones((4, 3))
+        )
+        np.testing.assert_allclose(averaged(ops.convert_to_tensor(values), weights), plain, rtol=1e-5)
+
+
+def test_probabilities_of_zero_cost_much_and_not_nan():
+    """What underflowed counts as the smallest number of its dtype; the gradient is a number."""
+    target, _ = taught([np.array([[0.0, 1.0]])], [Voice(kind="probabilities")], 2.0)
+    lost = divergence(target, np.array([[1.0, 0.0]]), "probabilities", 2.0)
+    assert np.isfinite(np.asarray(target)).all()
+    assert 100 < float(lost[0]) < 400
+
+
+# Hints -------------------------------------------------------------------------------------------------------------------
+
+
+def telling(loss, student, teacher, **more):
+    return Telling(hint=Hint(student="a", teacher="b", loss=loss, **more), key="t/b", student=student, teacher=teacher)
+
+
+def test_attention_by_hand():
+    """Squares summed over channels, one direction for each sample, squared distance; weights count samples."""
+    s, t = RNG.normal(size=(3, 2, 2, 4)), RNG.normal(size=(3, 2, 2, 6))
+    maps = [(each**2).sum(-1).reshape(3, -1) for each in (s, t)]
+    maps = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in maps]
+    expected = ((maps[0] - maps[1]) ** 2).sum(1)
+    hint = telling("attention", (None, 2, 2, 4), (None, 2, 2, 6))
+    np.testing.assert_allclose(hint.lost(s, t, None, None), expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(hint.lost(s, t, np.array([1.0, 0, 0]), None), expected[0] / 3, rtol=1e-5)
+
+
+def test_relational_distances_by_hand():
+    """Distances of pairs over their mean, Huber between the two; no pair with itself, and none of a single sample."""
+    s, t = RNG.normal(size=(5, 3)), RNG.normal(size=(5, 2, 4)) * 10
+
+    def distances(feature):
+        flat = feature.reshape(5, -1)
+        far = np.sqrt(((flat[:, None] - flat[None]) ** 2).sum(-1))
+        return far / far[~np.eye(5, dtype=bool)].mean()
+
+    gap = np.abs(distances(s) - distances(t))[~np.eye(5, dtype=bool)]
+    expected = np.where(gap < 1, gap**2 / 2, gap - 0.5).mean()
+    hint = telling("relational", (None, 3), (None, 2, 4))
+    np.testing.assert_allclose(hint.lost(s, t, None, None), expected, rtol=1e-4)
+    assert float(hint.lost(s[:1], t[:1], None, None)) == 0.0
+
+
+def test_hints_that_cannot_be():
+    """Shapes that do not go together are refused with both of them."""
+    with pytest.raises(
+        MismatchError, match=r"\(None, 3\) and the teacher's \(None, 2, 2, 4\); give layers of as many axes"
+    ):
+        telling("mse", (None, 3), (None, 2, 2, 4))
+    with pytest.raises(MismatchError, match="no positions"):
+        telling("attention", (None, 3), (None, 3))
+
+
+# Distilling ----------------------------------------------------------------------------------------------------------------
+
+
+def net(name, units=8, seed=0, end="softmax", outputs=4, size=6, dtype="float32", drop=0.2):
+    init = keras.initializers.GlorotUniform
+    x = given = keras.Input((size,), name="x")
+    x = layers.Dense(units, "tanh", name="hidden", kernel_initializer=init(seed), dtype=dtype)(x)
+    x = layers.Dropout(drop, name="drop", dtype=dtype)(x)
+    return keras.Model(
+        given, layers.Dense(outputs, end, name="head", kernel_initializer=init(seed + 1), dtype="float32")(x), name=name
+    )
+
+
+def distilled(teachers, student=None, data=(X, Y), progress=None, **options):
+    verb = verb_of("distill", {"data": data, "epochs": 2, "jit": False, **options})
+    sources = [Source(name=each.name, model=each, role="teachers") for each in teachers]
+    sources += [Source(name=student.name, model=student, role="student")] if student is not None else []
+    planned = plan_composition(verb, sources)
+    made = compose(verb, sources, progress=progress)
+    assert planned.parameters["total"] == made.model.count_params()
+    return made
+
+
+def state(model):
+    return [(v.path, v.trainable, np.asarray(v).tobytes()) for v in model.variables], [
+        (layer.name, layer.trainable) for layer in model._flatten_layers()
+    ]
+
+
+def row(made, number=-1):
+    return made.tables["epochs"][number]
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return net("teacher", 24, seed=3)
+
+
+def test_training_takes_the_loss_that_the_formula_gives(teacher):
+    """With a learning rate of nothing, what `fit` reports is the formula over all the data: weights and labels included."""
+    student, weights = net("student", seed=7, drop=0), RNG.random(96).astype("float32")
+    made = distilled(
+        [teacher],
+        student,
+        (X, Y, weights),
+        epochs=1,
+        optimizer="sgd",
+        learning_rate=1e-30,
+        alpha=0.3,
+        temperature=2,
+        batch=32,
+    )
+    p, q = (np.asarray(each(X), np.float64) for each in (teacher, student))
+    soft = [softmax(np.log(each) / 2) for each in (p, q)]
+    distillation = (4 * kl(*soft) * weights).mean()
+    supervised = (-np.log(q[np.arange(96), Y]) * weights).mean()
+    found = row(made)
+    assert found["distillation"] == pytest.approx(distillation, rel=1e-4)
+    assert found["supervised"] == pytest.approx(supervised, rel=1e-4)
+    assert found["loss"] == pytest.approx(0.3 * distillation + 0.7 * supervised, rel=1e-4)
+    assert found["accuracy"] == pytest.approx((q.argmax(1) == Y).mean(), abs=1e-6)
+    assert found["agreement"] == pytest.approx((q.argmax(1) == p.argmax(1)).mean(), abs=1e-6)
+
+
+def test_the_result_is_the_plain_student_and_teachers_stay(teacher, tmp_path):
+    """Not compiled, no layer more, the same flags; neither teachers nor the student that was given change in a bit."""
+    student = net("student", seed=7)
+    student.get_layer("hidden").trainable = False
+    before = state(teacher), state(student)
+    made = distilled([teacher], student, hints={"hidden": "hidden"}).model
+    assert (state(teacher), state(student)) == before
+    assert json.dumps(made.get_config()) == json.dumps(student.get_config())
+    assert not made.compiled
+    assert [layer.trainable for layer in made._flatten_layers()] == [
+        layer.trainable for layer in student._flatten_layers()
+    ]
+    np.testing.assert_array_equal(made.get_layer("hidden").kernel, student.get_layer("hidden").kernel)
+    assert not np.array_equal(made.get_layer("head").kernel, student.get_layer("head").kernel)
+    made.save(tmp_path / "s.keras")
+    again = keras.saving.load_model(tmp_path / "s.keras")
+    assert [v.path for v in again.variables] == [v.path for v in made.variables]
+
+
+def test_what_is_kept_of_teachers_changes_nothing(teacher, tmp_path):
+    """Asked in every epoch or once, the student learns the same; a second run asks nobody, another teacher is asked."""
+    other, student = net("other", 12, seed=9), net("student", seed=7)
+    live = distilled([teacher, other], student, cache=False, validation=(X[:20], Y[:20]))
+    kept = distilled([teacher, other], student, cache=str(tmp_path), validation=(X[:20], Y[:20]))
+    again = distilled([teacher, other], student, cache=str(tmp_path), temperature=2, epochs=1)
+    for name, value in row(live).items():
+        assert row(kept)[name] == pytest.approx(value, rel=1e-4), name
+    assert sum("2 of 2 teachers were asked" in note for note in kept.notes) == 2
+    assert any("0 of 2 teachers were asked" in note for note in again.notes)
+    changed = net("other", 12, seed=10)
+    assert any(
+        "1 of 2 teachers were asked" in n
+        for n in distilled([teacher, changed], student, cache=str(tmp_path), epochs=1).notes
+    )
+    flipped = (X[::-1].copy(), Y)
+    assert any(
+        "1 of 1 teachers were asked" in n
+        for n in distilled([teacher], student, flipped, cache=str(tmp_path), epochs=1).notes
+    )
+
+
+def test_a_cache_that_was_interrupted_is_never_used(tmp_path):
+    """What was being written when the process ended is not there; what was cut short later is not taken either."""
+    cache = Cache(tmp_path, 2**20)
+
+    def dying():
+        yield {"t": np.ones((3, 2), np.float32)}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.keep("key", 6, dying())
+    assert cache.find("key") is None and not list(tmp_path.iterdir())
+    whole = cache.keep("key", 6, iter([{"t": np.ones((3, 2), np.float32)}] * 2))
+    np.testing.assert_array_equal(whole["t"], np.ones((6, 2)))
+    (tmp_path / "key" / "0.npy").write_bytes((tmp_path / "key" / "0.npy").read_bytes()[:-4])
+    assert Cache(tmp_path, 2**20).find("key") is None
+    told = json.loads((tmp_path / "key" / ENTRY).read_text())
+    assert told == {"t": [[6, 2], "<f4"]}
+    with pytest.raises(DataError, match="3 samples were asked about and 6 expected"):
+        cache.keep("short", 6, iter([{"t": np.ones((3, 2), np.float32)}]))
+
+
+def test_a_cache_is_bounded(tmp_path):
+    """More than the limit is refused before it is written; what was not used for the longest time goes first."""
+    with pytest.raises(OptionError, match="cache_limit"):
+        Cache(tmp_path, 1000).keep("key", 100, iter([{"t": np.ones((10, 30), np.float32)}] * 10))
+    for key in "abc":
+        Cache(tmp_path, 2000).keep(key, 10, iter([{"t": np.ones((10, 16), np.float32)}]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+
+
+def test_nothing_is_kept_where_augmentation_makes_it_wrong(teacher):
+    """Streams, students that change samples at random, teachers that are called as in training."""
+    student = net("student")
+    x = given = keras.Input((6,), name="x")
+    noisy = keras.Model(given, net("inner")(layers.GaussianNoise(0.1)(x, training=True)), name="noisy")
+    image = keras.Input((8, 8, 3), name="x")
+    pooled = layers.GlobalAveragePooling2D()(layers.RandomFlip(seed=1, name="flip")(image))
+    flipping = keras.Model(image, layers.Dense(4, "softmax")(pooled), name="flipping")
+    plain = keras.Model(image, layers.Dense(4, "softmax")(layers.GlobalAveragePooling2D()(image)), name="plain")
+    images = RNG.random((16, 8, 8, 3)).astype("float32")
+
+    def batches():
+        for first in range(0, 96, 32):
+            yield X[first : first + 32], Y[first : first + 32]
+
+    for arguments, why in (
+        (([teacher], student, batches), "yields batches"),
+        (([noisy], student), "called as in training"),
+        (([plain], flipping, (images, Y[:16])), r"layer 'flip', RandomFlip"),
+    ):
+        with pytest.raises(OptionError, match=f"cannot be kept: .*{why}"):
+            distilled(*arguments, cache=True)
+    streamed, table = distilled([teacher], student, batches, best=False), distilled([teacher], student, cache=False)
+    assert len(streamed.tables["epochs"]) == 2 and row(streamed)["loss"] == pytest.approx(row(table)["loss"], rel=0.2)
+    assert any("RandomFlip" in note for note in distilled([plain], flipping, (images, Y[:16])).notes)
+
+
+def test_without_labels_and_with_labels_that_do_not_fit(teacher):
+    """Unlabelled data is enough; alpha says that labels are wanted; other labels are left aside where teachers count alone."""
+    student = net("student")
+    made = distilled([teacher], student, X)
+    assert set(row(made)) == {"epoch", "loss", "distillation", "agreement"}
+    assert row(made)["loss"] == pytest.approx(row(made)["distillation"])
+    with pytest.raises(MismatchError, match="has no labels"):
+        distilled([teacher], student, X, alpha=0.5)
+    with pytest.raises(DataError, match="has 4 classes"):
+        distilled([teacher], student, (X, Y + 3))
+    assert any("left aside" in note for note in distilled([teacher], student, (X, X), alpha=1).notes)
+
+
+def test_values_and_labels_have_their_own_losses():
+    """Teachers of values are met in squares, without a temperature; independent labels each for themselves."""
+    teacher, student = net("teacher", end=None), net("student", seed=4, end=None, drop=0)
+    options = {"outputs": "regression", "alpha": 1, "epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30}
+    made = distilled([teacher], student, X, **options)
+    assert row(made)["loss"] == pytest.approx(float(np.mean((teacher(X) - student(X)) ** 2)), rel=1e-4)
+    with pytest.raises(OptionError, match="temperature is for probabilities"):
+        distilled([teacher], student, X, temperature=2, **options)
+    labels = (RNG.random((96, 4)) < 0.5).astype("float32")
+    made = distilled(
+        [net("teacher", end="sigmoid")], net("student", end=None), (X, labels), outputs={"student": "sigmoid_logits"}
+    )
+    assert {"supervised", "accuracy", "agreement"} <= set(row(made))
+
+
+def test_sequences_are_learned_where_they_are_not_padded():
+    """Padding and what stands there make no difference to what is learned."""
+
+    def tagger(name, units, seed):
+        keras.utils.set_random_seed(seed)
+        words = keras.Input((None,), dtype="int32", name="words")
+        x = layers.Embedding(9, units, mask_zero=True, name="embed")(words)
+        return keras.Model(
+            words, layers.Dense(3, "softmax", name="tags")(layers.GRU(units, return_sequences=True)(x)), name=name
+        )
+
+    teacher, student = tagger("teacher", 6, 1), tagger("student", 4, 2)
+    words = RNG.integers(1, 9, (12, 5))
+    words[:, 3:] = 0
+    tags = RNG.integers(0, 3, (12, 5))
+    options = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30, "temperature": 1, "alpha": 0.5, "cache": False}
+    p, q = (np.asarray(each(words), np.float64)[:, :3] for each in (teacher, student))
+    found = row(distilled([teacher], student, (words, tags), **options))
+    assert found["distillation"] == pytest.approx(kl(p, q).mean(), rel=1e-4)
+    expected = -np.log(np.take_along_axis(q, tags[:, :3, None], -1)).mean()
+    assert found["supervised"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_classes_are_met_by_name(teacher):
+    """A new student has the union; a given one must have every class; teachers are asked by their own order."""
+    three = net("three", outputs=3, seed=1)
+    names = {"teacher": ["a", "b", "c", "d"], "three": ["d", "e", "a"]}
+    made = distilled([teacher, three], None, X, classes=names, width=1.0)
+    assert made.classes == ("a", "b", "c", "d", "e") and made.model.output_shape == (None, 5)
+    with pytest.raises(MismatchError, match="teacher three knows 'e', which the student has no output for"):
+        distilled([teacher, three], net("student"), X, classes={**names, "student": ["a", "b", "c", "d"]})
+    turned = {"teacher": ["a", "b", "c", "d"], "student": ["d", "c", "b", "a"]}
+    student = net("student", drop=0)
+    options = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30, "temperature": 1}
+    lost = row(distilled([teacher], student, X, classes=turned, **options))["loss"]
+    p, q = (np.asarray(each(X), np.float64) for each in (teacher, student))
+    assert lost == pytest.approx(kl(p[:, ::-1], q).mean(), rel=1e-4)
+
+
+def test_students_are_made_of_a_teacher(teacher):
+    """Half the units, new weights that the seed fixes, what adapted layers know, all of it trained; auto is a tenth."""
+    x = given = keras.Input((6,), name="x")
+    norm = layers.Normalization(name="norm")
+    norm.adapt(X * 3 + 1)
+    x = layers.Dense(40, "relu", name="wide")(norm(x))
+    x = layers.Dense(40, "relu", name="deep")(x)
+    big = keras.Model(given, layers.Dense(4, "softmax", name="head")(x), name="big")
+    big.get_layer("wide").trainable = False
+    one, two = (distilled([big], None, X, width=0.5, seed=seed, epochs=1) for seed in (1, 2))
+    same = distilled([big], None, X, width=0.5, seed=1, epochs=1)
+    assert one.model.get_layer("wide").units == one.model.get_layer("deep").units == 20
+    assert one.model.get_layer("head").units == 4 and one.model.get_layer("wide").trainable
+    np.testing.assert_array_equal(one.model.get_layer("norm").mean, norm.mean)
+    np.testing.assert_array_equal(one.model(X), same.model(X))
+    assert not np.allclose(one.model(X), two.model(X))
+    auto = distilled([big, big_copy(big)], None, X).model
+    assert 0.05 < auto.count_params() / (2 * big.count_params()) <= 0.1
+
+
+def big_copy(model):
+    made = keras.models.clone_model(model)
+    made.name = "other"
+    return made
+
+
+def test_preprocessing_stands_between(teacher):
+    """A teacher that takes something else is asked about what its layer makes of the student's input."""
+    small = net("small", size=3, seed=2)
+    student = net("student", drop=0)
+    keep = {"Dense": {"units": 3, "kernel_initializer": "ones", "use_bias": False}}
+    options = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30, "temperature": 1}
+    with pytest.raises(MismatchError, match="under preprocess, for 'small'"):
+        distilled([small], student, X, **options)
+    lost = row(distilled([small], student, X, preprocess={"small": keep}, **options))["loss"]
+    p, q = np.asarray(small(X.sum(1, keepdims=True) * np.ones(3)), np.float64), np.asarray(student(X), np.float64)
+    assert lost == pytest.approx(kl(p, q).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "jit"), [("mixed_float16", False), ("mixed_bfloat16", True)])
+def test_mixed_precision_and_compiled_steps(teacher, dtype, jit):
+    """The student computes in half precision, the step may be compiled, and the loss is the same but for its rounding."""
+    student = net("student", seed=7, dtype=dtype)
+    found = distilled([teacher], student, hints={"hidden": "hidden"}, jit=jit)
+    plain = distilled([teacher], net("student", seed=7), hints={"hidden": "hidden"})
+    assert row(found)["loss"] == pytest.approx(row(plain)["loss"], rel=2e-2)
+    assert found.model.get_layer("hidden").compute_dtype == student.get_layer("hidden").compute_dtype
+
+
+def test_a_run_goes_on_where_it_was_stopped(teacher, tmp_path):
+    """One epoch, then two more in another run, end with the bits of three; another teacher's run is refused."""
+    student = net("student", seed=7)
+    whole = distilled([teacher], student, epochs=3, best=False)
+
+    class StopError(Exception):
+        pass
+
+    def stopping(what, done, of):
+        if "epoch 2/3" in what:
+            raise StopError
+
+    with pytest.raises(StopError):
+        distilled([teacher], student, epochs=3, best=False, run=str(tmp_path), progress=stopping)
+    rest = distilled([teacher], student, epochs=3, best=False, run=str(tmp_path))
+    for a, b in zip(whole.model.variables, rest.model.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(StoreError, match="another run"):
+        distilled([net("teacher", 24, seed=4)], student, epochs=3, best=False, run=str(tmp_path))
+
+
+def test_what_makes_no_sense_is_refused(teacher):
+    """Each in a sentence, before anything is trained."""
+    student = net("student")
+    for options, error, said in (
+        ({"width": 0.5}, OptionError, "a student is given"),
+        ({"hints": {"hiden": "hidden"}}, UnknownNameError, "'hidden'"),
+        ({"hints": [{"student": "hidden", "teacher": "hidden", "of": "tutor"}]}, UnknownNameError, "tutor"),
+        ({"hints": [{"student": "hidden", "teacher": "hidden", "loss": "mze"}]}, UnknownNameError, "mze"),
+        ({"loss": "sparse_crossentropy"}, UnknownNameError, "SparseCategoricalCrossentropy"),
+        ({"outputs": {"pupil": "logits"}}, UnknownNameError, "pupil"),
+        ({"outputs": {"student": "sigmoid"}}, OptionError, "softmax"),
+        ({"weights": [1, 2]}, OptionError, "2 numbers for 1 models"),
+        ({"alpha": 1.5}, OptionError, "alpha"),
+        ({"data": (X[:, :5], Y)}, MismatchError, r"float32 \(5,\)"),
+    ):
+        with pytest.raises(error, match=said):
+            distilled([teacher], student, **{"data": (X, Y), **options})
+    with pytest.raises(MismatchError, match="one of several classes"):
+        distilled([net("teacher", end="sigmoid")], student)
+    frozen = net("student")
+    frozen.trainable = False
+    with pytest.raises(OptionError, match="nothing of the student"):
+        distilled([teacher], frozen)
+
+
+def test_places_are_the_order_of_samples():
+    """What is kept is found for each sample, also where the samples are a part of the table in an order of their own."""
+    from graftwork.data import open_data
+
+    part = open_data((X, Y), part="0.5:1", seed=3)
+    rows = part.shuffled(4, 2).rows
+    np.testing.assert_array_equal(part.rows[lessons.places_of(part).shuffled(4, 2).rows], rows)
