@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,8 +159,6 @@ def run(
     if hasattr(feed, "start_at"):
         feed.start_at(first)
     known = [keeper.callback, *callbacks]
-    if fit.tensorboard is not None:
-        known.append(keras.callbacks.TensorBoard(str(fit.tensorboard), write_graph=False))
     if progress is not None:
         known.append(_telling(progress, verb, first, fit.epochs, len(feed)))
     if not keeper.history.stopped and first < fit.epochs:
@@ -204,7 +203,7 @@ class _Keeper:
                 told = json.loads(str(kept["told"]))
                 values = [kept[f"v{place}"] for place in range(told["variables"])]
                 best = [kept[f"b{place}"] for place in range(told["best_weights"])]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StoreError(f"the state of the run in {path} is damaged ({error}); remove it to begin anew") from error
         self.model.optimizer.build(self.model.trainable_variables)
         if told["key"] != self.key or [list(v.shape) for v in values] != [list(v.shape) for v in self._variables]:
@@ -238,6 +237,8 @@ class _Keeper:
             self.history.stopped = self.model.stop_training = True
         self._write(epoch + 1)
         self._write_log()
+        if self.fit.tensorboard is not None:
+            _write_events(self.fit.tensorboard, epoch, row)
 
     def _mode(self) -> str:
         more = ("acc", "auc", "f1", "precision", "recall", "r2")
@@ -284,6 +285,21 @@ class _Keeper:
                 variable.assign(value)
         elif not self.fit.best:
             self.history.best = len(self.history.epochs) - 1
+
+
+def _write_events(folder: Path, epoch: int, row: Mapping[str, float]) -> None:
+    """Write the figures of an epoch as TensorBoard reads them, in the folders and under the names that Keras gives them."""
+    import tensorflow as tf
+
+    kind = tf.compat.v1.SummaryMetadata(
+        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
+    )
+    for word, prefix in (("train", ""), ("validation", "val_")):
+        own = {name.removeprefix("val_"): v for name, v in row.items() if name.startswith("val_") == bool(prefix)}
+        if own:
+            with tf.summary.create_file_writer(str(folder / word)).as_default():
+                for name, value in own.items():
+                    tf.summary.write(f"epoch_{name}", tf.constant(value, tf.float32), epoch, metadata=kind)
 
 
 def _keeper(model: Any, fit: Fit, validated: bool, folder: Path | None, key: str) -> _Keeper:
