@@ -13,7 +13,7 @@ from graftwork.data.base import Column
 from graftwork.data.spool import Spool, Spooled
 from graftwork.errors import DataError
 
-PIECE = 1 << 22
+PIECE = 1 << 21
 """Bytes of a file that are read at a time. pyarrow reads some thirty pieces of a CSV file ahead, and its first tells the columns' types."""
 
 LONGEST = 1 << 28
@@ -122,10 +122,14 @@ def _learn(said: str, names: Sequence[str], known: _Known) -> None:
         known.piece *= 8
         raise _AgainError
     found = re.search(r"In CSV column #(\d+): .*?conversion error to (\w+).*?: invalid value '(.*)'", said, re.DOTALL)
-    if found and names:
+    names = names or list(known.kinds)
+    if found and int(found[1]) < len(names):
+        name = names[int(found[1])]
         numeric = found[2] in ("int64", "null") and _is_number(found[3])
-        known.kinds = {**known.kinds, names[int(found[1])]: arrow.float64() if numeric else arrow.string()}
-        raise _AgainError
+        wider = arrow.float64() if numeric else arrow.string()
+        if known.kinds.get(name) != wider:
+            known.kinds = {**known.kinds, name: wider}
+            raise _AgainError
 
 
 def _is_number(text: str) -> bool:
@@ -139,7 +143,7 @@ def _is_number(text: str) -> bool:
 def _parquet(file: Path) -> Iterator[Any]:
     from pyarrow import parquet
 
-    with parquet.ParquetFile(file) as found:
+    with parquet.ParquetFile(file, buffer_size=PIECE, pre_buffer=False) as found:
         groups = [found.metadata.row_group(number) for number in range(found.metadata.num_row_groups)]
         most = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
         yield from found.iter_batches(batch_size=int(min(ROWS, max(1, PIECE // max(1, most)))))
