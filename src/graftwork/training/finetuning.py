@@ -63,10 +63,10 @@ class Finetuning:
         with seeded(wishes.seed):
             self._crown()
         self.target = self._target()
+        self.aim = objective(self.target, self.data, wishes.loss)
+        self.aim.made_loss()
         self.data = self._fitting(self.data)
         self.validation = None if self.validation is None else self._fitting(self.validation)
-        self.aim = objective(self.target, self.data if isinstance(self.data, Samples) else None, wishes.loss)
-        self.aim.made_loss()
         self.why_not = self.halves.why_not or why_not_once(self.halves.trunk(), self.halves.port, self.data)
         self._check_options()
         self.stages = self._stages()
@@ -154,7 +154,11 @@ class Finetuning:
                     f"the head ends in {found.what}, so it gives {found.kind}, not {word} as `outputs` says"
                 )
             return target_of(self.model, word)
-        return target_of(self.model, found.kind)
+        target = target_of(self.model, found.kind)
+        if target.kind is None and found.open and isinstance(self.data, Samples):
+            values = wanted_by(self.data).activation == "linear"
+            return replace(target, kind="regression") if values else target
+        return target
 
     def _fitting(self, data: Samples | Stream) -> Samples | Stream:
         """Return data with its columns in the inputs, and labels that are the output's."""

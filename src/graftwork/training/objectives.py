@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.data import Samples
+from graftwork.data.base import Stream
 from graftwork.errors import DataError, OptionError
 from graftwork.models.lazy import keras
 from graftwork.training.losses import LossSpec, loss_of
@@ -53,12 +54,12 @@ class Objective:
         return [metrics.MeanAbsoluteError(name="mae")]
 
 
-def objective(target: Target, samples: Samples | None, loss: LossSpec | None) -> Objective:
+def objective(target: Target, data: Samples | Stream, loss: LossSpec | None) -> Objective:
     """Return what an output is trained for.
 
     Args:
         target: The output.
-        samples: The data; None where nothing tells how labels come, as in a stream.
+        data: What it is trained on; of a stream nothing tells how labels come, so they are taken for numbers of classes.
         loss: What the user wants.
 
     Raises:
@@ -69,7 +70,7 @@ def objective(target: Target, samples: Samples | None, loss: LossSpec | None) ->
             f"output {target.name!r} does not tell what it gives, and so not its loss; say it: outputs=logits (or sigmoid_logits, "
             "regression), or give the head an activation"
         )
-    shape = samples.table.columns[samples.labels].shape if samples is not None and samples.labels is not None else ()
+    shape = data.table.columns[data.labels].shape if isinstance(data, Samples) and data.labels is not None else ()
     classes = target.shape[-1] if target.shape else None
     whole = len(shape) == len(target.shape) and bool(shape) and shape[-1] == classes and classes != 1
     return Objective(target.kind, target.kind in CLASSES and whole, loss)
