@@ -32,15 +32,17 @@ from graftwork.recipe import STEP_KINDS, AssembleStep, EstimateStep, ExtractLora
 from graftwork.recipe.checkpoints import CHECKPOINT_STEPS, CheckpointStep
 from graftwork.recipe.composition import ComposeStep
 from graftwork.recipe.declared import DeclaredStep
+from graftwork.recipe.merge import Merging
 from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS, SavedmodelLift
 from graftwork.recipe.training import EvaluateStep
-from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of
+from graftwork.stores import FORMATS, Format, Header, Reader, format_for_target, label_of, open_store
 from graftwork.stores.lora import ADAPTER
 from graftwork.stores.staged import Staged, check_target, free_bytes
 from graftwork.stores.tf_checkpoint import Lender, Text
 from graftwork.stores.tf_graph import pruned
 from graftwork.stores.tf_protos import Node, parse_graph
 from graftwork.tensor import TensorSpec
+from graftwork.training.verbs.recalibrate import Recalibrate
 from graftwork.writing import Progress, Result, Target, convert, distinct, write_merge
 
 
@@ -190,7 +192,7 @@ def _key_in(like: Reader, name: str) -> str:
     return like.key(name) if name in like.specs() else name
 
 
-def request_of(step: MergeStep, recipe: Recipe | None = None) -> MergeRequest:
+def request_of(step: Merging, recipe: Recipe | None = None) -> MergeRequest:
     """Return what a recipe's step asks for."""
     classes: dict[str, Sequence[str]] = {}
     for name in step.inputs():
@@ -210,6 +212,52 @@ def request_of(step: MergeStep, recipe: Recipe | None = None) -> MergeRequest:
         allow_nonfinite=step.allow_nonfinite,
         optimizer=step.optimizer,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RepairedJob:
+    """A merge whose statistics are re-estimated on data before it takes its name; see `Job`."""
+
+    merge: MergeJob
+    verb: Recalibrate
+    between: tuple[str, str] = (".keras", "keras")
+
+    @property
+    def plan(self) -> MergePlan:
+        """Return the plan of the merge."""
+        told = f"BatchNormalization gets new statistics from {len(self.verb.data):,} samples of {self.verb.data.name} afterwards"
+        notes = [note for note in self.merge.plan.notes if "recalibrate" not in note]
+        return replace(self.merge.plan, notes=(*notes, told))
+
+    def check(self, target: Target) -> None:
+        """See `Job.check`."""
+        self.merge.check(target)
+        row = format_for_target(target.path, self.merge.plan.lender, target.format)
+        if not row.holds_architecture:
+            raise OutputError(f"{target.path} holds weights alone; a model that is recalibrated ends in .keras")
+
+    def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
+        """See `Job.write`."""
+        with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
+            path = Path(folder) / f"{target.path.stem}.keras"
+            merged = self.merge.write(Target(path=path, threads=target.threads), step, progress)
+            with open_store(path) as reader:
+                plan = plan_composition(self.verb, [Source(name=path.stem, reader=reader)])
+                result = write_composition(plan, target, progress, settings=step.settings())
+        notes = [note for note in merged.notes if "recalibrate" not in note]
+        return replace(result, notes=(*notes, *result.notes))
+
+    def header(self) -> Header | None:
+        """See `Job.header`."""
+        return self.merge.header()
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """See `Job.specs`."""
+        return self.merge.specs()
+
+    def key(self, name: str) -> str:
+        """See `Job.key`."""
+        return self.merge.key(name)
 
 
 # Adapters --------------------------------------------------------------------------------------------------------------
@@ -474,7 +522,18 @@ def write_servable(plan: ServablePlan, target: Target, progress: Progress | None
 def _merge(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
     models, base = [readers[name] for name in step.models], readers[step.base] if step.base is not None else None
     companions = [readers[file] for file in step.files()]
-    return MergeJob(plan_merge(request_of(step, recipe), models, base, companions=companions))
+    merge = MergeJob(plan_merge(request_of(step, recipe), models, base, companions=companions))
+    if step.recalibrate is None:
+        return merge
+    data = (
+        recipe.data.get(step.recalibrate, step.recalibrate) if isinstance(step.recalibrate, str) else step.recalibrate
+    )
+    verb = Recalibrate(data=open_data(data, root=root))
+    lender = Source(name=step.models[0], reader=models[0])
+    plan_composition(
+        verb, [lender]
+    )  # what it would refuse of the result, it refuses of the model that lends the architecture
+    return RepairedJob(merge, verb)
 
 
 def _assemble(step: AssembleStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:

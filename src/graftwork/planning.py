@@ -434,7 +434,7 @@ def _notes_on_result(request: MergeRequest, steps: Sequence[Step], dropped: Sequ
     if any("moving_" in step.spec.name or "running_" in step.spec.name for step in statistics):
         notes.append(
             f"{len(statistics)} running statistics are averaged, which is seldom right for merged weights: "
-            "recalibrate the result on data before using it"
+            "recalibrate the result on data before using it (graftwork recalibrate)"
         )
     elif statistics:
         notes.append(f"{len(statistics)} statistics of adapted layers are averaged")

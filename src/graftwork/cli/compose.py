@@ -70,7 +70,7 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
                     **options,
                     **wanted,
                 )
-            tell(results[0], quiet=given["quiet"], as_json=given["as_json"])
+            tell(results[0], quiet=given["quiet"], as_json=given["as_json"], tables=bool(verb.fed))
 
     parameters = [*_arguments(verb), *(option(name, field) for name, field in verb.model_fields.items()), *_common()]
     run.__name__ = kind

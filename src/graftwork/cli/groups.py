@@ -1,7 +1,6 @@
 """Groups of commands, `graftwork ckpt …` and `graftwork savedmodel …`: one for each step that declares its options."""
 
 import inspect
-import sys
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,6 @@ from typer.core import TyperCommand
 from graftwork.cli.fields import is_word, option, parameter, value_of
 from graftwork.cli.terminal import print_json, progress, refusing, tell
 from graftwork.recipe.declared import DeclaredStep
-
-ROWS = 40
-"""So many rows of a table are printed after the work."""
 
 
 def add_commands(app: typer.Typer, steps: Mapping[str, type[DeclaredStep]], prefix: str) -> None:
@@ -93,9 +89,7 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
             with progress(given["quiet"]) as told:
                 further = {"output": given["output"], "progress": told, "on_result": results.append}
                 api.perform(kind, sources, options, {**wanted, **further})
-            if not (given["quiet"] or given["as_json"]):
-                render.tables(results[0].tables, ROWS, sys.stderr)
-            tell(results[0], quiet=given["quiet"], as_json=given["as_json"])
+            tell(results[0], quiet=given["quiet"], as_json=given["as_json"], tables=True)
 
     parameters = [
         *_arguments(step),

@@ -13,6 +13,9 @@ import typer
 
 from graftwork.errors import GraftworkError
 
+ROWS = 40
+"""So many rows of a table are printed after the work."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
@@ -114,8 +117,12 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
-def tell(result: Any, *, quiet: bool, as_json: bool) -> None:
-    """Print what was made: its notes for the user, its path or all of it for programs."""
+def tell(result: Any, *, quiet: bool, as_json: bool, tables: bool = False) -> None:
+    """Print what was made: its notes (and what was decided) for the user, its path or all of it for programs."""
+    if tables and not (quiet or as_json):
+        from graftwork.report import render
+
+        render.tables(result.tables, ROWS, sys.stderr)
     say(quiet or as_json, *(f"note: {note}" for note in result.notes))
     print_json(as_plain(result)) if as_json else typer.echo(str(result.path))
 

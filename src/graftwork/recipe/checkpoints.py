@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from graftwork.errors import OptionError, RecipeError, UnknownNameError
 from graftwork.recipe.base import Name, as_tuple
 from graftwork.recipe.declared import DeclaredStep, Names, Words
-from graftwork.recipe.merge import MergeStep
+from graftwork.recipe.merge import Merging
 
 CHECKPOINT_STEPS: dict[str, type["CheckpointStep"]] = {}
 """Every step that works on checkpoints, by its word."""
@@ -25,7 +25,7 @@ class CheckpointStep(DeclaredStep):
         CHECKPOINT_STEPS[cls.kind] = cls
 
 
-class CkptAverage(MergeStep, CheckpointStep):
+class CkptAverage(Merging, CheckpointStep):
     """Average checkpoints, or merge them by any other method.
 
     Optimizer state is never averaged: it is dropped, or kept as it is in one of them. Counters and all else that is no floating-point

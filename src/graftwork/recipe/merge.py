@@ -5,18 +5,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from graftwork.data.description import Description
 from graftwork.errors import OptionError, RecipeError, suggest
 from graftwork.methods import METHODS, Base, MergeMethod, get
 from graftwork.methods.options import Options, companion_files, json_schema
 from graftwork.recipe.base import Name, Step, as_tuple, or_one_word
 
 
-class MergeStep(Step):
-    """One merge in weight space."""
+class Merging(Step):
+    """A merge in weight space: what all kinds of them have."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
-
-    kind: ClassVar[str] = "merge"
 
     method: str
     """Name of the merge method."""
@@ -65,7 +64,7 @@ class MergeStep(Step):
         return {**own, "options": options}
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> "MergeStep":
+    def _makes_sense(self) -> "Merging":
         method = get(self.method)
         if method.base is Base.REQUIRED and self.base is None:
             raise RecipeError(
@@ -92,9 +91,10 @@ class MergeStep(Step):
     @classmethod
     def schema_of_settings(cls) -> dict[str, Any]:
         """Return the JSON Schema, every method with its own options."""
-        own = cls.model_json_schema()["properties"]
-        fields = {k: or_one_word(v) for k, v in own.items() if k not in ("options", "method")}
+        own = cls.model_json_schema()
+        fields = {k: or_one_word(v) for k, v in own["properties"].items() if k not in ("options", "method")}
         return {
+            **({"$defs": own["$defs"]} if "$defs" in own else {}),
             "oneOf": [
                 {
                     "type": "object",
@@ -115,3 +115,12 @@ def _options(method: type[MergeMethod]) -> dict[str, Any]:
     """Return the schema of a method's options as recipes spell them."""
     found: dict[str, Any] = json_schema(method)["properties"]
     return {**found, "weights": found["weight"]} if "weight" in found else found
+
+
+class MergeStep(Merging):
+    """One merge in weight space."""
+
+    kind: ClassVar[str] = "merge"
+
+    recalibrate: str | Description | None = None
+    """Data on which BatchNormalization gets new statistics afterwards: a name under ``data``, a path, or a description."""

@@ -16,7 +16,7 @@ from graftwork.methods import get
 from graftwork.recipe.base import Frozen, Name, Step, as_tuple
 from graftwork.recipe.checkpoints import CHECKPOINT_STEPS
 from graftwork.recipe.declared import DeclaredStep
-from graftwork.recipe.merge import MergeStep
+from graftwork.recipe.merge import MergeStep, Merging
 from graftwork.recipe.savedmodel import SAVEDMODEL_STEPS
 from graftwork.recipe.slips import sentence
 from graftwork.recipe.training import EvaluateStep
@@ -249,7 +249,7 @@ class Recipe(Frozen):
                     )
             for wanted in step.files():
                 made = self.steps.get(wanted)
-                if made is not None and not (isinstance(step, MergeStep) and made.kind == get(step.method).companion):
+                if made is not None and not (isinstance(step, Merging) and made.kind == get(step.method).companion):
                     raise RecipeError(
                         f"step {name!r} wants a file with more about a model, which step {wanted!r} does not make"
                     )

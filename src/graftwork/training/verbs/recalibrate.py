@@ -54,6 +54,7 @@ class Recalibrate(Verb):
             samples = matched(samples, model)
         found = outlook(model, layers=self.layers, normalizations=self.normalizations)
         count = sum(len(group) for group in found.layers)
+        layers = "1 layer gets" if count == 1 else f"{count:,} layers get"
         passes = f"{found.passes} pass{'es' if found.passes > 1 else ''}"
         rows = [{"pass": place, "layers": ", ".join(group)} for place, group in enumerate(found.layers, 1)]
 
@@ -81,7 +82,7 @@ class Recalibrate(Verb):
             model=model,
             train=train,
             notes=(
-                f"{count:,} layers get new statistics from {len(samples):,} samples, in {passes} over them",
+                f"{layers} new statistics from {len(samples):,} samples, in {passes} over them",
                 *found.notes,
             ),
             tables={"passes": rows},
