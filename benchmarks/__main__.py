@@ -12,7 +12,9 @@ from pathlib import Path
 
 from benchmarks import models
 from benchmarks.checkpoints import checkpoints
+from benchmarks.distilling import distilling
 from benchmarks.ensembles import ensembles
+from benchmarks.finetuning import finetuning
 from benchmarks.measure import alternating, floor, graftwork, machine, middle, process, ratio
 from benchmarks.options import Options
 from benchmarks.peers import peers
@@ -129,7 +131,20 @@ def startup(given: Options) -> str:
 
 BENCHMARKS: dict[str, Callable[[Options], str]] = {
     each.__name__: each
-    for each in (merges, tutorial, startup, dtypes, first, scaling, crowd, ensembles, checkpoints, peers)
+    for each in (
+        merges,
+        tutorial,
+        startup,
+        dtypes,
+        first,
+        scaling,
+        crowd,
+        ensembles,
+        checkpoints,
+        distilling,
+        finetuning,
+        peers,
+    )
 }
 BY_DEFAULT = tuple(name for name in BENCHMARKS if name != "peers")
 """All that need nothing but graftwork."""

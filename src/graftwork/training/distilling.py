@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graftwork.compose.addresses import taps
 from graftwork.compose.base import Composed, Member, Progress, Trained
+from graftwork.compose.naming import as_layer_name
 from graftwork.compose.ports import inputs, outputs
 from graftwork.compose.preprocess import Preparations
 from graftwork.data import Samples, open_data
@@ -166,6 +167,7 @@ class Distilling:
         first = self.targets[0]
         wider = order.width if first.shape and order.width != first.shape[-1] else None
         leader = self.members[0].model
+        leader.name = as_layer_name(self.members[0].name)
         made = (
             automatic([member.model for member in self.members], "student", self.fit.seed, outputs=wider)
             if wishes.width == "auto"
