@@ -1,6 +1,7 @@
 """TFRecord files of examples, read by TensorFlow, and data sets of TensorFlow Datasets."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -95,7 +96,7 @@ def _examples(tf: Any, file: Path, wanted: Mapping[str, Any]) -> Iterator[dict[s
             f"{file} is no TFRecord file, or broken; compressed ones end in {' or '.join(COMPRESSIONS)}: {error.message}"
         ) from error
     except tf.errors.InvalidArgumentError as error:
-        said = str(error.message).splitlines()[0].rpartition("Op:")[2].strip()
+        said = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", str(error.message).splitlines()[0]).strip()
         raise DataError(f"the examples of {file} do not hold what `features` says of them: {said}") from error
     except tf.errors.OpError as error:
         raise DataError(f"{file} cannot be read: {str(error.message).splitlines()[0]}") from error

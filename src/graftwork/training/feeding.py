@@ -87,6 +87,23 @@ def dataset(model: Any, samples: Samples, batch: int, *, seed: int | None = None
     return Batches()
 
 
+def in_order(feed: Any) -> Any:
+    """Return a callback for `fit` that gives each epoch the order that its number fixes.
+
+    Keras looks at batches before the first epoch of a model that it has not built yet, and calls that the end of one; so what counts
+    epochs by their ends is one ahead, at times.
+
+    Args:
+        feed: What `dataset` returned, or anything else with a `start_at`.
+    """
+
+    class InOrder(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            feed.start_at(epoch)
+
+    return InOrder()
+
+
 def streamed(stream: Stream) -> Any:
     """Return the batches of a stream as a `keras.utils.PyDataset`: each epoch goes through it once, in its own order.
 

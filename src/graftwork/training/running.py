@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import OptionError, StoreError
 from graftwork.models.lazy import keras
+from graftwork.training.feeding import in_order
 from graftwork.training.seeding import seed_layers
 
 Progress = Callable[[str, int, int], None]
@@ -156,9 +157,9 @@ def run(
     keeper = _keeper(model, fit, validation is not None, folder, key)
     seed_layers(model, fit.seed)
     first = keeper.restore()
-    if hasattr(feed, "start_at"):
-        feed.start_at(first)
     known = [keeper.callback, *callbacks]
+    if hasattr(feed, "start_at"):
+        known.insert(0, in_order(feed))
     if progress is not None:
         known.append(_telling(progress, verb, first, fit.epochs, len(feed)))
     if not keeper.history.stopped and first < fit.epochs:
