@@ -260,11 +260,29 @@ class RepairedJob:
         return self.merge.key(name)
 
 
+class LastJob:
+    """A job whose result is nothing that later steps can use: an adapter, a servable, figures."""
+
+    __slots__ = ()
+
+    def header(self) -> Header | None:
+        """Return None."""
+        return None
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return nothing."""
+        return {}
+
+    def key(self, name: str) -> str:
+        """Return the name."""
+        return name
+
+
 # Adapters --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterJob:
+class AdapterJob(LastJob):
     """The extraction of an adapter; see `Job`."""
 
     plan: ExtractionPlan
@@ -277,18 +295,6 @@ class AdapterJob:
     def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
         """See `Job.write`."""
         return write_adapter(self.plan, target, progress)
-
-    def header(self) -> Header | None:
-        """Return None: an adapter is no model."""
-        return None
-
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Return nothing: no step reads an adapter alone."""
-        return {}
-
-    def key(self, name: str) -> str:
-        """Return the name."""
-        return name
 
 
 def check_adapter(plan: ExtractionPlan, target: Target) -> None:
@@ -442,7 +448,7 @@ class ComposeJob:
 
 
 @dataclass(frozen=True, slots=True)
-class ServableJob:
+class ServableJob(LastJob):
     """Something made of SavedModels; see `Job`."""
 
     plan: ServablePlan
@@ -455,18 +461,6 @@ class ServableJob:
     def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
         """See `Job.write`."""
         return write_servable(self.plan, target, progress)
-
-    def header(self) -> Header | None:
-        """Return None: no later step plans with it."""
-        return None
-
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Return nothing."""
-        return {}
-
-    def key(self, name: str) -> str:
-        """Return the name."""
-        return name
 
 
 def _servable_row(plan: ServablePlan, target: Target) -> Format:
@@ -654,7 +648,7 @@ def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Pat
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationJob:
+class EvaluationJob(LastJob):
     """Models judged; see `Job`."""
 
     plan: EvaluationPlan
@@ -667,18 +661,6 @@ class EvaluationJob:
     def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
         """See `Job.write`."""
         return write_evaluation(self.plan, target, progress)
-
-    def header(self) -> Header | None:
-        """Return None: figures are no model."""
-        return None
-
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Return nothing."""
-        return {}
-
-    def key(self, name: str) -> str:
-        """Return the name."""
-        return name
 
 
 def _evaluate(step: EvaluateStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:

@@ -2,25 +2,22 @@
 
 import contextlib
 import importlib.util
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from graftwork import models
 from graftwork.errors import OutputError, StoreError, UnknownNameError
 from graftwork.models import alone, live
 from graftwork.models.configuration import layers_of
 from graftwork.models.difference import Difference, called, compare, leaves_of
 from graftwork.models.examples import inputs_for
 from graftwork.models.fresh import predict
-from graftwork.models.lazy import keras, without_stderr
+from graftwork.models.lazy import keras, quietly
 from graftwork.models.runtimes import RUNTIMES, Run, Runtime, Unsupported
 from graftwork.stores.base import Format
 from graftwork.stores.files import brief
@@ -161,7 +158,7 @@ def _run(model: Any, given: Any, expected: Any, made: Path, runtime: Runtime, si
     flat = [alone.array(values) for values in keras.tree.flatten(given)]
     graph = getattr(model, "_functional", None) or model
     names = [tensor.name for tensor in getattr(graph, "inputs", None) or ()] or [""] * len(flat)
-    with _silently():
+    with quietly():
         try:
             model.export(
                 made, format=runtime.keras_name, verbose=False, **({"input_signature": signature} if signature else {})
@@ -269,16 +266,3 @@ def check_export(target: Path, format: str, sources: Sequence[Path], *, overwrit
         raise OutputError(
             f"to export as {runtime.title} and look at the result, install {' '.join(missing)} (pip install {' '.join(missing)})"
         )
-
-
-@contextlib.contextmanager
-def _silently() -> Iterator[None]:
-    """Lose what converters and runtimes say about themselves; what matters comes out as an error or a difference."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), without_stderr() if models.quiet else contextlib.nullcontext():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

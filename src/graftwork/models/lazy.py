@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,3 +44,16 @@ def without_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Lose what TensorFlow, converters and runtimes say about themselves; what matters comes out as an error or a difference."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), without_stderr() if models.quiet else contextlib.nullcontext():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graftwork.errors import MismatchError, OptionError, StoreError
+from graftwork.models.lazy import quietly
 from graftwork.models.savedmodel import beside
 from graftwork.models.savedmodel.base import ServablePlan
 from graftwork.models.savedmodel.frozen import Joined, Tensor, joined, labelled
-from graftwork.models.savedmodel.serving import SERVING, Sources, quietly, rows
+from graftwork.models.savedmodel.serving import SERVING, Sources, rows
 from graftwork.stores.files import brief
 from graftwork.stores.saved_program import Port
 from graftwork.stores.tf_program import split_reference

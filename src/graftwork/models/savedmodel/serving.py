@@ -4,18 +4,14 @@ Each part stays an object of the result (``loaded.a`` for the part labelled ``a`
 that are no signatures as well; nothing is shared between parts. The result's own signatures call the parts'.
 """
 
-import contextlib
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftwork import models
 from graftwork.errors import OptionError, StoreError, UnknownNameError
-from graftwork.models.lazy import without_stderr
+from graftwork.models.lazy import quietly
 from graftwork.models.savedmodel import beside, legacy
 from graftwork.stores.files import brief
 from graftwork.stores.saved_model import SavedModelReader
@@ -226,16 +222,3 @@ def function_of(call: Callable[[Mapping[str, Any]], Mapping[str, Any]], inputs: 
     keys = {as_word(key): key for key in inputs}
     made = tf.function(lambda **given: dict(call({keys[word]: given[word] for word in given})), autograph=False)
     return made.get_concrete_function(**specs(inputs))
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Lose what TensorFlow says while it works; what matters comes out as an error or a difference."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), without_stderr() if models.quiet else contextlib.nullcontext():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
