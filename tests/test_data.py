@@ -127,7 +127,7 @@ def test_what_is_mapped_is_not_read(tmp_path):
         ({}, "nowhere where it lies; say exactly one of npz, npy"),
         ({"npz": "a", "csv": "b"}, "npz and csv"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_data_is_refused(data, message):
     """What is wrong is said, with what was expected."""
