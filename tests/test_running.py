@@ -217,7 +217,7 @@ def net():
     out = t.kl.Dense(2, activation="softmax", name="out", kernel_initializer=t.keras.initializers.GlorotUniform(2))(x)
     return t.keras.Model(given, out)
 made = {}
-for name in (None, "mirrored"):
+for name in (None, "mirrored", "mirrored"):
     fit = t.Fit(epochs=3, batch=10, strategy=name, optimizer="sgd", learning_rate=0.1)
     made[name], history, _ = t.trained(fit, model=net())
     found[str(name)] = history["loss"]
@@ -232,7 +232,7 @@ print(json.dumps(found))
 
 
 def test_two_devices_train_what_one_does():
-    """Each batch divided among two logical devices: the same losses and weights but for rounding, in a plain model."""
+    """Each batch divided among two logical devices, in one run after another: the same but for rounding, in a plain model."""
     done = subprocess.run(
         [sys.executable, "-c", MIRRORED, str(Path(__file__).parent)], capture_output=True, text=True, check=False
     )

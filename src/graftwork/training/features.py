@@ -162,7 +162,9 @@ class _Rows:
         if self._array is None:
             shape = (self._count, *found.shape[1:])
             self._told = {"key": self._key, "shape": found.shape[1:], "dtype": found.dtype.str}
-            self._array = np.memmap(self._file, found.dtype, "w+", shape=shape)
+            with self._file.open("wb") as file:  # a map over space that the disk does not have would kill the process
+                os.posix_fallocate(file.fileno(), 0, max(1, int(np.prod(shape, dtype=np.int64)) * found.dtype.itemsize))
+            self._array = np.memmap(self._file, found.dtype, "r+", shape=shape)
         self._array[self.done : self.done + len(found)] = found
         self.done += len(found)
         if self.done == self._count or time.monotonic() - self._safe > SYNCED:

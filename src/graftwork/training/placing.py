@@ -5,6 +5,7 @@ carried back when it is done.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ def placed(model: Any, fit: Fit) -> Iterator[Any]:
         if fit.device is not None:
             stack.enter_context(keras.device(fit.device))
         if fit.strategy is not None:
-            stack.enter_context(_mirrored(fit).scope())
+            stack.enter_context(_mirrored(tuple(_of_a_kind())).scope())
         elsewhere = fit.device is not None or fit.strategy is not None
         working = copy_model(model) if elsewhere else alias(model)
         with in_precision(working, fit.mixed_precision):
@@ -114,10 +115,13 @@ def check_place(fit: Fit) -> None:
         )
 
 
-def _mirrored(fit: Fit) -> Any:
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> Any:
+    """Return the strategy for some devices: one in a process, since several would take each other's messages for their own."""
     import tensorflow as tf
 
-    return tf.distribute.MirroredStrategy(_of_a_kind())
+    on_processor = "CPU" in devices[0]
+    return tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice() if on_processor else None)
 
 
 def _devices() -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.errors import OptionError, StoreError
+from graftwork.errors import OptionError, OutputError, StoreError
 from graftwork.models.lazy import keras
 from graftwork.training.feeding import in_order
 from graftwork.training.seeding import seed_layers
@@ -267,6 +267,8 @@ class _Keeper:
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(self.folder / STATE)
+        except OSError as error:
+            raise OutputError(f"the state of the run cannot be kept in {self.folder}: {error}") from error
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -274,10 +276,14 @@ class _Keeper:
         """Write the whole history as CSV: so the file is right after a run that went on, too."""
         if self.fit.log is None:
             return
-        with self.fit.log.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, ["epoch", *dict.fromkeys(k for row in self.history.epochs for k in row)])
-            table.writeheader()
-            table.writerows({"epoch": place, **row} for place, row in enumerate(self.history.epochs))
+        try:
+            self.fit.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.fit.log.open("w", encoding="utf-8", newline="") as file:
+                table = csv.DictWriter(file, ["epoch", *dict.fromkeys(k for row in self.history.epochs for k in row)])
+                table.writeheader()
+                table.writerows({"epoch": place, **row} for place, row in enumerate(self.history.epochs))
+        except OSError as error:
+            raise OutputError(f"the log {self.fit.log} cannot be written: {error}") from error
 
     def finish(self) -> None:
         """Give the model the weights of the best epoch."""
