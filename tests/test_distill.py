@@ -225,7 +225,7 @@ def test_training_takes_the_loss_that_the_formula_gives(teacher):
         learning_rate=1e-30,
         alpha=0.3,
         temperature=2,
-        batch=32,
+        batch=40,
     )
     p, q = (np.asarray(each(X), np.float64) for each in (teacher, student))
     soft = [softmax(np.log(each) / 2) for each in (p, q)]

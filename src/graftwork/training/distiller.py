@@ -127,7 +127,7 @@ def distiller(student: Any, lesson: Lesson, seed: int) -> Any:
                     metric.update_state(_decided(target, lesson.kind), said)
                 elif name in parts:
                     value = parts[name]
-                    metric.update_state(sum(value) if name == "hints" else value)
+                    metric.update_state(sum(value) if name == "hints" else value, sample_weight=ops.shape(said)[0])
                 else:
                     labels = x["labels"]
                     metric.update_state(ops.argmax(labels, axis=-1) if _one_hot(labels, said, lesson) else labels, said)

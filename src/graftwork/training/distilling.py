@@ -323,7 +323,10 @@ class Distilling:
         weights = hashlib.sha256(json.dumps(configuration_of(student), default=str).encode())
         for variable in student.variables:
             weights.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-        data = [each.fingerprint() if isinstance(each, Samples) else str(each) for each in (self.data, self.validation)]
+        data = [
+            each.fingerprint() if isinstance(each, Samples) else str(each and each.name)
+            for each in (self.data, self.validation)
+        ]
         teachers = [teacher.digest() for teacher in self.teachers]
         return self.wishes.key(weights.hexdigest(), *data, *teachers, *map(str, self.wishes.hints))
 
