@@ -276,11 +276,11 @@ def test_assets_that_are_links_to_elsewhere_or_missing_are_refused(tmp_path):
 
 def test_files_that_are_read_and_do_not_belong_to_it_are_refused(tmp_path):
     """The path of a vocabulary on somebody's machine."""
-    text = field(1, 7) + field(8, "/home/me/words.txt")
+    text = field(1, 7) + field(8, "/data/me/words.txt")
     constant = field(1, "file") + field(2, "Const") + field(5, field(1, "value") + field(2, field(8, text)))
     init = node("init", "InitializeTableFromTextFileV2", "table", "file")
     found = read_program(program(tmp_path, [X, node("y", "Relu", "x"), node("table", "HashTableV2"), constant, init]))
-    assert found.outside_files() == ("/home/me/words.txt",)
+    assert found.outside_files() == ("/data/me/words.txt",)
     with pytest.raises(StoreError, match=r"'/home/me/words\.txt', which is not one of its assets"):
         found.refuse_unrunnable()
 
