@@ -281,7 +281,7 @@ def test_files_that_are_read_and_do_not_belong_to_it_are_refused(tmp_path):
     init = node("init", "InitializeTableFromTextFileV2", "table", "file")
     found = read_program(program(tmp_path, [X, node("y", "Relu", "x"), node("table", "HashTableV2"), constant, init]))
     assert found.outside_files() == ("/data/me/words.txt",)
-    with pytest.raises(StoreError, match=r"'/home/me/words\.txt', which is not one of its assets"):
+    with pytest.raises(StoreError, match=r"'/data/me/words\.txt', which is not one of its assets"):
         found.refuse_unrunnable()
 
 
