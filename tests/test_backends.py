@@ -28,6 +28,9 @@ SELECTED = [
     "test_real_models.py::test_cut_in_two_and_chained_a_model_is_itself[transformer]",
     "test_real_models.py::test_a_fusion_stands_on_inner_features_and_trains_alone[series]",
     "test_composing.py::test_results_are_checked_in_a_fresh_process[ensemble]",
+    "test_finetune.py::test_kept_features_change_nothing_but_the_time",
+    "test_finetune.py::test_l2_sp_is_half_the_squared_distance",
+    "test_running.py::test_a_run_goes_on_where_it_was_interrupted[adam]",
     "test_recalibrating.py::test_branches_against_sub_models",
     "test_recalibrating.py::test_what_a_mask_hides_does_not_count",
 ]
