@@ -344,6 +344,25 @@ def test_an_old_result_goes_with_all_its_data_files(tmp_path):
     assert {p.name for p in tmp_path.iterdir() if p.name.startswith("target")} == names
 
 
+def test_values_are_divided_among_data_files(tmp_path):
+    """No file holds more than asked for, but for a tensor that is larger; texts come along, and a smaller number of files replaces them."""
+    values = {f"t{k}": np.arange(k * 100, dtype=np.float32) for k in range(1, 6)}
+    tf_files.checkpoint(tmp_path / "a.index", values)
+    result = gw.convert(tmp_path / "a.index", tmp_path / "b.index", shard_bytes=1300)
+    sizes = [file.stat().st_size for file in sorted(tmp_path.glob("b.data-*"))]
+    assert sizes == [1200, 1200, 1600, 2000]
+    assert result.size_bytes == sum(sizes) + (tmp_path / "b.index").stat().st_size
+    for name, found in tf_files.checkpoint_of(tmp_path / "b.index").items():
+        assert np.array_equal(found, values[name])
+    with open_store(tmp_path / "b.index") as reader:
+        reader.check()
+    gw.convert(tmp_path / "a.index", tmp_path / "b.index", overwrite=True)
+    assert [file.name for file in tmp_path.glob("b.data-*")] == ["b.data-00000-of-00001"]
+    with pytest.raises(OutputError, match="holds nothing"):
+        gw.convert(tmp_path / "a.index", tmp_path / "c.index", shard_bytes=-1)
+    assert not list(tmp_path.glob("c.*"))
+
+
 def test_a_source_is_never_written_over(tmp_path):
     """Whatever it is called by; nor are its data files."""
     source = tf_files.checkpoint(tmp_path / "a.index", {"w": np.ones(2, np.float32)})

@@ -191,18 +191,18 @@ def table_items(data: bytes) -> dict[bytes, bytes]:
 
 
 def checkpoint_of(index: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of a checkpoint of one data file, CRCs checked."""
-    data = index.with_name(index.name.removesuffix(".index") + ".data-00000-of-00001").read_bytes()
+    """The tensors of a checkpoint, CRCs checked."""
+    data = [file.read_bytes() for file in sorted(index.parent.glob(index.name.removesuffix(".index") + ".data-*"))]
     names = {code: name for name, code in CODES.items()}
     found = {}
     for key, value in table_items(index.read_bytes()).items():
         if not key:
-            assert _fields(value)[1] == [1]
+            assert _fields(value)[1] == [len(data)]
             continue
         held = _fields(value)
         shape = [_fields(dim).get(1, [0])[0] for dim in _fields(held.get(2, [b""])[0]).get(2, [])]
         offset, size = held.get(4, [0])[0], held.get(5, [0])[0]
-        raw = data[offset : offset + size]
+        raw = data[held.get(3, [0])[0]][offset : offset + size]
         assert struct.unpack("<I", held[6][0])[0] == masked(raw)
         name = names[held[1][0]]
         dtype = np.dtype(getattr(ml_dtypes, name, name))

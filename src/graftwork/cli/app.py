@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from graftwork import __version__
+from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import as_plain, print_json, progress, refusing, say, tell
 
 _GROUPS = {"ckpt": "checkpoints", "savedmodel": "savedmodel"}
@@ -232,7 +233,7 @@ def merge(
                 output=output,
                 format=format_,
                 drop_compile=drop_compile,
-                shard_bytes=_size(shard_size),
+                shard_bytes=size_of(shard_size),
                 threads=threads,
                 overwrite=overwrite,
                 progress=told,
@@ -299,7 +300,7 @@ def assemble(
                 ignore=tuple(ignore or ()),
                 allow_nonfinite=allow_nonfinite,
                 format=format_,
-                shard_bytes=_size(shard_size),
+                shard_bytes=size_of(shard_size),
                 threads=threads,
                 overwrite=overwrite,
                 progress=told,
@@ -399,7 +400,7 @@ def run(
                 output=output,
                 threads=threads,
                 overwrite=overwrite,
-                shard_bytes=_size(shard_size),
+                shard_bytes=size_of(shard_size),
                 check=check,
                 progress=told,
             )
@@ -442,7 +443,7 @@ def convert(
                 dtype=dtype,
                 format=format_,
                 drop_compile=drop_compile,
-                shard_bytes=_size(shard_size),
+                shard_bytes=size_of(shard_size),
                 threads=threads,
                 overwrite=overwrite,
                 progress=told,
@@ -736,19 +737,3 @@ def _layers(text: str) -> tuple[str, int, int, float]:
             f"{text!r} is no run of layers such as MODEL:0-16 or MODEL:0-16*0.5", param_hint="MODEL:FIRST-END"
         )
     return found[1], int(found[2]), int(found[3]), float(found[4] or 1)
-
-
-def _size(text: str | None) -> int | None:
-    """Return a size such as 5GB (powers of ten) or 2GiB in bytes."""
-    if text is None:
-        return None
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    number = text.strip().upper().rstrip("KMGIB")
-    unit = text.strip().upper()[len(number) :]
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, KeyError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not a size such as 500MB", param_hint="--shard-size") from None
-    if size <= 0:
-        raise typer.BadParameter(f"{text!r} is not a positive size", param_hint="--shard-size")
-    return size

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
 from graftwork.cli.fields import is_word, option, parameter, value_of
+from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import print_json, progress, refusing, tell
 from graftwork.recipe.declared import DeclaredStep
 
@@ -77,6 +78,7 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
             "format": given["format_"],
             "overwrite": given["overwrite"],
             "threads": given["threads"],
+            "shard_bytes": size_of(given["shard_size"]),
         }
         with refusing():
             if given["dry_run"]:
@@ -152,6 +154,12 @@ def _common() -> list[inspect.Parameter]:
             "format_",
             str | None,
             typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
+            None,
+        ),
+        parameter(
+            "shard_size",
+            str | None,
+            typer.Option("--shard-size", help="Greatest size of a data file or shard: 500MB, 5GB.", show_default=False),
             None,
         ),
         parameter(

@@ -4,18 +4,18 @@ A source is spelled as its index (``model.ckpt-1000.index``), as TensorFlow does
 ``checkpoint`` names the latest. Texts and objects (vocabularies of tables, …) count as assets: compared, carried over into another
 checkpoint, and never merged.
 
-What is written has one data file and no partitions. It keeps the keys, the object graph and the texts that a `like` lends, so that
-``tf.train.Checkpoint(…).restore`` finds its objects; else names are keys, as ``tf.compat.v1.train.Saver`` and
-``tf.train.load_checkpoint`` take them. The file ``checkpoint`` is made where the directory has none, so that
-``tf.train.latest_checkpoint`` finds the result; one that is there stays as it is. The table's metaindex, which TensorFlow does not read,
-holds our record and the roles that names do not tell.
+What is written has one data file, or several where a size for them is given, and no partitions. It keeps the keys, the object graph and
+the texts that a `like` lends, so that ``tf.train.Checkpoint(…).restore`` finds its objects; else names are keys, as
+``tf.compat.v1.train.Saver`` and ``tf.train.load_checkpoint`` take them. The file ``checkpoint`` is made where the directory has none, so
+that ``tf.train.latest_checkpoint`` finds the result; one that is there stays as it is. The table's metaindex, which TensorFlow does not
+read, holds our record and the roles that names do not tell.
 """
 
 import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -252,16 +252,28 @@ def _same_folder(name: str, folder: Path, index: Path) -> bool:
 
 
 class CheckpointWriter:
-    """A checkpoint being made: a folder that holds index, data file and maybe a state file, which the caller moves into place.
+    """A checkpoint being made: a folder that holds index, data files and maybe a state file, which the caller moves into place.
 
     Args beyond those of every writer:
-        target: The final path of the index, which gives the data file its name.
+        target: The final path of the index, which gives the data files their names.
+        shard_bytes: Greatest size of the values in one data file, a larger tensor gets one of its own; by default there is one file.
 
     Attributes:
         notes: What the user should know.
     """
 
-    def __init__(self, path: Path, specs: Sequence[TensorSpec], *, like: Reader, provenance: str, target: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        specs: Sequence[TensorSpec],
+        *,
+        like: Reader,
+        provenance: str,
+        target: Path,
+        shard_bytes: int | None = None,
+    ) -> None:
+        if shard_bytes is not None and shard_bytes <= 0:
+            raise OutputError(f"a shard of {shard_bytes} bytes holds nothing; give a positive size")
         path.mkdir()
         self._index = path / target.name
         lender = like if isinstance(like, Lender) else None
@@ -269,45 +281,56 @@ class CheckpointWriter:
         codes = {spec.name: _code(spec, lender) for spec in specs}
         self._meta = {RECORD: provenance.encode()} if provenance else {}
         self._entries: dict[bytes, BundleEntry] = {}
-        self._places: dict[str, tuple[int, TensorSpec]] = {}
+        self._places: dict[str, tuple[int, int, TensorSpec]] = {}
+        self._fds: list[int] = []
+        self._sinks: list[Sink] = []
         self._sums: dict[str, Pieces] = {}
         self._crcs: dict[str, int] = {}
         self._lock = threading.Lock()
-        at = 0
+        sizes = [0]
         for spec in sorted(specs, key=lambda spec: self._keys[spec.name].encode()):
-            self._places[spec.name] = (at, spec)
+            if shard_bytes is not None and sizes[-1] and sizes[-1] + spec.size_bytes > shard_bytes:
+                sizes.append(0)
+            shard, at = len(sizes) - 1, sizes[-1]
+            self._places[spec.name] = (shard, at, spec)
             self._sums[spec.name] = Pieces(spec.size_bytes)
             self._entries[self._keys[spec.name].encode()] = BundleEntry(
-                dtype=codes[spec.name], shape=spec.shape, offset=at, size=spec.size_bytes, crc=mask(0)
+                dtype=codes[spec.name], shape=spec.shape, shard=shard, offset=at, size=spec.size_bytes, crc=mask(0)
             )
-            at += spec.size_bytes
-        values = at
+            sizes[-1] += spec.size_bytes
+        values = sizes[-1]  # behind them, in the last file, come texts and the object graph
         texts = lender.texts if lender else {}
-        size = values + sum(part.entry.size for text in texts.values() for part in text.stored.parts)
+        sizes[-1] += sum(part.entry.size for text in texts.values() for part in text.stored.parts)
         graph = _graph_bytes(lender, [*self._keys.values(), *texts]) if lender else b""
         roles = roles_text(specs, self._inferred(specs, lender))
         if roles:
             self._meta[ROLES] = roles.encode()
         prefix = target.name.removesuffix(SUFFIX)
         self.notes = _write_state(path / STATE, target.with_name(STATE), prefix)
-        file = path / f"{prefix}.data-00000-of-00001"
+        sizes[-1] += len(graph)
+        last = len(sizes) - 1
         try:
-            self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise OutputError(f"{file} cannot be made: {error.strerror or error}") from error
-        try:
-            reserve(self._fd, size + len(graph), file)
-            self._sink = Sink(self._fd, size + len(graph))
+            for shard, size in enumerate(sizes):
+                self._open(path / f"{prefix}.data-{shard:05}-of-{len(sizes):05}", size)
             for key, text in texts.items():
-                values = self._copy(key.encode(), text, values)
+                values = self._copy(key.encode(), text, last, values)
             if graph:
-                self._sink.write(np.frombuffer(graph, np.uint8), values)
+                self._sinks[last].write(np.frombuffer(graph, np.uint8), values)
                 self._entries[GRAPH.encode()] = BundleEntry(
-                    dtype=STRING, shape=(), offset=values, size=len(graph), crc=_crc_of_text(graph)
+                    dtype=STRING, shape=(), shard=last, offset=values, size=len(graph), crc=_crc_of_text(graph)
                 )
         except BaseException:
             self.close()
             raise
+
+    def _open(self, file: Path, size: int) -> None:
+        try:
+            fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputError(f"{file} cannot be made: {error.strerror or error}") from error
+        self._fds.append(fd)
+        reserve(fd, size, file)
+        self._sinks.append(Sink(fd, size))
 
     def _inferred(self, specs: Sequence[TensorSpec], lender: Lender | None) -> Mapping[str, Role]:
         """Return the roles that a reader would find without being told."""
@@ -317,8 +340,8 @@ class CheckpointWriter:
             tensors[key] = Stored(key, code, spec.shape, (), BundleEntry(dtype=code, shape=spec.shape))
         return roles_in({self._keys[s.name]: s.name for s in specs}, tensors, lender.nodes if lender else ())
 
-    def _copy(self, key: bytes, text: Text, at: int) -> int:
-        """Copy the texts of a tensor byte for byte to `at`; return where the next may begin."""
+    def _copy(self, key: bytes, text: Text, shard: int, at: int) -> int:
+        """Copy the texts of a tensor byte for byte to `at` of a data file; return where the next may begin."""
         whole = text.stored.whole
         if whole.slices:
             self._entries[key] = whole
@@ -326,16 +349,16 @@ class CheckpointWriter:
         for place, part in zip(keys, text.stored.parts, strict=True):
             entry = part.entry
             self._entries[place] = BundleEntry(
-                dtype=entry.dtype, shape=entry.shape, offset=at, size=entry.size, crc=entry.crc
+                dtype=entry.dtype, shape=entry.shape, shard=shard, offset=at, size=entry.size, crc=entry.crc
             )
             for piece in text.bundle.pieces(entry):
-                self._sink.write(np.frombuffer(piece, np.uint8), at)
+                self._sinks[shard].write(np.frombuffer(piece, np.uint8), at)
                 at += len(piece)
         return at
 
     def write(self, name: str, start: int, block: Raw) -> bool:
         """Write raw elements of a tensor; return whether they were compared."""
-        begin, spec = self._places[name]
+        shard, begin, spec = self._places[name]
         if block.itemsize != ITEMSIZE[spec.dtype] or start < 0 or start + block.size > spec.size:
             raise ValueError(f"{block.size} elements of {block.dtype} from {start} on are not a part of {spec}")
         if not block.size:
@@ -345,21 +368,20 @@ class CheckpointWriter:
             whole = self._sums[name].add(start * block.itemsize, block.nbytes, crc)
             if whole is not None:
                 self._crcs[name] = whole
-        return self._sink.write(block, begin + start * block.itemsize)
+        return self._sinks[shard].write(block, begin + start * block.itemsize)
 
     def finish(self) -> None:
-        """Sync the data file, then write the index."""
-        os.fsync(self._fd)
-        for name, (_, spec) in self._places.items():
+        """Sync the data files, then write the index."""
+        for fd in self._fds:
+            os.fsync(fd)
+        for name, (_, _, spec) in self._places.items():
             if not spec.size:
                 continue
             crc = self._crcs[name] if name in self._crcs else self._read_crc(name)
             key = self._keys[name].encode()
-            entry = self._entries[key]
-            self._entries[key] = BundleEntry(
-                dtype=entry.dtype, shape=entry.shape, offset=entry.offset, size=entry.size, crc=mask(crc)
-            )
-        items = [(b"", BundleHeader().encode()), *((k, e.encode()) for k, e in sorted(self._entries.items()))]
+            self._entries[key] = replace(self._entries[key], crc=mask(crc))
+        header = BundleHeader(num_shards=len(self._fds))
+        items = [(b"", header.encode()), *((k, e.encode()) for k, e in sorted(self._entries.items()))]
         with self._index.open("wb") as file:
             file.write(table_bytes(items, self._meta))
             file.flush()
@@ -367,17 +389,16 @@ class CheckpointWriter:
 
     def _read_crc(self, name: str) -> int:
         """Return the CRC of a tensor that came in too many pieces to add up."""
-        begin, spec = self._places[name]
+        shard, begin, spec = self._places[name]
         crc = 0
         for at in range(begin, begin + spec.size_bytes, 1 << 22):
-            crc = google_crc32c.extend(crc, os.pread(self._fd, min(1 << 22, begin + spec.size_bytes - at), at))
+            crc = google_crc32c.extend(crc, os.pread(self._fds[shard], min(1 << 22, begin + spec.size_bytes - at), at))
         return crc
 
     def close(self) -> None:
-        """Close the data file; closing twice does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the data files; closing twice does nothing."""
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 def _write_state(path: Path, final: Path, prefix: str) -> tuple[str, ...]:
