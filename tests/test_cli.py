@@ -271,9 +271,9 @@ def test_set_takes_yaml(graftwork):
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int):
     """Powers of ten for MB, of two for MiB."""
-    from graftwork.cli.app import _size
+    from graftwork.cli.sizes import size_of
 
-    assert _size(text) == size
+    assert size_of(text) == size
 
 
 def commands() -> dict[str, click.Command]:

@@ -139,7 +139,7 @@ def test_independent_labels():
     assert metrics(found)["f1_macro"] == pytest.approx(sk.f1_score(labels, p > 0.5, average="macro", **w), **CLOSE)
     assert metrics(found)["auc"] == pytest.approx(sk.roc_auc_score(labels, p, **w), **CLOSE)
     assert found.verdicts[0].figures["m"].confusion is None
-    with pytest.raises(DataError, match="label of sample .* says yes or no: expected 0 to 1"):
+    with pytest.raises(DataError, match=r"label of sample .* says yes or no: expected 0 to 1"):
         judged([many], (X, labels * 2))
     with pytest.raises(
         MismatchError, match=r"labels of the data \(column 'y'\) have the shape \(\), output 'y' gives \(3,\)"

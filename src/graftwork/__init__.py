@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from graftwork.api import checkpoints as checkpoints
     from graftwork.api import savedmodel as savedmodel
     from graftwork.errors import (
+        DataError,
         GraftworkError,
         MismatchError,
         NonFiniteError,
@@ -108,6 +109,7 @@ _HOMES = {
         "verify",
     ),
     "errors": (
+        "DataError",
         "GraftworkError",
         "MismatchError",
         "NonFiniteError",
@@ -126,6 +128,7 @@ _MODULES = ("checkpoints", "savedmodel")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "DataError",
     "GraftworkError",
     "MismatchError",
     "NonFiniteError",

@@ -107,7 +107,7 @@ class Merging(Step):
                     "additionalProperties": False,
                 }
                 for name, method in METHODS.items()
-            ]
+            ],
         }
 
 
