@@ -27,7 +27,7 @@ from graftwork.mergekit import plan_mergekit_step
 from graftwork.models import savedmodel
 from graftwork.models.data import Samples, samples_of
 from graftwork.models.savedmodel import FROZEN, ServablePlan
-from graftwork.planning import MergePlan, MergeRequest, check_output, plan_merge
+from graftwork.planning import REPAIR, MergePlan, MergeRequest, check_output, plan_merge
 from graftwork.recipe import STEP_KINDS, AssembleStep, EstimateStep, ExtractLoraStep, MergeStep, Recipe, Step
 from graftwork.recipe.checkpoints import CHECKPOINT_STEPS, CheckpointStep
 from graftwork.recipe.composition import ComposeStep
@@ -226,7 +226,7 @@ class RepairedJob:
     def plan(self) -> MergePlan:
         """Return the plan of the merge."""
         told = f"BatchNormalization gets new statistics from {len(self.verb.data):,} samples of {self.verb.data.name} afterwards"
-        notes = [note for note in self.merge.plan.notes if "recalibrate" not in note]
+        notes = [note for note in self.merge.plan.notes if REPAIR not in note]
         return replace(self.merge.plan, notes=(*notes, told))
 
     def check(self, target: Target) -> None:
@@ -244,7 +244,7 @@ class RepairedJob:
             with open_store(path) as reader:
                 plan = plan_composition(self.verb, [Source(name=path.stem, reader=reader)])
                 result = write_composition(plan, target, progress, settings=step.settings())
-        notes = [note for note in merged.notes if "recalibrate" not in note]
+        notes = [note for note in merged.notes if REPAIR not in note]
         return replace(result, notes=(*notes, *result.notes))
 
     def header(self) -> Header | None:

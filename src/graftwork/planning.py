@@ -36,6 +36,9 @@ from graftwork.tensor import FLOATS, Role, TensorSpec
 COPIED = (Role.COUNTER, Role.SEED, Role.TABLE, Role.OPTIMIZER)
 """Roles whose tensors are taken from one model as they are: from the one that lends, optimizer state from the one that is asked for."""
 
+REPAIR = "recalibrate the result on data before using it (graftwork recalibrate)"
+"""What a note on averaged running statistics advises."""
+
 READ_SPEED, WRITE_SPEED = 3e9, 0.8e9
 """Bytes a second that the estimate of time assumes (page cache, local disk)."""
 
@@ -433,8 +436,7 @@ def _notes_on_result(request: MergeRequest, steps: Sequence[Step], dropped: Sequ
     statistics = [step for step in steps if step.spec.role is Role.STATISTIC and step.method is not None]
     if any("moving_" in step.spec.name or "running_" in step.spec.name for step in statistics):
         notes.append(
-            f"{len(statistics)} running statistics are averaged, which is seldom right for merged weights: "
-            "recalibrate the result on data before using it (graftwork recalibrate)"
+            f"{len(statistics)} running statistics are averaged, which is seldom right for merged weights: " + REPAIR
         )
     elif statistics:
         notes.append(f"{len(statistics)} statistics of adapted layers are averaged")

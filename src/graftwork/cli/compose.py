@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from graftwork.cli.fields import option, parameter, plain, value_of
+from graftwork.cli.fields import asked, option, parameter, plain, value_of, written
 from graftwork.cli.judging import evaluate
 from graftwork.cli.terminal import print_json, progress, refusing, say
 from graftwork.training.verbs import VERBS, Verb
@@ -109,12 +109,7 @@ def _arguments(verb: type[Verb]) -> list[inspect.Parameter]:
 
 def _common() -> list[inspect.Parameter]:
     return [
-        parameter(
-            "output",
-            Path | None,
-            typer.Option("-o", "--output", help="Where to write; the ending says the format.", show_default=False),
-            None,
-        ),
+        *written(),
         parameter(
             "names",
             str | None,
@@ -139,16 +134,7 @@ def _common() -> list[inspect.Parameter]:
             typer.Option("--check/--no-check", help="Load the result in a fresh process and compare."),
             True,
         ),
-        parameter(
-            "format_",
-            str | None,
-            typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
-            None,
-        ),
-        parameter("overwrite", bool, typer.Option("--overwrite", help="Replace an existing output."), False),
-        parameter("dry_run", bool, typer.Option("--dry-run", help="Say what would be made, and make nothing."), False),
-        parameter("as_json", bool, typer.Option("--json", help="Print JSON for machines."), False),
-        parameter("quiet", bool, typer.Option("--quiet", "-q", help="Print results and errors only."), False),
+        *asked(),
     ]
 
 

@@ -4,6 +4,7 @@ import inspect
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -84,3 +85,31 @@ def plain(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def written() -> list[inspect.Parameter]:
+    """Return the options of every generated command that say where and how its result is written."""
+    return [
+        parameter(
+            "output",
+            Path | None,
+            typer.Option("-o", "--output", help="Where to write; the ending says the format.", show_default=False),
+            None,
+        ),
+        parameter(
+            "format_",
+            str | None,
+            typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
+            None,
+        ),
+    ]
+
+
+def asked() -> list[inspect.Parameter]:
+    """Return the options of every generated command that say how it goes about its work."""
+    return [
+        parameter("overwrite", bool, typer.Option("--overwrite", help="Replace an existing output."), False),
+        parameter("dry_run", bool, typer.Option("--dry-run", help="Say what would be made, and make nothing."), False),
+        parameter("as_json", bool, typer.Option("--json", help="Print JSON for machines."), False),
+        parameter("quiet", bool, typer.Option("--quiet", "-q", help="Print results and errors only."), False),
+    ]

@@ -3,14 +3,13 @@
 import inspect
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-from graftwork.cli.fields import is_word, option, parameter, value_of
+from graftwork.cli.fields import asked, is_word, option, parameter, value_of, written
 from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import print_json, progress, refusing, tell
 from graftwork.recipe.declared import DeclaredStep
@@ -136,24 +135,13 @@ def _is_mapping(field: FieldInfo) -> bool:
 
 def _common() -> list[inspect.Parameter]:
     return [
-        parameter(
-            "output",
-            Path | None,
-            typer.Option("-o", "--output", help="Where to write; the ending says the format.", show_default=False),
-            None,
-        ),
+        *written(),
         parameter(
             "names",
             str | None,
             typer.Option(
                 "--names", help="What the sources are called: a,b,c; by default their files' names.", show_default=False
             ),
-            None,
-        ),
-        parameter(
-            "format_",
-            str | None,
-            typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
             None,
         ),
         parameter(
@@ -168,8 +156,5 @@ def _common() -> list[inspect.Parameter]:
             typer.Option("--threads", min=1, help="Threads; by default one per processor.", show_default=False),
             None,
         ),
-        parameter("overwrite", bool, typer.Option("--overwrite", help="Replace an existing output."), False),
-        parameter("dry_run", bool, typer.Option("--dry-run", help="Say what would be made, and make nothing."), False),
-        parameter("as_json", bool, typer.Option("--json", help="Print JSON for machines."), False),
-        parameter("quiet", bool, typer.Option("--quiet", "-q", help="Print results and errors only."), False),
+        *asked(),
     ]

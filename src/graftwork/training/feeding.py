@@ -1,6 +1,6 @@
 """Samples as Keras takes them: batches in the structure of a model's inputs, in an order that a seed fixes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,16 +104,23 @@ def in_order(feed: Any) -> Any:
     return InOrder()
 
 
-def streamed(stream: Stream) -> Any:
+def streamed(
+    stream: Stream, look: Callable[[Any], object] = lambda batch: None, made: Callable[[Any], Any] = lambda batch: batch
+) -> Any:
     """Return the batches of a stream as a `keras.utils.PyDataset`: each epoch goes through it once, in its own order.
 
     Args:
         stream: The stream; it is gone through once to count its batches.
+        look: Is shown every batch that is counted, and refuses what does not fit.
+        made: Makes of a batch what Keras is given.
 
     Raises:
         DataError: If it yields nothing.
     """
-    count = sum(1 for _ in stream)
+    count = 0
+    for each in stream:
+        look(each)
+        count += 1
     if not count:
         raise DataError(f"{stream.name} yields no batches")
 
@@ -132,6 +139,6 @@ def streamed(stream: Stream) -> Any:
             if batch is None:  # a stream that is shorter this time goes on from its beginning
                 self._rest = iter(stream)
                 batch = next(self._rest)
-            return batch
+            return made(batch)
 
     return Streamed()

@@ -12,6 +12,7 @@ from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import DataError
 from graftwork.models.lazy import keras
+from graftwork.training import feeding
 from graftwork.training.caching import Cache
 from graftwork.training.feeding import tensor_of
 from graftwork.training.matching import Target, check_part, part_of
@@ -161,29 +162,12 @@ def streamed(
     Raises:
         DataError: If it yields nothing, or not what the student takes.
     """
-    count = 0
-    for batch in stream:
+
+    def look(batch: Any) -> None:
         check_part(part_of(batch, ports, stream.name), stream.name, {target.name: target} if labelled else None)
-        count += 1
-    if not count:
-        raise DataError(f"{stream.name} yields no batches")
 
-    class Streamed(keras.utils.PyDataset):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self._rest: Iterator[Any] = iter(())
+    def taught(batch: Any) -> Any:
+        part = part_of(batch, ports, stream.name)
+        return lesson(part, ask(teachers, part.inputs), labelled=labelled)
 
-        def __len__(self) -> int:
-            return count
-
-        def __getitem__(self, number: int) -> Any:
-            if number == 0:
-                self._rest = iter(stream)
-            batch = next(self._rest, None)
-            if batch is None:  # a stream that is shorter this time goes on from its beginning
-                self._rest = iter(stream)
-                batch = next(self._rest)
-            part = part_of(batch, ports, stream.name)
-            return lesson(part, ask(teachers, part.inputs), labelled=labelled)
-
-    return Streamed()
+    return feeding.streamed(stream, look, taught)
