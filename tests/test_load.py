@@ -365,7 +365,10 @@ REFUSED = {
         lambda: refused(lambda x: tf.image.adjust_hue(x[..., :3], 0.2)),
         r"tf\.image\.adjust_hue.*not translated",
     ),
-    "an argument": (lambda: refused(tf.math.l2_normalize), r"tf\.math\.l2_normalize'.*over all axes, batch included"),
+    "an argument": (
+        lambda: refused(tf.math.l2_normalize),
+        r"tf\.math\.l2_normalize(_\d+)?'.*over all axes, batch included",
+    ),
     "an activation that is another one now": (
         lambda: refused(k2.Conv2D(2, 3, activation="hard_sigmoid", name="hard")),
         r"layer 'hard' .*hard_sigmoid.*x/6",

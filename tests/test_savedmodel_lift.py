@@ -88,6 +88,12 @@ def test_an_equal_name_in_another_shape_is_no_reason_to_take_another_tensor():
     assert found(target, source) == {"a/kernel": "a/kernel"}
 
 
+@pytest.mark.parametrize("other", ["kernel", "old/head/kernel", "head_1/kernel"])
+def test_nor_is_a_whole_model_that_another_way_explains(other):
+    """Even where one prefix or number would explain all of it."""
+    assert not found(specs(("head/kernel", (1,))), specs(("head/kernel", (2,)), (other, (1,))))
+
+
 def test_the_order_counts_only_if_it_fits_in_every_place():
     """One last part of a name or one shape that differs, and the order says nothing."""
     target, source = layers(["x", "y"]), layers(["p", "q"])

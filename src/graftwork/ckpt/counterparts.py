@@ -2,7 +2,7 @@
 
 Keras numbers layers through a whole session (``conv2d_57``); a Sequential model puts its name before those of its layers in some files and
 not in others; an export of Keras 3 lists variables in the model's order. Four ways are tried in turn, and one counts only if it explains
-every tensor that the model needs, in the same shape, by one tensor each:
+every tensor that the model needs, in the same shape, by one tensor each, and passes none over that has the model's own name for it:
 
 ::
 
@@ -119,7 +119,9 @@ def _renamed(target: Specs, source: Specs, rename: Callable[[str], str | None], 
             if there is not None and there in source and _fits(spec, source[there]):
                 found[name] = Counterpart(there, how)
                 break
-    return found if len({c.name for c in found.values()}) == len(found) else {}
+    used = {counterpart.name for counterpart in found.values()}
+    passed_over = (name in source and name not in used for name in found)
+    return {} if len(used) < len(found) or any(passed_over) else found
 
 
 def _prefixed(target: Specs, needed: Specs, source: Specs) -> Found:
