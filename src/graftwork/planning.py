@@ -29,6 +29,8 @@ from graftwork.pairing import (
     pair,
     with_gather,
 )
+from graftwork.recipe.merge import Merging
+from graftwork.stores import distinct
 from graftwork.stores.base import Format, Reader
 from graftwork.stores.staged import check_target, free_bytes
 from graftwork.tensor import FLOATS, Role, TensorSpec
@@ -67,6 +69,29 @@ class MergeRequest:
     allow_nonfinite: bool = False
     optimizer: str = "drop"
     lender: str = "first"
+
+
+def request_of(step: Merging, classes: Mapping[str, Sequence[str]] | None = None) -> MergeRequest:
+    """Return what a step asks for.
+
+    Args:
+        step: The step.
+        classes: What is known of the classes of its models, by their names.
+    """
+    return MergeRequest(
+        method=step.method,
+        options=step.options,
+        labels=distinct(step.models),
+        base_label=step.base,
+        seed=step.seed,
+        dtype=step.dtype,
+        map=step.map,
+        skip=step.skip,
+        ignore=step.ignore,
+        classes=classes or None,
+        allow_nonfinite=step.allow_nonfinite,
+        optimizer=step.optimizer,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from graftwork.methods import get
 from graftwork.methods.options import Place, companion_files
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output
-from graftwork.stores import Format, Reader, format_for_target, label_of, open_store, spelling
+from graftwork.stores import Format, Reader, distinct, format_for_target, label_of, open_store, spelling
 from graftwork.stores.staged import Staged
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
@@ -115,18 +115,6 @@ def companions(request: MergeRequest, root: Path = Path()) -> Iterator[list[Read
 def labels_of(paths: Sequence[Path]) -> tuple[str, ...]:
     """Return a short name for each source: its file name without endings, with a number where two are the same."""
     return distinct([label_of(path) for path in paths])
-
-
-def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Return labels with a number behind each that was there before."""
-    found: list[str] = []
-    for name in names:
-        label, number = name, 1
-        while label in found:
-            number += 1
-            label = f"{name}#{number}"
-        found.append(label)
-    return tuple(found)
 
 
 def counting(verb: str, total: int, progress: Progress | None) -> Callable[[int], None]:

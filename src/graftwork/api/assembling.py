@@ -12,8 +12,8 @@ from graftwork.errors import OptionError
 from graftwork.jobs import assembly, plan_assembly
 from graftwork.models import live
 from graftwork.recipe import AssembleStep, LayerRun, as_name
-from graftwork.stores import label_of, open_store
-from graftwork.writing import Result, Target, distinct
+from graftwork.stores import distinct, label_of, open_store
+from graftwork.writing import Result, Target
 
 
 def assemble(

@@ -18,7 +18,8 @@ from graftwork.errors import OptionError
 from graftwork.models import values
 from graftwork.recipe import as_name
 from graftwork.recipe.checkpoints import CkptAssign
-from graftwork.writing import Target, distinct, opened, write_merge
+from graftwork.stores import distinct
+from graftwork.writing import Target, opened, write_merge
 
 
 def average(

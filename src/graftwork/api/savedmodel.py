@@ -25,7 +25,8 @@ from graftwork.models.copying import copy_model
 from graftwork.models.savedmodel.bridge import bridge as bridged
 from graftwork.recipe import as_name
 from graftwork.recipe.savedmodel import SavedmodelLift
-from graftwork.writing import Target, distinct, opened, write_merge
+from graftwork.stores import distinct
+from graftwork.writing import Target, opened, write_merge
 
 
 def bridge(

@@ -9,7 +9,8 @@ from typing import Any
 
 from graftwork.errors import OptionError
 from graftwork.models import live
-from graftwork.writing import Result, distinct, labels_of
+from graftwork.stores import distinct
+from graftwork.writing import Result, labels_of
 
 Model = str | PathLike[str] | Any
 """A path to a model in any format of the stores, or a live `keras.Model`."""

@@ -17,8 +17,9 @@ from graftwork.recipe import STEP_KINDS, as_name
 from graftwork.recipe.checkpoints import CheckpointStep, CkptAverage
 from graftwork.recipe.declared import DeclaredStep
 from graftwork.recipe.slips import sentence
+from graftwork.stores import distinct
 from graftwork.stores.tf_checkpoint import target_of
-from graftwork.writing import Result, Target, distinct, opened
+from graftwork.writing import Result, Target, opened
 
 Stated = TypeVar("Stated", bound=DeclaredStep)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from graftwork.planning import MergePlan, MergeRequest, plan_merge
+from graftwork.planning import MergePlan, plan_merge, request_of
 from graftwork.recipe.checkpoints import CkptAverage
 from graftwork.stores.base import Reader
 from graftwork.tensor import Role
@@ -21,22 +21,8 @@ def plan_average(step: CkptAverage, readers: Mapping[str, Reader]) -> MergePlan:
         MismatchError: If they are not of one model.
         OptionError: If an option makes no sense.
     """
-    request = MergeRequest(
-        method=step.method,
-        options=step.options,
-        labels=step.models,
-        base_label=step.base,
-        seed=step.seed,
-        dtype=step.dtype,
-        map=step.map,
-        skip=step.skip,
-        ignore=step.ignore,
-        allow_nonfinite=step.allow_nonfinite,
-        optimizer=step.optimizer,
-        lender=step.lender,
-    )
     plan = plan_merge(
-        request,
+        replace(request_of(step), lender=step.lender),
         [readers[name] for name in step.models],
         readers[step.base] if step.base is not None else None,
         companions=[readers[file] for file in step.files()],

@@ -6,6 +6,7 @@ for, and `FORMATS` lists them all.
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from graftwork.errors import OutputError, StoreError, UnknownNameError
@@ -20,6 +21,7 @@ __all__ = [
     "Header",
     "Reader",
     "Writer",
+    "distinct",
     "format_for_target",
     "label_of",
     "open_store",
@@ -79,6 +81,18 @@ def open_store(source: Path | str) -> Reader:
 def label_of(source: Path | str) -> str:
     """Return a short name for a source: its file's or directory's name without an ending, likewise of each adapter."""
     return "+".join(_stem(spelling.name(part)) for part in spelling.split(source))
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Return labels with a number behind each that was there before."""
+    found: list[str] = []
+    for name in names:
+        label, number = name, 1
+        while label in found:
+            number += 1
+            label = f"{name}#{number}"
+        found.append(label)
+    return tuple(found)
 
 
 def _stem(name: str) -> str:
