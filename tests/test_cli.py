@@ -15,6 +15,7 @@ import typer
 
 import graftwork as gw
 from graftwork.cli.app import app
+from graftwork.cli.terminal import as_plain
 from graftwork.errors import OptionError
 
 PAIR = ("birds.keras", "flowers.keras")
@@ -212,6 +213,20 @@ def test_json_holds_what_the_tables_show(graftwork):
     assert step["tensors"][0]["sources"] == ["stem/kernel", "stem/kernel"]
     assert step["bytes_read"] == 3 * step["bytes_written"]
     assert json.loads(graftwork("schema").out)["title"] == "graftwork recipe"
+
+
+def test_a_loss_that_is_no_number_is_null_in_json():
+    """Infinity in a history (the loss of validation, say) has no word in JSON, which would end in a traceback after all the work."""
+
+    @dataclass
+    class Result:
+        path: Path
+        tables: dict[str, list[dict[str, float]]]
+
+    found = as_plain(
+        Result(Path("a.keras"), {"history": [{"loss": 0.5, "val_loss": float("inf"), "val_mae": float("nan")}]})
+    )
+    assert found == {"path": "a.keras", "tables": {"history": [{"loss": 0.5, "val_loss": None, "val_mae": None}]}}
 
 
 def test_plan_reads_headers_and_makes_nothing(graftwork, folder: Path):

@@ -389,6 +389,17 @@ def test_sequences_are_learned_where_they_are_not_padded():
     assert found["supervised"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["mse", "categorical_focal_crossentropy"])
+def test_a_loss_of_labels_that_wants_columns_gets_them(teacher, loss):
+    """Numbers of classes are as good as rows with a 1, also where a batch has as many samples as there are classes."""
+    student, rows = net("student", seed=7, drop=0), np.eye(4, dtype="float32")[Y]
+    options = {"loss": loss, "epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30, "alpha": 0.5, "batch": 4}
+    numbers, columns = (row(distilled([teacher], student, (X, labels), **options)) for labels in (Y, rows))
+    assert numbers["supervised"] == pytest.approx(columns["supervised"], rel=1e-5)
+    with pytest.raises(OptionError, match="takes numbers of classes, and labels have a column for each"):
+        distilled([teacher], student, (X, rows), **{**options, "loss": "sparse_categorical_crossentropy"})
+
+
 def test_classes_are_met_by_name(teacher):
     """A new student has the union; a given one must have every class; teachers are asked by their own order."""
     three = net("three", outputs=3, seed=1)

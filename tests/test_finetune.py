@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 import graftwork as gw
 from graftwork.compose.base import Member
+from graftwork.compose.ports import outputs
 from graftwork.data import open_data
 from graftwork.errors import DataError, MismatchError, OptionError, StoreError
 from graftwork.models.copying import copy_model
@@ -118,6 +119,14 @@ def test_what_changes_in_training_is_not_run_once(layer, said):
     with pytest.raises(OptionError, match=said):
         tuned(net(layer), cache=True)
     assert "runs once" in tuned(net(layer), at="second", head=["GlobalAveragePooling2D", 3], epochs=1)[1]
+
+
+def test_a_layer_that_remembers_the_batch_before_is_not_run_once():
+    """What a stateful layer gives depends on the samples before, whose order is another one in each epoch."""
+    steps = keras.Input(batch_shape=(8, 5, 3))
+    trunk = keras.Model(steps, kl.GRU(4, stateful=True, name="memory")(steps), name="trunk")
+    data = open_data((np.zeros((16, 5, 3), "float32"), np.zeros(16, int)))
+    assert "layer 'memory' (GRU) is stateful" in kept.why_not_once(trunk, outputs(trunk)["memory"], data)
 
 
 def test_dropout_that_drops_nothing_is_no_reason():
@@ -281,6 +290,68 @@ def test_labels_tell_what_a_head_is_for(labels, wanted):
     assert metric in row
     *_, measured = tuned(net(), data=(X, labels), validation=(X, labels), head="mlp", hidden=[4], epochs=1)
     assert measured["history"][0]["val_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_labels_that_do_not_tell_are_asked_about():
+    """Class numbers stored as fractions are no values to predict, and prices in whole dollars no classes: both are asked about."""
+    for labels, said in (
+        (Y.astype("float32"), "stored as float32"),
+        (Y * 100_000, "up to 200,000, and there are 90 samples"),
+    ):
+        with pytest.raises(
+            OptionError, match=f"{said}.*head=[0-9,]+ for classes, or head=1, activation=linear and outputs=regression"
+        ):
+            wanted_by(open_data((X, labels)))
+    assert wanted_by(open_data((X, Y * 400))) == Wanted(801, "softmax"), (
+        "classes that have no sample are no mistake by themselves"
+    )
+    floats = (X[TRAIN], Y[TRAIN].astype("float32"))
+    assert "accuracy" in tuned(net(), data=floats, head=3, epochs=1)[2]["history"][0]
+    assert (
+        "mae" in tuned(net(), data=floats, head=1, activation="linear", outputs="regression", epochs=1)[2]["history"][0]
+    )
+
+
+def test_labels_of_positions_are_not_pooled_into_one_answer():
+    """Tags of a sequence have the shape of several values; a head that averages positions would learn the wrong thing unnoticed."""
+    steps = keras.Input((5,), dtype="int32", name="steps")
+    sequence = kl.LSTM(4, return_sequences=True, name="lstm")(kl.Embedding(9, 3)(steps))
+    tagger = keras.Model(steps, kl.Dense(3, activation="softmax", name="tags")(sequence), name="tagger")
+    x, tags = np.arange(100).reshape(20, 5) % 9, np.arange(100).reshape(20, 5) % 3
+    for labels in (tags, tags % 2, tags + 0.5):
+        with pytest.raises(MismatchError, match=r"shape \(5,\), which are the positions of .*head=\{Dense"):
+            tuned(tagger, data=(x, labels))
+    model, *_ = tuned(tagger, data=(x, tags), head=[{"Dense": {"units": 3, "activation": "softmax"}}], epochs=1)
+    assert model.output_shape == (None, 5, 3)
+    assert tuned(tagger, data=(x, np.eye(5)[tags[:, 0]]), epochs=1)[0].output_shape == (None, 5), (
+        "five classes are no positions"
+    )
+
+
+def test_a_head_on_what_may_be_logits_says_so():
+    """Numbers without bounds are features or old answers, which nothing tells; there is a note, and the place below."""
+    trunk = net()
+    logits = keras.Model(trunk.input, kl.Dense(2, name="logits")(trunk.get_layer("pool").output), name="net")
+    model, notes, _ = tuned(logits, epochs=1)
+    assert "ends in Dense 'logits' without an activation; if these are answers to its old task" in notes
+    assert "at='pool'" in notes and model.get_layer("head").kernel.shape == (2, 3)
+    model, notes, _ = tuned(logits, at="pool", epochs=1)
+    assert "old task" not in notes and model.get_layer("head").kernel.shape == (8, 3)
+
+
+@pytest.mark.parametrize("loss", ["mse", "categorical_crossentropy", {"CategoricalFocalCrossentropy": {"gamma": 1.0}}])
+def test_a_loss_that_wants_columns_gets_them(loss):
+    """Numbers of classes and rows with a 1 give the same loss; with as many samples as classes a difference would even be broadcast."""
+    columns = np.eye(3, dtype="float32")[Y[TRAIN]]
+    rows = [
+        tuned(net(), data=(X[TRAIN], labels), head=3, loss=loss, batch=3, epochs=1, learning_rate=0.01)[2]["history"][
+            0
+        ]["loss"]
+        for labels in (Y[TRAIN], Y[TRAIN][:, None], columns)
+    ]
+    assert rows[0] == pytest.approx(rows[2], rel=1e-5) and rows[1] == pytest.approx(rows[2], rel=1e-5)
+    with pytest.raises(OptionError, match="takes numbers of classes, and labels have a column for each"):
+        tuned(net(), data=(X[TRAIN], columns), head=3, loss="sparse_categorical_crossentropy")
 
 
 def test_heads_of_all_kinds():

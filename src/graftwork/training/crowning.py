@@ -1,7 +1,7 @@
 """Heads that are asked for by a word: what is put on a trunk for the labels that there are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +23,9 @@ WORDS: tuple[str, ...] = get_args(Word)
 HIDDEN = 256
 """Units of the hidden layer of an mlp of which nothing is said, and filters of a conv."""
 
+FEW = 1000
+"""As many classes are believed of any number of samples; more have to have a sample each."""
+
 BATCH = 8192
 """Labels that are read at a time."""
 
@@ -37,10 +40,12 @@ class Wanted:
     Attributes:
         units: How many numbers.
         activation: What it ends in.
+        shape: The shape of a label.
     """
 
     units: int
     activation: str
+    shape: tuple[int, ...] = field(default=(), compare=False)
 
 
 def wanted_by(data: Samples | Stream) -> Wanted:
@@ -48,7 +53,7 @@ def wanted_by(data: Samples | Stream) -> Wanted:
     has one 1, columns of 0 and 1 for independent yes and no, other numbers for values.
 
     Raises:
-        OptionError: If the data does not tell.
+        OptionError: If the data does not tell: batches; whole numbers that are stored as fractions; more classes than there are samples.
         DataError: If labels are none.
     """
     if not isinstance(data, Samples):
@@ -64,12 +69,25 @@ def wanted_by(data: Samples | Stream) -> Wanted:
     if rows.shape[1] > 1:
         switches = bool(np.isin(rows, (0, 1)).all())
         one = switches and bool((rows.sum(axis=1) == 1).all())
-        return Wanted(rows.shape[1], "softmax" if one else "sigmoid" if switches else "linear")
+        activation = "softmax" if one else "sigmoid" if switches else "linear"
+        return Wanted(rows.shape[1], activation, labels.shape[1:])
+    most = rows.max()
     if labels.dtype.kind == "f":
+        if (rows == np.floor(rows)).all():
+            raise _undecided(f"the labels of {data.name} are whole numbers stored as {labels.dtype.name}", most)
         return Wanted(1, "linear")
     if rows.min() < 0:
         raise DataError(f"a label of {data.name} is {rows.min()}; classes are numbered from 0 on")
-    return Wanted(max(2, int(rows.max()) + 1), "softmax")
+    if most > max(len(labels), FEW):
+        raise _undecided(f"the labels of {data.name} go up to {most:,}, and there are {len(labels):,} samples", most)
+    return Wanted(max(2, int(most) + 1), "softmax")
+
+
+def _undecided(found: str, most: Any) -> OptionError:
+    return OptionError(
+        f"{found}, which does not tell classes from values: say head={max(2, int(most) + 1)} for classes, or head=1, "
+        "activation=linear and outputs=regression for values"
+    )
 
 
 def _labels(data: Samples) -> Any:
@@ -109,6 +127,12 @@ def crowned(
         items = [*pooled, *hidden, *(spec if isinstance(spec, list | tuple) else [spec])]
         return as_head(items, value, names, activation=activation, spread=spread)
     assert wanted is not None  # since it is a word
+    if _wide(value) and _of_positions(wanted, value.shape[1:-1]):
+        raise MismatchError(
+            f"labels have the shape {wanted.shape}, which are the positions of {value.name!r} {value.shape}: {spec} would pool them",
+            advice="say a head that stands at every position, head={Dense: {units: …, activation: softmax}}, or the number of units for "
+            "one answer to each sample",
+        )
     layers: list[Any] = []
     if spec == "conv":
         if not _wide(value):
@@ -129,6 +153,14 @@ def crowned(
 def _is_units(spec: Any) -> bool:
     first = spec[0] if isinstance(spec, list | tuple) and spec else spec
     return isinstance(first, int) and not isinstance(first, bool)
+
+
+def _of_positions(wanted: Wanted, positions: tuple[int | None, ...]) -> bool:
+    """Return whether labels may be of positions: as many as there are, or values where that is not fixed; rows with a single 1 are not."""
+    if len(wanted.shape) != len(positions) or wanted.activation == "softmax":
+        return False
+    unknown = None in positions and wanted.activation == "linear"
+    return unknown or wanted.shape == positions
 
 
 def _wide(value: Port) -> bool:

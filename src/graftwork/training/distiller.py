@@ -19,7 +19,7 @@ from graftwork.models.configuration import layers_of
 from graftwork.models.lazy import keras
 from graftwork.training.distillation import CLASSES, LABELS, TINY, Voice, averaged, divergence, mask_of, spread, taught
 from graftwork.training.hints import Telling
-from graftwork.training.losses import LossSpec, loss_of
+from graftwork.training.losses import LossSpec, loss_for, loss_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ def _one_hot(labels: Any, said: Any, lesson: Lesson) -> bool:
 def _supervised(lesson: Lesson, labels: Any, said: Any) -> Any:
     """Return the loss of the labels."""
     if lesson.loss is not None:
-        return loss_of(lesson.loss, lesson.kind)
+        return loss_for(lesson.loss, lesson.kind, spread=_one_hot(labels, said, lesson))
     usual = {CLASSES: "SparseCategoricalCrossentropy", LABELS: "BinaryCrossentropy"}
     word = (
         "CategoricalCrossentropy"

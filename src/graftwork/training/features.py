@@ -51,6 +51,8 @@ def why_not_once(trunk: Any, port: Port, data: Samples | Stream) -> str:
         return f"{port.name!r} {port.shape} has no fixed size"
     for layer in trunk._flatten_layers(include_self=False):
         own = type(layer).__name__
+        if getattr(layer, "stateful", False):
+            return f"layer {layer.name!r} ({own}) is stateful: what it gives depends on the samples before"
         if _draws(layer):
             return f"layer {layer.name!r} ({own}) is random in training"
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:

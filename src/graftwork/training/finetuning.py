@@ -101,7 +101,8 @@ class Finetuning:
             self.classes = member.classes
         else:
             place = place_of(member.model, wishes.port)
-            answers = ending(member.model, place).kind in CHANGING
+            last = ending(member.model, place)
+            answers = last.kind in CHANGING
             swapped = swap(
                 member,
                 self._head,
@@ -112,6 +113,8 @@ class Finetuning:
                 name=wishes.name,
             )
             self.model, self.reference, self.notes = swapped.model, swapped.reference, swapped.notes
+            if last.open and wishes.at is None:
+                self.notes += (_doubtful(member, last.what, wishes.port),)
             self.halves = halves(self.model, Tap((), swapped.below, swapped.port.name))
             self.classes = None
             settle(self.model)
@@ -156,8 +159,9 @@ class Finetuning:
             return target_of(self.model, word)
         target = target_of(self.model, found.kind)
         if target.kind is None and found.open and isinstance(self.data, Samples):
-            values = wanted_by(self.data).activation == "linear"
-            return replace(target, kind="regression") if values else target
+            with contextlib.suppress(OptionError):  # labels that do not tell either
+                if wanted_by(self.data).activation == "linear":
+                    return replace(target, kind="regression")
         return target
 
     def _fitting(self, data: Samples | Stream) -> Samples | Stream:
@@ -425,6 +429,16 @@ class Finetuning:
             f"weights are {float(share):.3g} of the way from before layers were unfrozen (0) to the end of training (1)"
         )
         return rows
+
+
+def _doubtful(member: Member, what: str, port: str | None) -> str:
+    """Return what to say of a head on values without bounds: features, or answers to the old task."""
+    said = (
+        f"{member.name} ends in {what}; if these are answers to its old task (logits, values), put the head below them"
+    )
+    with contextlib.suppress(OptionError):
+        return f"{said}: at={foot_of(member.model, port).address!r}"
+    return f"{said} (at)"
 
 
 def _print(data: Samples | Stream | None) -> str:

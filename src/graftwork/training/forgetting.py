@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from graftwork.data import Samples
 from graftwork.errors import MismatchError
 from graftwork.training.feeding import predictions
+from graftwork.training.losses import CLASSES
 from graftwork.training.matching import Target, check_labels
-from graftwork.training.objectives import CLASSES, LABELS
+from graftwork.training.objectives import LABELS
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from graftwork.errors import OptionError, UnknownNameError
 from graftwork.models.lazy import keras
 
 LOGITS = ("logits", "sigmoid_logits")
+CLASSES = ("probabilities", "logits")
 
 
 def _as_plain(value: Any) -> Any:
@@ -45,6 +46,39 @@ def loss_of(spec: LossSpec, kind: str | None = None) -> Any:
         return found(**settings)
     except (TypeError, ValueError) as error:
         raise OptionError(f"loss {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def loss_for(spec: LossSpec, kind: str, *, spread: bool) -> Any:
+    """Return a new loss of an output for the labels that there are: numbers of classes become columns where it wants these.
+
+    Args:
+        spec: See `LossSpec`.
+        kind: What the output is.
+        spread: Whether labels of classes have a column for each, not the number of one.
+
+    Raises:
+        OptionError: If it takes numbers of classes and labels have a column for each.
+    """
+    found = loss_of(spec, kind)
+    if kind not in CLASSES or not type(found).__module__.startswith("keras."):
+        return found
+    sparse = type(found).__name__.startswith("Sparse")
+    if sparse and spread:
+        raise OptionError(
+            f"the loss {type(found).__name__} takes numbers of classes, and labels have a column for each; use CategoricalCrossentropy"
+        )
+    return found if sparse or spread else _of_numbers(found)
+
+
+def _of_numbers(loss: Any) -> Any:
+    """Return a loss that is given numbers of classes in place of columns."""
+
+    class OfNumbers(keras.losses.Loss):  # type: ignore[misc]
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            numbers = keras.ops.reshape(y_true, keras.ops.shape(y_pred)[:-1])
+            return loss.call(keras.ops.one_hot(keras.ops.cast(numbers, "int32"), y_pred.shape[-1]), y_pred)
+
+    return OfNumbers(name=loss.name, reduction=loss.reduction)
 
 
 def _pair(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

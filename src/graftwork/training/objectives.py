@@ -10,10 +10,9 @@ from graftwork.data import Samples
 from graftwork.data.base import Stream
 from graftwork.errors import DataError, OptionError
 from graftwork.models.lazy import keras
-from graftwork.training.losses import LossSpec, loss_of
+from graftwork.training.losses import CLASSES, LossSpec, loss_for
 from graftwork.training.matching import Target
 
-CLASSES = ("probabilities", "logits")
 LABELS = ("sigmoid", "sigmoid_logits")
 
 
@@ -32,9 +31,13 @@ class Objective:
     loss: LossSpec | None = None
 
     def made_loss(self) -> Any:
-        """Return a new loss of Keras."""
+        """Return a new loss of Keras.
+
+        Raises:
+            OptionError: If the user's does not take such labels.
+        """
         if self.loss is not None:
-            return loss_of(self.loss, self.kind)
+            return loss_for(self.loss, self.kind, spread=self.spread)
         losses = keras.losses
         if self.kind in CLASSES:
             usual = losses.CategoricalCrossentropy if self.spread else losses.SparseCategoricalCrossentropy
