@@ -70,6 +70,25 @@ def test_npz(tmp_path, save, x):
     is_what_was_written(open_data("d.npz", root=tmp_path), x=x, weights=W)
 
 
+def test_an_archive_with_a_test_set_beside(tmp_path):
+    """`x_train` and `x_test` have different numbers of rows, as in Keras's mnist.npz: what is named is taken, and else it is asked for."""
+    path = tmp_path / "both.npz"
+    np.savez(path, x_train=X, y_train=Y, x_test=X[:5], y_test=Y[:5])
+    found = open_data(path, x="x_test", y="y_test")
+    assert len(found) == 5 and set(found.table.columns) == {"x_test", "y_test"}
+    with pytest.raises(DataError, match=r"x_train 23, y_train 23, x_test 5.*say which are meant \(x, y\)"):
+        open_data(path)
+    with pytest.raises(DataError, match="different numbers of rows"):
+        open_data(path, x="x_train", y="y_test")
+
+
+@pytest.mark.parametrize("name", ["weights", "sample_weight", "sample_weights"])
+def test_weights_are_found_by_their_usual_names(tmp_path, name):
+    """What Keras calls `sample_weight` counts, instead of being passed over."""
+    np.savez(tmp_path / "d.npz", x=X, y=Y, **{name: np.arange(23.0)})
+    np.testing.assert_array_equal(open_data(tmp_path / "d.npz").take(np.array([3, 7])).weights, [3.0, 7.0])
+
+
 @pytest.mark.parametrize("x", [X, np.asfortranarray(X), X[::-1]], ids=["C", "Fortran", "turned"])
 def test_npy(tmp_path, x):
     """One file per array, or one alone."""

@@ -5,7 +5,7 @@ import math
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Arrays:
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{key} {count:,}" for key, count in counts.items())
             raise DataError(
-                f"the arrays of {name} have different numbers of rows ({told}); expected one row per sample in each"
+                f"the arrays of {name} have different numbers of rows ({told}); expected one row per sample in each, or say which are meant "
+                "(x, y)"
             )
         if not arrays or not next(iter(counts.values())):
             raise DataError(f"there are no samples in {name}")
@@ -118,8 +119,13 @@ def fingerprint_of(files: Sequence[Path], *how: object) -> str:
     return found.hexdigest()
 
 
-def open_npz(path: Path) -> Arrays:
+def open_npz(path: Path, meant: Collection[str] = ()) -> Arrays:
     """Open an archive of arrays. What is stored is mapped; what is compressed is unpacked into a temporary file first.
+
+    Args:
+        path: The archive.
+        meant: Arrays that are used, where that is said: those with another number of rows (of a test set in the same archive, say) are
+            left aside.
 
     Raises:
         DataError: If it is no such archive, or an array in it cannot be read.
@@ -140,6 +146,9 @@ def open_npz(path: Path) -> Arrays:
         raise DataError(f"{path} cannot be read as an .npz file: {_told(error)}") from error
     if not arrays:
         raise DataError(f"there are no arrays in {path}; numpy.savez(FILE, x=…, y=…) makes such a file")
+    counts = {len(arrays[name]) for name in meant if name in arrays and arrays[name].ndim}
+    if len(counts) == 1:
+        arrays = {name: array for name, array in arrays.items() if array.ndim and len(array) in counts}
     return Arrays(arrays, path.name, known)
 
 

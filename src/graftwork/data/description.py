@@ -50,7 +50,7 @@ class Description(BaseModel):
     """Column of the labels; where nothing is said, ``y`` of arrays, and ``label`` of images and data sets of TensorFlow Datasets."""
 
     weights: str | None = None
-    """Column of what each sample counts; where nothing is said, ``weights`` of arrays."""
+    """Column of what each sample counts; where nothing is said, ``weights`` or ``sample_weight`` of arrays."""
 
     classes: tuple[str, ...] | None = None
     """Names of the classes in the order that labels count; labels that are texts are numbered by it."""

@@ -60,8 +60,15 @@ def _npy(said: Description, root: Path) -> Table:
     return open_npy({name: _file(root, path) for name, path in paths.items()})
 
 
+def _meant(said: Description) -> set[str]:
+    """Return the columns that a description names."""
+    x = said.x if said.x is not None else ()
+    columns = itertools.chain.from_iterable(map(_tuple, x.values() if isinstance(x, Mapping) else (x,)))
+    return {name for name in (*columns, said.y, said.weights) if name is not None}
+
+
 KINDS: dict[str, Callable[[Description, Path], Any]] = {
-    "npz": lambda said, root: open_npz(_file(root, said.npz or "")),
+    "npz": lambda said, root: open_npz(_file(root, said.npz or ""), _meant(said)),
     "npy": _npy,
     "csv": lambda said, root: open_csv(_files(root, said.csv or ())),
     "parquet": lambda said, root: open_parquet(_files(root, said.parquet or ())),
@@ -87,8 +94,8 @@ COMPRESSED = (".csv", ".tfrecord", ".tfrecords")
 """What may be compressed, with an ending more."""
 
 
-WEIGHTS = "weights"
-"""The usual name of an array of what each sample counts; in a table it could be anything."""
+WEIGHTS = ("weights", "sample_weight", "sample_weights")
+"""The usual names of an array of what each sample counts; in a table it could be anything."""
 
 
 def open_data(data: Any, *, root: Path = Path(), **further: Any) -> Samples | Stream:
@@ -236,8 +243,8 @@ def _roles(table: Table, said: Description) -> Samples:
     """Return the samples of a table with what each column is for."""
     labels = said.y if said.y is not None else table.labels if table.labels in table.columns else None
     weights = said.weights
-    if weights is None and isinstance(table, Arrays) and WEIGHTS in table.columns:
-        weights = WEIGHTS
+    if weights is None and isinstance(table, Arrays):
+        weights = next((name for name in WEIGHTS if name in table.columns), None)
     known = [name for name in table.columns if name not in (labels, weights)]
     if said.x is None:
         inputs = _usual(table, known)
