@@ -45,8 +45,8 @@ class Arrays:
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{key} {count:,}" for key, count in counts.items())
             raise DataError(
-                f"the arrays of {name} have different numbers of rows ({told}); expected one row per sample in each, or say which are meant "
-                "(x, y)"
+                f"the arrays of {name} have different numbers of rows ({told}); expected one row per sample in each, or say which are "
+                "meant (x, y)"
             )
         if not arrays or not next(iter(counts.values())):
             raise DataError(f"there are no samples in {name}")
