@@ -34,11 +34,12 @@ def text_model(path: Path, words, kernel, *, resource=False, listed=True, loop=T
         text = v1.placeholder(tf.string, [None], name="text")
         file = tf.constant(str(vocabulary), name="file")
         v1.add_to_collection(v1.GraphKeys.ASSET_FILEPATHS, file)
-        table = v1.lookup.StaticHashTable(tf.lookup.TextFileInitializer(file, *WHOLE_LINES), 0)
+        lines = tf.lookup.TextFileInitializer(file, *WHOLE_LINES, value_index_offset=1)  # the first word is 1
+        table = v1.lookup.StaticHashTable(lines, 1)
         kernel = v1.get_variable("dense/kernel", initializer=np.asarray(kernel, np.float32), use_resource=resource)
         calls = v1.get_variable("calls", initializer=np.zeros((), np.int64), trainable=False, use_resource=resource)
         v1.get_variable("started", initializer=3.0, collections=["local_variables"], use_resource=resource)
-        rows = tf.gather(kernel, table.lookup(text))
+        rows = tf.gather(kernel, table.lookup(text) - 1)
         if loop:
             _, rows = v1.while_loop(lambda i, _: i < 2, lambda i, rows: (i + 1, rows * 2), [0, rows], name="loop")
         else:

@@ -466,6 +466,44 @@ def test_variables_that_an_optimizer_trains_are_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "root"),
+    [
+        (("_iterations", "_variables"), "opt"),  # of Keras 3 and 2 with a schedule: no learning rate is kept
+        (("_iterations", "_learning_rate", "_variables"), "opt"),
+        (("iter", "decay", "momentum"), "opt"),  # SGD of early Keras 2 with a schedule and no slots
+        (("step", "m", "v"), "optimizer"),  # a user's own
+        (("step", "m", "v"), "generator_optimizer"),
+    ],
+)
+def test_what_an_optimizer_keeps_is_its_own_under_any_names(tmp_path, names, root):
+    """Not told by a learning rate: with a schedule there is none. Things of a user that are called alike stay weights."""
+    graph = node([(1, root), (2, "model"), (3, "iter"), (4, "learning_rate")])
+    graph += node([(k, name) for k, name in enumerate(names, 5)]) + node([(5 + len(names), "momentum")])
+    paths = ["iter", "learning_rate", *(f"{root}/{name}" for name in names), "model/momentum"]
+    for path in paths:
+        graph += node([], [(path, KEY.format(path))])
+    arrays = {KEY.format(path): np.ones(2, np.float32) for path in paths}
+    with open_store(with_graph(tmp_path / "a.index", arrays, graph)) as reader:
+        roles = {n: s.role for n, s in reader.specs().items()}
+    assert roles == {path: Role.OPTIMIZER if path.startswith(f"{root}/") else Role.WEIGHT for path in paths}
+
+
+def test_slots_of_tensorflow_1_are_told_under_any_name(tmp_path):
+    """Adam(name="mine") makes two of each variable; an average stays a weight, and of what may be either a note says so."""
+    weights = ["w", "w/ExponentialMovingAverage", "w/ExponentialMovingAverage_1", "w/Mom", "x/y", "x/y_1", "w/part"]
+    slots = ["w/mine", "w/mine_1", "w/Adam_gen", "w/d_momentum", "w/Adam", "w/adam_m", "w/RMSProp_2"]
+    arrays = {name: np.ones(3 if name == "w/part" else 2, np.float32) for name in (*weights, *slots)}
+    with open_store(tf_files.checkpoint(tmp_path / "a.index", arrays)) as reader:
+        assert {n: s.role for n, s in reader.specs().items()} == {
+            **dict.fromkeys(weights, Role.WEIGHT),
+            **dict.fromkeys(slots, Role.OPTIMIZER),
+        }
+        (note,) = reader.header.notes
+    assert "'w/Mom' stands behind a variable of its shape" in note
+    assert "ckpt drop '*/Mom'" in note
+
+
+@pytest.mark.parametrize(
     "graph", [node([(7, "a")]), b"\x0a\xff", field(1, varint(9)), node(slots=[(0, "m", 3)]), b"\xff" * 12]
 )
 def test_a_damaged_graph_is_refused(tmp_path, graph):

@@ -14,7 +14,7 @@ read, holds our record and the roles that names do not tell.
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -29,7 +29,7 @@ from graftwork.stores.files import read_json, read_small
 from graftwork.stores.ordered_code import PART, part_key
 from graftwork.stores.safetensors import overruled, recorded_roles, reserve, roles_text
 from graftwork.stores.tf_bundle import CODES, DTYPES, STRING, SUFFIX, Bundle, Stored
-from graftwork.stores.tf_graph import GRAPH, names_of, pruned, roles_in, second_copies
+from graftwork.stores.tf_graph import GRAPH, maybe_slots, names_of, pruned, roles_in, second_copies
 from graftwork.stores.tf_protos import BundleEntry, BundleHeader, Node, parse_graph, varint
 from graftwork.stores.tf_table import mask, table_bytes
 from graftwork.stores.writeback import Sink
@@ -134,6 +134,7 @@ class CheckpointReader:
             size_bytes=bundle.size_bytes,
             assets={names[key]: digest(text) for key, text in self.texts.items()},
             provenance=read_json(record.encode(), f"the record of graftwork in {self.path.name}") if record else None,
+            notes=() if self.nodes else tuple(_notes(self._table.specs)),
         )
 
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -184,6 +185,18 @@ class CheckpointReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _notes(specs: Mapping[str, TensorSpec]) -> Iterator[str]:
+    found = maybe_slots(specs)
+    if found:
+        more = (
+            f" and {len(found) - 1:,} more stand behind variables of their shapes, as an optimizer's slots do, and count as weights"
+            if len(found) > 1
+            else " stands behind a variable of its shape, as an optimizer's slots do, and counts as a weight"
+        )
+        last = found[0].rpartition("/")[2]
+        yield f"{found[0]!r}{more}; if that is wrong, leave them out first (ckpt drop '*/{last}')"
 
 
 def _text(bundle: Bundle, key: bytes) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from graftwork.stores.safetensors import roles_of
 from graftwork.stores.tf_bundle import QUANTIZED, Stored
 from graftwork.stores.tf_protos import Node, prune_graph
-from graftwork.tensor import Role
+from graftwork.tensor import Role, TensorSpec
 
 FIRST, SECOND = "variables/", "_all_variables/"
 """How the keys of variables that Keras 3 exports begin, and those of their second copies."""
@@ -30,16 +30,28 @@ ATTRIBUTES = "/.ATTRIBUTES/"
 VALUE = "VARIABLE_VALUE"
 
 SLOT = re.compile(
-    r"(?:AMSGrad|AdaMax|Adadelta|Adagrad|AdagradDA|Adam|AdamW|Ftrl|LAMB|LARS|Lion|Momentum|Nadam|ProximalAdagrad|RMSProp|SGD)"
-    r"(?:Optimizer)?(?:_\d+)?|adam_[mv]|lamb_[mv]"
+    r"(?:.*[_.-])?(?:AMSGrad|AdaMax|Adadelta|Adagrad|AdagradDA|Adam|AdamW|Ftrl|LAMB|LARS|Lion|Momentum|Nadam|ProximalAdagrad|RMSProp|SGD)"
+    r"(?:Optimizer)?(?:[_.-].*)?",
+    re.IGNORECASE,
 )
-"""Last parts of the names of an optimizer's slots in TensorFlow 1, behind the variable's own name."""
+"""Last parts of the names of an optimizer's slots in TensorFlow 1, behind the variable's own name; users put words before and behind."""
+
+AVERAGE = re.compile(
+    r"(?:.*[_.-])?(?:ExponentialMovingAverage|moving_average|average|ema|shadow)(?:[_.-].*)?", re.IGNORECASE
+)
+"""Last parts of the names of moving averages, which stand behind variables as slots do, and are weights."""
 
 OPTIMIZER = re.compile(r"(?:.*/)?(?:beta[12]_power|loss_scale|current_loss_scale|good_steps)(?:_\d+)?")
 """What else an optimizer of TensorFlow 1 keeps."""
 
-OWN = ("_iterations", "iter", "_learning_rate", "learning_rate")
-"""The names by which optimizers refer to what they keep; one has two of them."""
+OWN = ("iter", "learning_rate", "decay", "momentum", "beta_1", "beta_2", "rho")
+"""The names by which optimizers of Keras 2 referred to numbers of theirs; one that counts has two of them."""
+
+COUNT = "_iterations"
+"""The name by which newer ones refer to how often they have been called. Only without a schedule do they keep a learning rate."""
+
+NAMED = re.compile(r"optimizer|.*_optimizer")
+"""The names by which users let a checkpoint refer to optimizers, their own ones too."""
 
 TRAINED = "_trainable_variables"
 """The name by which an optimizer of Keras 3 refers to the variables that it trains."""
@@ -100,29 +112,56 @@ def slot_owner(name: str, names: Container[str]) -> str | None:
     """Return the variable of TensorFlow 1 for which an optimizer keeps this one: its name has the word for a slot behind it."""
     owner, _, leaf = name.rpartition("/")
     variable, _, suffix = name.rpartition("_slot_")
-    if owner in names and SLOT.fullmatch(leaf):
+    if owner in names and (SLOT.fullmatch(leaf) or _is_one_of_two(owner, leaf, names)):
         return owner
     return variable if variable in names and suffix in ("m", "v", "vr", "vc") else None
+
+
+def _is_one_of_two(owner: str, leaf: str, names: Container[str]) -> bool:
+    """Return whether a variable has a word behind it twice (``w/mine`` and ``w/mine_1``), as optimizers under any name make them."""
+    words = {leaf, re.sub(r"_\d+$", "", leaf)}
+    return not AVERAGE.fullmatch(leaf) and any(
+        f"{owner}/{word}" in names and f"{owner}/{word}_1" in names for word in words
+    )
+
+
+def maybe_slots(specs: Mapping[str, TensorSpec]) -> list[str]:
+    """Return the weights of TensorFlow 1 that stand behind another of the same shape: slots under a name of their own, maybe."""
+    return [
+        name
+        for name, spec in specs.items()
+        if spec.role is Role.WEIGHT
+        and (owner := specs.get(name.rpartition("/")[0])) is not None
+        and owner.shape == spec.shape
+        and not AVERAGE.fullmatch(name.rpartition("/")[2])
+    ]
 
 
 def optimizer_keys(nodes: Sequence[Node]) -> set[str]:
     """Return the keys of what optimizers keep: all that no way leads to but through one.
 
-    An optimizer refers to the variables that it trains, too, and the shortest path to them may lead through it.
+    An optimizer refers to the variables that it trains, too, and the shortest path to them may lead through it. A root is none for the
+    names that a user has for things in it.
     """
     slots = {holder for node in nodes for _, _, holder in node.slots}
     seen = {0} if nodes else set()
     seen |= {variable for node in nodes for variable, _, _ in node.slots}
+    optimizers = {number for number, node in enumerate(nodes) if _is_optimizer(node, is_root=not number)}
+    optimizers |= {child for child, name in (nodes[0].children if nodes else ()) if NAMED.fullmatch(name)}
     waiting = list(seen)
     while waiting:
-        node = nodes[waiting.pop()]
-        names = {name for _, name in node.children}
-        is_optimizer = bool(node.slots) or len(names.intersection(OWN)) >= 2
-        for child, name in node.children:
-            if child not in seen and child not in slots and (name == TRAINED or not is_optimizer):
+        number = waiting.pop()
+        for child, name in nodes[number].children:
+            if child not in seen and child not in slots and (name == TRAINED or number not in optimizers):
                 seen.add(child)
                 waiting.append(child)
+    seen -= optimizers
     return {a.key for number, node in enumerate(nodes) if number not in seen for a in node.attributes}
+
+
+def _is_optimizer(node: Node, *, is_root: bool) -> bool:
+    names = {name for _, name in node.children}
+    return bool(node.slots) or COUNT in names or (not is_root and OWN[0] in names and len(names.intersection(OWN)) > 1)
 
 
 def pruned(nodes: Sequence[Node], kept: Iterable[str]) -> bytes:

@@ -15,7 +15,7 @@ from graftwork.models.difference import called, compare, leaves_of
 from graftwork.models.examples import inputs_for
 from graftwork.models.export import computes_in_half
 from graftwork.models.fresh import REFERENCE, predict
-from graftwork.models.lazy import keras, without_stderr
+from graftwork.models.lazy import keras, quietly, without_stderr
 from graftwork.stores.files import brief
 
 SERVING = "serving_default"
@@ -58,7 +58,8 @@ def loaded(path: Path) -> Any:
     except ImportError as error:
         raise StoreError(f"to look into {path.name}, install tensorflow (pip install tensorflow)") from error
     try:
-        return tf.saved_model.load(str(path))
+        with quietly():
+            return tf.saved_model.load(str(path))
     except Exception as error:  # of TensorFlow, which has many classes of them
         raise StoreError(f"TensorFlow cannot load {path.name}: {brief(error)}") from error
 

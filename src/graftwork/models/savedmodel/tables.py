@@ -63,6 +63,7 @@ def _from_file(node: Node, table: Node, path: str | None) -> Any:
         places[1],
         vocab_size=number("vocab_size", -1) if number("vocab_size", -1) > 0 else None,
         delimiter=(node.attrs["delimiter"].text() if "delimiter" in node.attrs else "") or "\t",
+        value_index_offset=number("offset", 0),
     )
 
 
