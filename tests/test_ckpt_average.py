@@ -16,6 +16,7 @@ from graftwork.cli.app import app
 from graftwork.errors import MismatchError, OptionError, OutputError, RecipeError, StoreError
 from graftwork.methods import METHODS, Base
 from graftwork.stores import open_store
+from graftwork.tensor import Role
 from graftwork.testing import read_raw
 
 SLOTS = ("w/Adam", "w/Adam_1", "beta1_power", "beta2_power")
@@ -417,6 +418,43 @@ def test_layers_that_are_numbered_otherwise_are_matched_by_their_places(tf, tmp_
         tf.train.Checkpoint(model=model).write(str(tmp_path / name))
     found = values_of(gw.checkpoints.average([tmp_path / "plain", tmp_path / "swapped"], output=tmp_path / "named"))
     assert [values.mean() for name, values in found.items() if name.endswith("a/kernel")] == [1]
+
+
+@pytest.mark.keras
+def test_layers_that_were_made_in_another_order_are_matched_by_what_the_model_calls_them(tf, tmp_path):
+    """An optimizer numbers variables in the order in which layers were made, and the shortest way to a deep variable leads through it."""
+    import keras
+
+    class Pair(keras.layers.Layer):
+        def __init__(self, order, depth):
+            super().__init__(name="pair")
+            for name in order:
+                setattr(self, name, Pair("xy", depth - 1) if depth else keras.layers.Dense(4, use_bias=False))
+
+        def build(self, shape):
+            for layer in self._layers:
+                layer.build(shape)
+
+    paths = []
+    for number, order in enumerate((("enc", "dec"), ("dec", "enc"))):
+        model = Pair(order, 1)
+        model.build((None, 4))
+        for n, layer in enumerate((model.enc.x, model.enc.y, model.dec.x, model.dec.y)):
+            layer.set_weights([np.full((4, 4), 10 * n + number, np.float32)])
+        optimizer = keras.optimizers.Adam()
+        optimizer.build(model.trainable_variables)
+        for variable in optimizer.variables[2:]:
+            variable.assign(np.full(variable.shape, 100 + number))
+        paths.append(tf.train.Checkpoint(model=model, optimizer=optimizer).save(str(tmp_path / str(number))))
+    with open_store(f"{paths[0]}.index") as reader:
+        assert all("_trainable_variables" in reader.key(n) for n, s in reader.specs().items() if s.role is Role.WEIGHT)
+    out = gw.checkpoints.average(paths, output=tmp_path / "mean", optimizer="last")
+    tf.train.Checkpoint(model=model, optimizer=optimizer).restore(str(out).removesuffix(".index")).assert_consumed()
+    for n, layer in enumerate((model.enc.x, model.enc.y, model.dec.x, model.dec.y)):
+        assert (layer.get_weights()[0] == 10 * n + 0.5).all()
+    assert all((variable.numpy() == 101).all() for variable in optimizer.variables[2:])
+    with pytest.raises(MismatchError, match="or belongs to another variable there"):
+        gw.checkpoints.average(paths, output=tmp_path / "other", optimizer="first")
 
 
 @pytest.mark.keras

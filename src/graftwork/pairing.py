@@ -16,7 +16,9 @@ from graftwork.architecture.layout import layout
 from graftwork.architecture.match import Match, Rearrangement, match
 from graftwork.errors import MismatchError, OptionError
 from graftwork.stores.base import Reader
+from graftwork.stores.tf_checkpoint import Lender
 from graftwork.stores.tf_graph import ATTRIBUTES
+from graftwork.stores.tf_places import places
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 CONNECTIONS = frozenset({"arguments", "calls", "class", "dtype", "inputs", "layers", "output", "outputs", "shape"})
@@ -150,21 +152,30 @@ def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: 
 
 
 def _by_objects(a: Reader, b: Reader) -> dict[str, Source] | None:
-    """Pair two object checkpoints of TensorFlow 2 by the paths to values, where all are there in both and names differ in numbers at most.
+    """Pair two object checkpoints of TensorFlow 2 by the places of values, where all are there in both and names differ in numbers at most.
 
     Keras numbers the layers that nobody named, over all models of a process: ``dense_1`` may be the second layer here and the first there.
-    TensorFlow itself restores by paths alone.
+    TensorFlow itself restores by places alone.
     """
-    places = [{reader.key(name): name for name in reader.specs()} for reader in (a, b)]
-    if not all(ATTRIBUTES in key for keys in places for key in keys):
+    if not (isinstance(a, Lender) and isinstance(b, Lender) and a.nodes and b.nodes):
         return None
-    ours, theirs = (
-        {key for key, name in keys.items() if reader.specs()[name].role is not Role.OPTIMIZER}
-        for keys, reader in zip(places, (a, b), strict=True)
-    )
-    if ours != theirs or any(_unnumbered(places[0][key]) != _unnumbered(places[1][key]) for key in ours):
+    there = places(a.nodes, b.nodes)
+    ours, theirs = ({reader.key(name): name for name in reader.specs()} for reader in (a, b))
+    if there is None or not all(ATTRIBUTES in key for key in (*ours, *theirs)):
         return None
-    return {name: Source(name=places[1][key]) for key, name in places[0].items() if key in places[1]}
+    calls = [{v.key: v.full_name for node in reader.nodes for v in node.attributes} for reader in (a, b)]
+    pairs: dict[str, str] = {}
+    for key, other in there.items():
+        if key in ours and other in theirs:
+            ends = a.specs()[ours[key]].role is Role.OPTIMIZER, b.specs()[theirs[other]].role is Role.OPTIMIZER
+            if ends[0] != ends[1] or (not ends[0] and _unnumbered(calls[0][key]) != _unnumbered(calls[1][other])):
+                return None
+            pairs[ours[key]] = theirs[other]
+    paired = set(pairs), set(pairs.values())
+    for reader, known in zip((a, b), paired, strict=True):
+        if any(name not in known for name, spec in reader.specs().items() if spec.role is not Role.OPTIMIZER):
+            return None
+    return {name: Source(name=pairs[name]) for name in a.specs() if name in pairs}
 
 
 def _unnumbered(name: str) -> str:

@@ -278,7 +278,10 @@ def plan_merge(
             kept = Source(name=name) if keeper == 0 else pairings[keeper - 1].get(name)
             lacking = kept and fits_as_it_is(spec, kept, readers[keeper])
             if kept is None or lacking:
-                reasons.append(lacking or f"optimizer state {name!r} is not in {readers[keeper][0]}")
+                reasons.append(
+                    lacking
+                    or f"optimizer state {name!r} is not in {readers[keeper][0]}, or belongs to another variable there"
+                )
                 continue
             steps.append(_copy_step(places[name], spec, [(readers[keeper], kept)]))
             continue

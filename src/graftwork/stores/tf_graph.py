@@ -146,8 +146,7 @@ def optimizer_keys(nodes: Sequence[Node]) -> set[str]:
     slots = {holder for node in nodes for _, _, holder in node.slots}
     seen = {0} if nodes else set()
     seen |= {variable for node in nodes for variable, _, _ in node.slots}
-    optimizers = {number for number, node in enumerate(nodes) if _is_optimizer(node, is_root=not number)}
-    optimizers |= {child for child, name in (nodes[0].children if nodes else ()) if NAMED.fullmatch(name)}
+    optimizers = optimizers_of(nodes)
     waiting = list(seen)
     while waiting:
         number = waiting.pop()
@@ -157,6 +156,12 @@ def optimizer_keys(nodes: Sequence[Node]) -> set[str]:
                 waiting.append(child)
     seen -= optimizers
     return {a.key for number, node in enumerate(nodes) if number not in seen for a in node.attributes}
+
+
+def optimizers_of(nodes: Sequence[Node]) -> set[int]:
+    """Return the numbers of the objects that are optimizers: by what they keep, or by what the root calls them."""
+    found = {number for number, node in enumerate(nodes) if _is_optimizer(node, is_root=not number)}
+    return found | {child for child, name in (nodes[0].children if nodes else ()) if NAMED.fullmatch(name)}
 
 
 def _is_optimizer(node: Node, *, is_root: bool) -> bool:
