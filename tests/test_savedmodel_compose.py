@@ -442,6 +442,18 @@ def test_joined_graphs_take_nothing_for_the_others(parts, tmp_path, result):
     np.testing.assert_array_equal(found["y"], servables.frozen_by_hand(first, "cat", 3, ("dog", "bird", "cat")))
 
 
+def test_no_output_is_lost_where_the_last_node_gives_several(tmp_path):
+    """Nobody said which: all are named in the refusal."""
+    with tf.Graph().as_default() as graph:
+        tf.split(v1.placeholder(tf.float32, [None, 4], name="x"), 2, axis=1, name="halves")
+    (tmp_path / "g.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    with pytest.raises(OptionError, match=r"'halves' of g.pb, which gives 2 tensors.*: halves:0, halves:1"):
+        made.from_frozen_graph(tmp_path / "g.pb", output=tmp_path / "out")
+    made.from_frozen_graph(tmp_path / "g.pb", fetches=["a=halves:0", "b=halves:1"], output=tmp_path / "out")
+    found = run(tmp_path / "out", x=tf.constant([[1.0, 2, 3, 4]]))
+    np.testing.assert_array_equal(np.concatenate([found["a"], found["b"]], 1), [[1, 2, 3, 4]])
+
+
 def test_what_a_frozen_graph_lacks_is_said(parts, tmp_path):
     """Unknown nodes, placeholders that nobody feeds, variables, Python, tables that nothing fills."""
     out = tmp_path / "out"

@@ -138,7 +138,7 @@ def _written(found: Joined, target: Path, format: FrozenKind) -> tuple[dict[str,
                 builder = v1.saved_model.Builder(str(target))
                 builder.add_meta_graph_and_variables(session, ["serve"], {SERVING: signature}, main_op=starter)
                 builder.save()
-    except (MismatchError, StoreError):
+    except (MismatchError, OptionError, StoreError):
         raise
     except Exception as error:  # of TensorFlow, with its many classes
         labels = ", ".join(part.path.name for part in found.graphs)
@@ -187,6 +187,14 @@ class _Building:
             self._import(number, definition)
         for key, tensor in self.found.outputs.items():
             self.outputs[key] = self._tensor(self.found.source(tensor))
+            several = [str(Tensor(tensor.graph, tensor.node, k)) for k in range(len(self.outputs[key].op.outputs))]
+            if self.found.unsaid and len(several) > 1:
+                prefix = self.found.graphs[tensor.graph].prefix
+                raise OptionError(
+                    f"nothing uses {prefix + tensor.node!r} of {self.found.graphs[tensor.graph].path.name}, which gives "
+                    f"{len(several)} tensors; say which are the outputs (--outputs, fetches=): "
+                    + ", ".join(f"{prefix}{each}" for each in several[:12])
+                )
 
     def _tensor(self, tensor: Tensor) -> Any:
         import tensorflow as tf

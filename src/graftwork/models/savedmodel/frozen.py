@@ -93,6 +93,7 @@ class Joined:
         kept: The nodes of each graph that the outputs need.
         filling: The nodes of each graph that fill tables that are needed.
         notes: What the user should know.
+        unsaid: Whether nobody said which outputs are wanted.
     """
 
     graphs: tuple[Frozen, ...]
@@ -102,6 +103,7 @@ class Joined:
     kept: list[set[str]] = field(default_factory=list)
     filling: list[set[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unsaid: bool = False
 
     def port(self, key: str, tensor: Tensor) -> Port:
         """Return what the file tells of a tensor; TensorFlow may know more."""
@@ -144,7 +146,7 @@ def joined(
         OptionError: If it is not clear what is wanted.
     """
     graphs = tuple(_frozen(label, path, f"{label}/" if prefixed else "") for label, path in sources)
-    found = Joined(graphs=graphs, connected=_connected(graphs, connect or {}))
+    found = Joined(graphs=graphs, connected=_connected(graphs, connect or {}), unsaid=not outputs)
     if outputs:
         found.outputs = _named(graphs, outputs, "outputs")
     else:
