@@ -107,16 +107,17 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path, optimizer):
 
 def test_the_best_epoch_is_kept():
     """The weights are those whose loss on validation data was least; with best=False the last ones."""
-    fit = Fit(epochs=5, batch=16, learning_rate=0.5)
-    model, history, _ = trained(fit)
+    # which numbers a seed draws depends on the backend; the first seed for which the last epoch is not the best one says something
+    runs = (trained(Fit(epochs=5, batch=16, learning_rate=0.5, seed=seed), seed=seed) for seed in range(9))
+    seed, (model, history, _) = next((seed, found) for seed, found in enumerate(runs) if found[1].best < 4)
     losses = history["val_loss"]
-    assert history.best == int(np.argmin(losses)) < 4
+    assert history.best == int(np.argmin(losses))
 
     def loss(model):
         return -np.log(np.asarray(model(X[50:]))[np.arange(20), Y[50:]]).mean()
 
     assert loss(model) == pytest.approx(losses[history.best], rel=1e-5)
-    last, history, _ = trained(Fit(epochs=5, batch=16, learning_rate=0.5, best=False))
+    last, history, _ = trained(Fit(epochs=5, batch=16, learning_rate=0.5, seed=seed, best=False), seed=seed)
     assert history.best == 4 and loss(last) == pytest.approx(losses[4], rel=1e-5)
 
 
