@@ -10,6 +10,7 @@ from keras import layers, ops
 from graftwork.composing import Source, compose, plan_composition
 from graftwork.errors import DataError, MismatchError, OptionError, StoreError, UnknownNameError
 from graftwork.recipe.composition import verb_of
+from graftwork.stores import open_store
 from graftwork.training import lessons
 from graftwork.training.caching import ENTRY, Cache
 from graftwork.training.distillation import Voice, averaged, divergence, taught
@@ -190,12 +191,23 @@ def net(name, units=8, seed=0, end="softmax", outputs=4, size=6, dtype="float32"
 
 def distilled(teachers, student=None, data=(X, Y), progress=None, **options):
     verb = verb_of("distill", {"data": data, "epochs": 2, "jit": False, **options})
-    sources = [Source(name=each.name, model=each, role="teachers") for each in teachers]
-    sources += [Source(name=student.name, model=student, role="student")] if student is not None else []
+    sources = [source(each, "teachers") for each in teachers]
+    sources += [source(student, "student")] if student is not None else []
     planned = plan_composition(verb, sources)
     made = compose(verb, sources, progress=progress)
     assert planned.parameters["total"] == made.model.count_params()
     return made
+
+
+def source(model, role):
+    """A live model, or the file or directory of one."""
+    if isinstance(model, keras.Model):
+        return Source(name=model.name, model=model, role=role)
+    return Source(name=model.stem, reader=open_store(model), role=role)
+
+
+STILL = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30, "temperature": 1, "alpha": 1}
+"""Nothing is learned, so that what `fit` reports is what the student loses at first."""
 
 
 def state(model):
@@ -548,3 +560,182 @@ def test_ensembles_and_savedmodels_teach(teacher, tmp_path):
 
     assert both["loss"] == pytest.approx(apart["loss"], rel=1e-5)
     assert saved["loss"] == pytest.approx(kl(softmax(np.float64(X) @ module.kernel.numpy()), q).mean(), rel=1e-4)
+
+
+# SavedModels ---------------------------------------------------------------------------------------------------------------
+
+TENSORFLOW = pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="SavedModels run in TensorFlow")
+X3 = X[:, :3].copy()
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """SavedModels by their origin, and what TensorFlow says that they give for the samples."""
+    servables = pytest.importorskip("tests.servables")
+    import tensorflow as tf
+
+    folder = tmp_path_factory.mktemp("programs")
+    made = {
+        "keras3": servables.keras3(folder / "keras3"),
+        "keras2": servables.keras2(folder / "keras2"),
+        "module": servables.module(folder / "module"),
+        "hub": servables.hub_module(folder / "hub", RNG.normal(size=(3, 4)).astype(np.float32)),
+        "several": servables.functions(
+            folder / "several",
+            **{
+                name: tf.function(
+                    lambda x, scale=scale: {"scores": scale * x, "sure": tf.nn.softmax(scale * x)},
+                    input_signature=[tf.TensorSpec((8, 3), tf.float32, name="x")],
+                )
+                for name, scale in (("serving_default", 1.0), ("sharp", 5.0))
+            },
+        ),
+    }
+
+    def said(name, signature="serving_default", batch=96):
+        tags = [] if name == "hub" else None  # beside it there is a graph for training
+        called = tf.saved_model.load(str(made[name]), tags=tags).signatures[signature]
+        (key,) = called.structured_input_signature[1]
+        parts = [called(**{key: tf.constant(X3[at : at + batch])}) for at in range(0, 96, batch)]
+        return {name: np.concatenate([part[name].numpy() for part in parts]).astype(np.float64) for name in parts[0]}
+
+    return made, said
+
+
+@TENSORFLOW
+@pytest.mark.parametrize("origin", ["keras3", "keras2", "module", "hub"])
+def test_savedmodels_teach_as_they_are(programs, origin):
+    """Whoever saved it: the loss is that of what its signature says, which is read off its graph where that tells."""
+    made, said = programs
+    student = net("student", seed=7, drop=0, size=3)
+    options = {}
+    signature = "serving_default"
+    if origin == "hub":
+        with pytest.raises(OptionError, match=r"say which: outputs=\{\"hub\""):
+            distilled([made["hub"]], student, X3, **STILL)
+        options, signature = {"outputs": {"hub": "logits"}}, "default"
+
+    found = distilled([made[origin]], student, X3, cache=True, **options, **STILL)
+
+    (p,) = said(origin, signature, batch=32).values()  # what that of hub says depends on the batch
+    p = softmax(p) if origin == "hub" else p
+    assert row(found)["loss"] == pytest.approx(kl(p, np.asarray(student(X3), np.float64)).mean(), rel=1e-4)
+    assert any("frozen layer" in note for note in found.notes) == (origin != "keras2")
+
+
+@TENSORFLOW
+def test_signatures_and_outputs_are_chosen(programs, tmp_path):
+    """One of several signatures, one of several outputs, for batches of one size that do not divide the data's."""
+    made, said = programs
+    student = net("student", seed=7, drop=0, size=3, outputs=3)
+    q = np.asarray(student(X3), np.float64)
+    with pytest.raises(
+        MismatchError, match=r"has 2 outputs \(scores, sure\), and one is compared; say which: outputs="
+    ):
+        distilled([made["several"]], student, X3, **STILL)
+    for signature in ("serving_default", "sharp"):
+        for output in ("scores", "sure"):
+            p = said("several", signature, batch=8)[output]
+            found = distilled(
+                [made["several"]],
+                student,
+                X3,
+                signatures={"several": signature},
+                outputs={f"several.{output}": "logits" if output == "scores" else "auto"},
+                cache=str(tmp_path / signature / output),
+                batch=20,
+                **STILL,
+            )
+            expected = kl(softmax(p) if output == "scores" else p, q).mean()
+            assert row(found)["loss"] == pytest.approx(expected, rel=1e-4), (signature, output)
+    for signatures, error, told in (
+        ({"several": "blunt"}, UnknownNameError, "blunt"),
+        ({"other": "sharp"}, UnknownNameError, "other"),
+        ({"student": "sharp"}, OptionError, "student is no SavedModel"),
+    ):
+        with pytest.raises(error, match=told):
+            distilled([made["several"]], student, X3, signatures=signatures, **STILL)
+
+
+@TENSORFLOW
+def test_what_only_models_of_layers_can_do(programs):
+    """A program without layers has none to imitate, to hint at or to train; one of Keras 2 is rebuilt and has."""
+    made, _ = programs
+    student = net("student", seed=7, drop=0, size=3)
+    with pytest.raises(OptionError, match="no student can be made of the architecture of keras3"):
+        distilled([made["keras3"]], None, X3)
+    with pytest.raises(OptionError, match="hints: teacher module is a SavedModel whose layers are not known"):
+        distilled([made["module"]], student, X3, hints={"hidden": "dense"})
+    with pytest.raises(OptionError, match=r"student keras3 is a SavedModel that cannot be trained: .*savedmodel lift"):
+        distilled([net("teacher", size=3)], made["keras3"], X3)
+    own = [layer.name for layer in distilled([made["keras2"]], None, X3, width=0.5).model.layers]
+    trained = distilled([made["module"]], made["keras2"], (X3, Y), hints=()).model
+    assert [layer.name for layer in trained.layers] == own and trained.trainable_variables
+    assert distilled([made["keras2"]], student, X3, hints={"hidden": own[1]}).tables["epochs"][-1]["hints"] > 0
+
+
+@TENSORFLOW
+def test_a_savedmodel_teaches_from_everywhere(programs, tmp_path):
+    """Its directory does on the command line, in Python and in a recipe; a dry run says what comes out, and no more."""
+    from typer.testing import CliRunner
+
+    import graftwork as gw
+    from graftwork.cli.app import app
+
+    made, _ = programs
+    net("student", size=3).save(tmp_path / "student.keras")
+    np.savez(tmp_path / "data.npz", x=X3, y=Y)
+    arguments = ["distill", "-t", made["module"], "-s", tmp_path / "student.keras", "--data", tmp_path / "data.npz"]
+    arguments = list(map(str, [*arguments, "--epochs", 1, "-o", tmp_path / "cli.keras"]))
+    dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert dry.exit_code == 0 and not (tmp_path / "cli.keras").exists(), dry.output
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    (tmp_path / "recipe.yaml").write_text(
+        f"models: {{big: {made['module']}, small: student.keras}}\n"
+        "steps: {taught: {distill: {teachers: [big], student: small, data: data.npz, epochs: 1}}}\n"
+        "outputs: {taught: recipe.keras}\n"
+    )
+    assert gw.plan(tmp_path / "recipe.yaml")
+    gw.run(tmp_path / "recipe.yaml")
+    live = gw.distill([made["module"]], tmp_path / "student.keras", data=(X3, Y), epochs=1)
+    for name in ("cli.keras", "recipe.keras"):
+        np.testing.assert_array_equal(gw.load(tmp_path / name)(X3), live(X3))
+
+
+# Batches of one size, and several outputs ------------------------------------------------------------------------------------
+
+
+def test_teachers_that_take_batches_of_one_size(teacher):
+    """They are asked about as many as they take, whatever batches the student sees; a student made of one takes any."""
+    given = keras.Input(batch_shape=(8, 6), name="x")
+    rigid, student = keras.Model(given, teacher(given), name="rigid"), net("student", seed=7, drop=0)
+    hint = {"student": "hidden", "teacher": "hidden", "loss": "relational"}
+    free = row(distilled([teacher], student, batch=20, hints=hint))
+    hint["teacher"] = "teacher/hidden"
+    for cache in (None, False):
+        found = row(distilled([rigid], student, batch=20, hints=hint, cache=cache))
+        assert found["loss"] == pytest.approx(free["loss"], rel=1e-5)
+    assert distilled([rigid], None, width=0.5).model.input_shape == (None, 6)
+    with pytest.raises(OptionError, match="student rigid only takes batches of 8"):
+        distilled([teacher], rigid)
+    assert distilled([teacher], rigid, batch=8).model.input_shape == (8, 6)
+
+
+def test_one_of_several_outputs_teaches(teacher):
+    """The one that is called as the student's, or the one that is named; a student of several is refused, and the way out works."""
+    inner = teacher.get_layer("hidden").output
+    both = keras.Model(teacher.input, {"head": teacher.output, "low": layers.Dense(4, "softmax")(inner)}, name="both")
+    student = net("student", seed=7, drop=0)
+    plain = row(distilled([teacher], student, X, **STILL))["loss"]
+    assert row(distilled([both], student, X, **STILL))["loss"] == pytest.approx(plain, rel=1e-6)
+    low = row(distilled([both], student, X, outputs={"both.low": "auto"}, **STILL))["loss"]
+    p, q = np.asarray(both(X)["low"], np.float64), np.asarray(student(X), np.float64)
+    assert low == pytest.approx(kl(p, q).mean(), rel=1e-4)
+    with pytest.raises(OptionError, match="of the architecture of both, which has several outputs"):
+        distilled([both], None, X, outputs={"both.low": "auto"})
+    with pytest.raises(MismatchError, match="graftwork extract MODEL --at head"):
+        distilled([teacher], both, X)
+    import graftwork as gw
+
+    assert distilled([teacher], gw.extract(both, "head", name="one"), X).model.output_shape == (None, 4)

@@ -27,6 +27,7 @@ from graftwork.models.export import export as export_model
 from graftwork.models.fresh import self_check
 from graftwork.models.lazy import keras
 from graftwork.models.own import LAYER, NEEDS, imports_of
+from graftwork.models.savedmodel.answering import Answering, answering
 from graftwork.models.skeleton import skeleton, weightless
 from graftwork.recipe.composition import spelled
 from graftwork.stores import FORMATS, Format, Reader, format_for_target, open_store
@@ -123,7 +124,7 @@ def plan_composition(
             {cls.__name__: cls for cls in live.custom_classes(source.model)} if source.model is not None else {}
         )
     with weightless():
-        members = _members(verb, sources, lambda source: skeleton(_origin(source), custom_objects=custom))
+        members = _members(verb, sources, lambda source: skeleton(_origin(source), custom_objects=custom), values=False)
         brought = {
             id(variable)
             for member in members
@@ -165,14 +166,29 @@ def _origin(source: Source) -> Any:
     return source.model if source.model is not None else source.reader
 
 
-def _members(verb: Verb, sources: Sequence[Source], made: Callable[[Source], Any]) -> list[Member]:
+def _members(
+    verb: Verb, sources: Sequence[Source], made: Callable[[Source], Any], *, values: bool = True
+) -> list[Member]:
     found, wanted = [], verb.copies()
     for source in sources:
-        model, *copies = (made(source) for _ in range(wanted.get(source.name, 1)))
+        served = _served(verb, source, values)
+        model, *copies = (served.model if served else made(source) for _ in range(wanted.get(source.name, 1)))
         where = source.reader.path.name if source.reader is not None else f"live model {source.model.name!r}"
         member = Member(name=source.name, model=model, source=where, classes=source.classes, copies=tuple(copies))
-        found.append(replace(member, role=source.role))
+        found.append(replace(member, role=source.role, served=served))
     return found
+
+
+def _served(verb: Verb, source: Source, values: bool) -> Answering | None:
+    """Return what a SavedModel becomes that a verb takes as it is; None for any other source."""
+    said: Mapping[str, str] = getattr(verb, "signatures", {})
+    is_program = source.reader is not None and source.reader.header.format == "saved_model"
+    if not is_program or source.role not in verb.served:
+        if source.name in said:
+            raise OptionError(f"signatures: {source.name} is no SavedModel, so it has none")
+        return None
+    assert source.reader is not None
+    return answering(source.reader, source.name, said.get(source.name), values=values)
 
 
 def _row(member: Member) -> dict[str, Any]:
@@ -183,7 +199,7 @@ def _row(member: Member) -> dict[str, Any]:
         "source": member.source,
         "class": type(model).__name__,
         "layers": len(list(model._flatten_layers(include_self=False))),
-        "parameters": sum(math.prod(v.shape) for v in weights),
+        "parameters": sum(math.prod(v.shape) for v in weights) or (member.served and member.served.parameters) or 0,
         "inputs": [_port(port) for port in inputs(model).values()] if has_graph(model) else [],
         "outputs": [_port(port) for port in outputs(model).values()] if has_graph(model) else [],
     }

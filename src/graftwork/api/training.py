@@ -31,6 +31,7 @@ def distill(
     weights: Sequence[float] | Mapping[str, Any] | None = None,
     weighting: str = "fixed",
     outputs: str | Mapping[str, Any] = "auto",
+    signatures: Mapping[str, str] | None = None,
     classes: Mapping[str, Any] | Sequence[Any] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     resize: bool | Mapping[str, Any] = False,
@@ -64,7 +65,7 @@ def distill(
     inference mode and stay as they are; the result is the plain student.
 
     Args:
-        teachers: Paths or live models.
+        teachers: Paths or live models; a SavedModel is asked through a signature of it.
         student: A path or a live model, which stays as it is: what is trained is a copy; by default one is made, see
             `width`.
         data: What to learn from: inputs, and labels where there are any.
@@ -79,7 +80,10 @@ def distill(
         weighting: Whether a teacher counts the same for every sample, or by how sure it is: one minus the entropy of
             what it says, divided by the largest that it could have.
         outputs: What models give, where their last operation does not tell: probabilities, logits, sigmoid,
-            sigmoid_logits, regression; or one by teacher or student.
+            sigmoid_logits, regression; or one by teacher or student, by output, or by `teacher.output`, which also says
+            which of several outputs teaches.
+        signatures: Which signature of a SavedModel is asked, by teacher; by default the one for serving, or the only
+            one.
         classes: Names of classes in the order of outputs, by teacher or student, or for each teacher in turn. Each
             class is learned from the teachers that know it.
         preprocess: What the student's input goes through on its way to a teacher, by its name: tf, torch or caffe (raw
@@ -135,6 +139,7 @@ def distill(
         weights=weights,
         weighting=weighting,
         outputs=outputs,
+        signatures=signatures,
         classes=classes,
         preprocess=preprocess,
         resize=resize,

@@ -10,7 +10,10 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from graftwork.compose.ports import outputs
 from graftwork.errors import OptionError, UnknownNameError
+from graftwork.models.outputs import Ending, ending
+from graftwork.models.savedmodel.answering import Answering
 
 Tensors = Mapping[str, Any]
 """Keras tensors, or arrays, by the name of the port they stand at."""
@@ -27,6 +30,7 @@ class Member:
         classes: Names of its classes in the order of its outputs, where they are known.
         copies: Further copies of the model, where the verb asks for them.
         role: Which of the verb's arguments it is; see `Verb.takes`.
+        served: What a SavedModel became, where the verb takes such; None for other models.
     """
 
     name: str
@@ -35,6 +39,12 @@ class Member:
     classes: tuple[str, ...] | None = None
     copies: tuple[Any, ...] = ()
     role: str = "models"
+    served: Answering | None = None
+
+    def ending(self, output: str) -> Ending:
+        """Return what an output of the model comes out of."""
+        told = self.served.kind(output) if self.served is not None else None
+        return ending(self.model, list(outputs(self.model)).index(output), told)
 
 
 Progress = Callable[[str, int, int], None]
@@ -96,6 +106,7 @@ class Verb(BaseModel):
         lists: Those of them that are lists of any length; the others are one model each.
         optional: Those of them that may be missing.
         flags: Those of them that are options on the command line, and the words for these.
+        served: Those of its arguments that may be SavedModels; its option `signatures` says which signature of each is asked.
         fed: The options that are data: whatever `graftwork.data.open_data` opens, and in recipes a name under ``data``.
     """
 
@@ -108,6 +119,7 @@ class Verb(BaseModel):
     lists: ClassVar[tuple[str, ...]] = ("models",)
     optional: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    served: ClassVar[tuple[str, ...]] = ()
     fed: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

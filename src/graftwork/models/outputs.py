@@ -54,7 +54,7 @@ class Ending:
     open: bool = False
 
 
-def ending(model: Any, index: int = 0) -> Ending:
+def ending(model: Any, index: int = 0, told: Kind | None = None) -> Ending:
     """Return what an output of a model comes out of.
 
     Operations that leave values as they are, nested models and reshapes that leave the last axis in place are looked through.
@@ -62,11 +62,14 @@ def ending(model: Any, index: int = 0) -> Ending:
     Args:
         model: A live model, or a skeleton.
         index: Which of its outputs, in the order in which Keras flattens them.
+        told: What it is, where its operation does not tell and something else does.
     """
     graph = _graph(model)
     if graph is None:
-        return Ending(None, f"{type(model).__name__} {model.name!r}, which cannot be looked into")
-    return _of_tensor(graph, graph.outputs[index], ())
+        found = Ending(None, f"{type(model).__name__} {model.name!r}, which cannot be looked into")
+    else:
+        found = _of_tensor(graph, graph.outputs[index], ())
+    return found if found.kind is not None or told is None else Ending(told, found.what)
 
 
 def _graph(operation: Any) -> Any:

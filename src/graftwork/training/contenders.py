@@ -2,10 +2,9 @@
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,11 @@ from graftwork.models import live
 from graftwork.models.configuration import layers_of
 from graftwork.models.copying import copy_model
 from graftwork.models.lazy import keras
-from graftwork.models.outputs import Ending, Kind, ending
+from graftwork.models.outputs import Ending, ending
+from graftwork.models.savedmodel.answering import Answering, answering
 from graftwork.stores import open_store
 from graftwork.stores.files import brief
-from graftwork.tensor import Role
-from graftwork.training.feeding import tensor_of
-
-COUNTED = (Role.WEIGHT, Role.STATISTIC, Role.QUANTIZED)
-"""Roles of the tensors that are a model's parameters."""
+from graftwork.training.asking import asked, fixed, ready, rows
 
 WARM_UP, ROUNDS, ENOUGH = 3, 30, 1.0
 """Calls before the clock counts, calls that it counts, and seconds after which five of them are enough."""
@@ -58,7 +54,7 @@ class Contender:
         source: Where it comes from: a path, or the class of a live model.
         model: The live model, which is our own or shares nothing with the caller's but its layers, which inference does not change.
         ports: Its outputs by name.
-        kinds: What its outputs are, where a SavedModel's own graph tells.
+        served: What a SavedModel became to be asked.
         parameters: How many it has; None of a SavedModel that holds them in its graph.
         size_bytes: Its size on disk, None of a live model.
         notes: What the user should know.
@@ -68,7 +64,7 @@ class Contender:
     source: str
     model: Any
     ports: Mapping[str, Port]
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    served: Answering | None = None
     parameters: int | None
     size_bytes: int | None
     notes: tuple[str, ...] = ()
@@ -76,13 +72,12 @@ class Contender:
     @property
     def fixed(self) -> int | None:
         """The only size of batches that it takes, None if it takes any."""
-        sizes = {port.shape[0] for port in inputs(self.model).values()} - {None}
-        return sizes.pop() if sizes else None
+        return fixed(self.model)
 
     def ending(self, output: str) -> Ending:
         """Return what an output comes out of."""
-        found = ending(self.model, list(self.ports).index(output))
-        return found if found.kind is not None or output not in self.kinds else Ending(self.kinds[output], found.what)
+        told = self.served.kind(output) if self.served is not None else None
+        return ending(self.model, list(self.ports).index(output), told)
 
     def said(self, given: Any, count: int) -> dict[str, NDArray[Any]]:
         """Return what the model says, by the names of its outputs, in inference mode.
@@ -95,7 +90,7 @@ class Contender:
             MismatchError: If it does not take them, or does not answer each.
         """
         try:
-            flat = [np.asarray(each) for each in keras.tree.flatten(self._asked(given, count))]
+            flat = [np.asarray(each) for each in keras.tree.flatten(asked(self.model, given, count))]
         except (ValueError, TypeError, KeyError) as error:
             raise MismatchError(
                 f"model {self.name!r} does not take the samples as they come: {brief(error)}"
@@ -107,15 +102,6 @@ class Contender:
                 )
         return dict(zip(self.ports, flat, strict=True))
 
-    def _asked(self, given: Any, count: int) -> Any:
-        size = self.fixed
-        if size is None or size == count:
-            return self.model.predict_on_batch(_ready(given))
-        said = [
-            self.model.predict_on_batch(_ready(_rows(given, first, size, count))) for first in range(0, count, size)
-        ]
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:count], *said)
-
     def latency(self, given: Any, count: int, batch: int) -> Latency:
         """Measure how long the model takes.
 
@@ -126,8 +112,8 @@ class Contender:
         """
         size = self.fixed or batch
         return Latency(
-            single_ms=self._milliseconds(_rows(given, 0, 1, count)) if self.fixed in (None, 1) else None,
-            batch_ms=self._milliseconds(_rows(given, 0, size, count)),
+            single_ms=self._milliseconds(rows(given, 0, 1, count)) if self.fixed in (None, 1) else None,
+            batch_ms=self._milliseconds(rows(given, 0, size, count)),
             batch=size,
             how=(
                 f"median of up to {ROUNDS} calls of predict_on_batch after {WARM_UP} that do not count, from NumPy to NumPy "
@@ -136,7 +122,7 @@ class Contender:
         )
 
     def _milliseconds(self, given: Any) -> float:
-        given = _ready(given)
+        given = ready(given)
         for _ in range(WARM_UP):
             self.model.predict_on_batch(given)
         took: list[float] = []
@@ -160,16 +146,6 @@ def unwarned() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(wanted)
-
-
-def _rows(given: Any, first: int, size: int, count: int) -> Any:
-    """Return `size` samples of a batch from one on; after the last of `count` it goes on with the first."""
-    places = np.arange(first, first + size) % count
-    return keras.tree.map_structure(lambda each: np.asarray(each)[places], given)
-
-
-def _ready(given: Any) -> Any:
-    return keras.tree.map_structure(lambda each: tensor_of(np.asarray(each)), given)
 
 
 def contender(
@@ -199,14 +175,12 @@ def contender(
             parameters=model.count_params(),
             size_bytes=None,
         )
-    kinds: Mapping[str, Kind] = {}
-    notes: tuple[str, ...] = ()
+    served: Answering | None = None
     with open_store(source if isinstance(source, str) else Path(source)) as reader:
         path, files = reader.path, list(reader.header.files)
         if reader.header.format == "saved_model":
-            model, kinds, notes = _bridged(path)
-            held = sum(math.prod(spec.shape) for spec in reader.specs().values() if spec.role in COUNTED)
-            parameters = model.count_params() or held or None
+            served = answering(reader)
+            model, parameters = served.model, served.parameters
         else:
             model = live.load_model(reader, custom_objects=custom_objects, safe_mode=safe_mode)
             parameters = model.count_params()
@@ -217,10 +191,10 @@ def contender(
         source=str(source),
         model=model,
         ports=outputs(model),
-        kinds=kinds,
+        served=served,
         parameters=parameters,
         size_bytes=sum(file.stat().st_size for file in dict.fromkeys(files)),
-        notes=tuple(f"{name}: {note}" for note in notes),
+        notes=tuple(f"{name}: {note}" for note in served.notes) if served else (),
     )
 
 
@@ -234,18 +208,3 @@ def _apart(model: Any) -> Any:
     if not plain or any(getattr(layer, "stateful", False) for layer in layers_of(model)):
         return copy_model(model)
     return keras.Model(graph._inputs_struct, graph._outputs_struct, name=model.name)
-
-
-def _bridged(path: Path) -> tuple[Any, Mapping[str, Kind], tuple[str, ...]]:
-    """Return a SavedModel as a Keras model, what its outputs are as far as its graph tells, and what became of it."""
-    from graftwork.models.savedmodel.bridge import foreseen, made
-    from graftwork.models.savedmodel.endings import KINDS_OF, Endings
-
-    plan = foreseen(path)
-    bridged = made(plan)
-    found = Endings(plan.program)
-    said = {key: KINDS_OF.get(found.of(port)) for key, port in plan.signature.outputs.items()}
-    names = list(outputs(bridged.model))
-    by_name = dict(zip(names, said.values(), strict=True)) if len(names) == len(said) == 1 else said
-    kinds = {name: kind for name, kind in by_name.items() if kind is not None and name in names}
-    return bridged.model, kinds, () if bridged.kind == "rebuild" else bridged.notes[:1]

@@ -26,7 +26,9 @@ from graftwork.errors import DataError, MismatchError, OptionError
 from graftwork.models.combining import FAMILIES, floor_of, weights_of
 from graftwork.models.configuration import configuration_of, layers_of
 from graftwork.models.lazy import keras
+from graftwork.models.own import imports_of
 from graftwork.training import lessons
+from graftwork.training.asking import fixed
 from graftwork.training.caching import Cache
 from graftwork.training.distillation import VALUES, Voice
 from graftwork.training.distiller import Lesson, distiller, optimizer_for
@@ -36,7 +38,15 @@ from graftwork.training.matching import Target, check_labels, check_values, matc
 from graftwork.training.placing import check_place, placed
 from graftwork.training.running import History, run
 from graftwork.training.students import Scaled, automatic, scaled
-from graftwork.training.teachers import Order, check_names, kind_said, one_family, order_of, teachers_of
+from graftwork.training.teachers import (
+    Order,
+    check_names,
+    one_family,
+    order_of,
+    parameters_of,
+    target_said,
+    teachers_of,
+)
 
 if TYPE_CHECKING:
     from graftwork.training.verbs.distill import Distill
@@ -100,15 +110,15 @@ class Distilling:
         check_place(self.fit)
         given = [member for member in members if member.role == "student"]
         every = [member for member in members if member.role != "student"]
-        check_names(wishes.outputs, [member.name for member in members])
+        check_names(wishes.outputs, wishes.signatures, members)
         counted = weights_of(wishes.weights, [member.name for member in every])
         self.members = [member for member in every if counted[member.name]]
         if len(self.members) < len(every):
             left = [member.name for member in every if member not in self.members]
             self.notes.append(f"{', '.join(left)} counts nothing and is left out")
         self.weights = [counted[member.name] for member in self.members]
-        alone = len(members) == 1
-        self.targets = [kind_said(member, wishes.outputs, alone) for member in self.members]
+        alone, like = len(members) == 1, next(iter(outputs(given[0].model))) if given else ""
+        self.targets = [target_said(member, wishes.outputs, alone, like) for member in self.members]
         names = [member.name for member in self.members]
         one_family(names, [target.kind for target in self.targets])
         self.family = FAMILIES[str(self.targets[0].kind)]
@@ -118,11 +128,13 @@ class Distilling:
         self.student, self.order = self._student(given[0] if given else None)
         one_family([names[0], self.student.name], [self.targets[0].kind, self.student.target.kind])
         self._check_shapes()
-        wanted = features(wishes.hints, names)
+        self._check_batches()
+        wanted = self._features(names)
         ports = inputs(self.student.model)
         said = Preparations(preprocess=wishes.preprocess, resize=wishes.resize, input_size=None, input_dtype=None)
         self.teachers, notes = teachers_of(self.members, ports, self.targets, said, wanted)
         self.notes += [note.replace("input → ", "student's input → ") for note in notes]
+        self.notes += [f"{each.name}: {note}" for each in members if each.served for note in each.served.notes]
         self.tellings = self._tellings()
         self.data, self.labelled = self._matched(self.data)
         if self.validation is not None:
@@ -151,7 +163,12 @@ class Distilling:
                 raise OptionError(
                     "`width` makes a student of a teacher's architecture, and a student is given; leave out one"
                 )
-            target = kind_said(given, wishes.outputs, alone=False)
+            if given.served is not None and given.served.closed:
+                raise OptionError(
+                    f"student {given.name} is a SavedModel that cannot be trained: {given.served.closed}; put its variables into its Keras "
+                    "model (`savedmodel lift`), and give that"
+                )
+            target = target_said(given, wishes.outputs, alone=False)
             shape = target.shape[-1] if target.shape else None
             order = order_of(
                 self.members,
@@ -166,10 +183,9 @@ class Distilling:
         order = order_of(self.members, self.targets, None, wishes.classes, self.weights, counted)
         first = self.targets[0]
         wider = order.width if first.shape and order.width != first.shape[-1] else None
-        leader = self.members[0].model
-        leader.name = as_layer_name(self.members[0].name)
+        leader = self._leader()
         made = (
-            automatic([member.model for member in self.members], "student", self.fit.seed, outputs=wider)
+            automatic(leader, parameters_of(self.members), "student", self.fit.seed, outputs=wider)
             if wishes.width == "auto"
             else scaled(leader, float(wishes.width), "student", self.fit.seed, outputs=wider)
         )
@@ -178,6 +194,38 @@ class Distilling:
         return Learner(
             name="student", model=made.model, target=Target(port.name, port.shape[1:], first.kind), made=made
         ), order
+
+    def _leader(self) -> Any:
+        """Return the teacher of whose architecture a student is made."""
+        member = self.members[0]
+        if imports_of(member.model) or len(outputs(member.model)) > 1:
+            why = "is a SavedModel without layers" if imports_of(member.model) else "has several outputs"
+            raise OptionError(
+                f"no student can be made of the architecture of {member.name}, which {why}: give a student, or name another teacher first"
+            )
+        member.model.name = as_layer_name(member.name)
+        return member.model
+
+    def _features(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return which layers of each teacher hints are about."""
+        found = features(self.wishes.hints, names)
+        for member in self.members:
+            if found[member.name] and member.served is not None and member.served.closed:
+                raise OptionError(
+                    f"hints: teacher {member.name} is a SavedModel whose layers are not known ({member.served.closed}); leave the hint "
+                    "out, or give the Keras model that it was saved from"
+                )
+        return found
+
+    def _check_batches(self) -> None:
+        """Refuse data that does not come in the batches that a student takes, if it takes those of one size only."""
+        size = fixed(self.student.model)
+        counts = [len(data) for data in (self.data, self.validation) if isinstance(data, Samples)]
+        if size is not None and (self.fit.batch != size or any(count % size for count in counts)):
+            raise OptionError(
+                f"student {self.student.name} only takes batches of {size} samples; build it for batches of any size, or say "
+                f"batch={size} and give a multiple of that"
+            )
 
     def _check_shapes(self) -> None:
         """Refuse teachers that do not speak about the same positions."""

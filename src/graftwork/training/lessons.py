@@ -30,7 +30,7 @@ def lesson(part: Part, said: Mapping[str, NDArray[Any]], *, labelled: bool) -> t
         said: What the teachers say of them.
         labelled: Whether labels are used.
     """
-    found: dict[str, Any] = {"inputs": tuple(_ready(part.inputs)), "said": dict(said)}
+    found: dict[str, Any] = {"inputs": tuple(tensor_of(values) for values in part.inputs.values()), "said": dict(said)}
     if labelled and part.labels is not None:
         found["labels"] = part.labels
     if part.weights is not None:
@@ -38,14 +38,9 @@ def lesson(part: Part, said: Mapping[str, NDArray[Any]], *, labelled: bool) -> t
     return (found,)
 
 
-def _ready(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
-    return [tensor_of(values) for values in arrays.values()]
-
-
 def ask(teachers: Sequence[Teacher], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return what teachers say of a batch."""
-    given = _ready(inputs)
-    return {key: values for teacher in teachers for key, values in teacher.say(given).items()}
+    return {key: values for teacher in teachers for key, values in teacher.say(inputs).items()}
 
 
 def kept(
@@ -72,7 +67,7 @@ def kept(
 
         def said(teacher: Teacher = teacher, number: int = number) -> Iterator[dict[str, NDArray[Any]]]:
             for done, part in enumerate(samples.batches(batch), 1):
-                yield teacher.say(_ready(part.inputs))
+                yield teacher.say(part.inputs)
                 if tell is not None:
                     tell(number * steps + done, len(teachers) * steps)
 

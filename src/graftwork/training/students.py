@@ -7,7 +7,7 @@ put the layers together any more, and that is said.
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def scaled(teacher: Any, width: float, name: str, seed: int, *, outputs: int | N
             )[0],
             advice="give a student of your own",
         ) from error
-    if outputs is None and [tuple(x.shape) for x in made.outputs] != [tuple(x.shape) for x in teacher.outputs]:
+    if outputs is None and [tuple(x.shape[1:]) for x in made.outputs] != [tuple(x.shape[1:]) for x in teacher.outputs]:
         raise MismatchError(
             f"{teacher.name} with {width:.3g} of its units and filters gives {made.output_shape} instead of {teacher.output_shape}",
             advice="give a student of your own",
@@ -113,35 +113,36 @@ def scaled(teacher: Any, width: float, name: str, seed: int, *, outputs: int | N
     return Scaled(model=made, width=width, teacher=teacher)
 
 
-def automatic(teachers: Sequence[Any], name: str, seed: int, *, outputs: int | None = None) -> Scaled:
-    """Return the widest student with at most a tenth of the parameters of all teachers, of the first one's architecture.
+def automatic(teacher: Any, parameters: int, name: str, seed: int, *, outputs: int | None = None) -> Scaled:
+    """Return the widest student of a teacher's architecture with at most a tenth of the parameters of all teachers.
 
     Args:
-        teachers: The teachers, or their skeletons.
+        teacher: The teacher, or its skeleton.
+        parameters: How many parameters all teachers have.
         name: What it is called.
         seed: Fixes its weights.
-        outputs: How many outputs it has; by default as many as the first teacher.
+        outputs: How many outputs it has; by default as many as the teacher.
 
     Raises:
         MismatchError: If there is none.
     """
-    allowed = SHARE * sum(teacher.count_params() for teacher in teachers)
+    allowed = SHARE * parameters
     low, high = 0, 64  # in 64ths of the teacher's width
 
     def made(part: int) -> Scaled:
         with keras.StatelessScope(initialize_variables=False):
-            return scaled(teachers[0], part / 64, name, seed, outputs=outputs)
+            return scaled(teacher, part / 64, name, seed, outputs=outputs)
 
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if made(middle).model.count_params() <= allowed else (low, middle)
     if low == 0:
         raise MismatchError(
-            f"a student of the architecture of {teachers[0].name} with at most {allowed:,.0f} parameters, a tenth of the teachers', is not "
+            f"a student of the architecture of {teacher.name} with at most {allowed:,.0f} parameters, a tenth of the teachers', is not "
             "possible: what does not scale has more",
             advice="give a student, or a width",
         )
-    return scaled(teachers[0], low / 64, name, seed, outputs=outputs)
+    return scaled(teacher, low / 64, name, seed, outputs=outputs)
 
 
 def _last(model: Any) -> Iterator[Any]:
@@ -197,8 +198,11 @@ def _scale(layer: dict[str, Any], width: float, keep: set[str], outputs: int | N
 
 
 def _renew(layer: dict[str, Any], seed: int, where: str) -> None:
-    """Let a layer train, and draw what is random in it from the seed."""
+    """Let a layer train, take batches of any size, and draw what is random in it from the seed."""
     settings = layer["config"]
+    for word in ("batch_shape", "build_input_shape"):
+        if settings.get(word):
+            settings[word] = [None, *settings[word][1:]]
     if "trainable" in settings:
         settings["trainable"] = True
     if "seed" in settings and settings["seed"] is None:

@@ -8,7 +8,7 @@ difference to the student, and each computes in its own precision.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,15 @@ from graftwork.compose.classes import ClassLists, class_lists, class_map
 from graftwork.compose.graph import Graph, claim, is_graph
 from graftwork.compose.naming import Names, named
 from graftwork.compose.outputs import OutputKinds, kind_of, unknown_kind
-from graftwork.compose.ports import Port, Shape, call, fresh_inputs, inputs
+from graftwork.compose.ports import Port, Shape, call, fresh_inputs, inputs, outputs
 from graftwork.compose.preprocess import Preparations
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.combining import FAMILIES, floor_of
 from graftwork.models.configuration import configuration_of
 from graftwork.models.lazy import keras
-from graftwork.models.outputs import Kind, ending
-from graftwork.training.matching import Target, target_of
+from graftwork.models.outputs import Kind
+from graftwork.training.asking import asked, fixed
+from graftwork.training.matching import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +53,14 @@ class Teacher:
     shapes: tuple[Shape, ...]
     restless: str
 
-    def say(self, given: Any) -> dict[str, NDArray[Any]]:
+    def say(self, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return what it says of a batch, by key.
 
         Args:
-            given: The student's inputs, as a list in the order of its ports.
+            given: The student's inputs, in the order of its ports.
         """
-        said = self.model.predict_on_batch(given)
+        values = list(given.values())
+        said = asked(self.model, values, len(values[0]))
         return {key: np.asarray(value) for key, value in zip(self.keys, keras.tree.flatten(said), strict=True)}
 
     def digest(self) -> str:
@@ -70,26 +72,37 @@ class Teacher:
         return found.hexdigest()
 
 
-def kind_said(member: Member, said: OutputKinds, alone: bool) -> Target:
-    """Return the output of a model, and what it is.
+def target_said(member: Member, said: OutputKinds, alone: bool, like: str = "") -> Target:
+    """Return the output of a model that is compared, and what it is.
 
     Args:
         member: The model.
-        said: What the user says of outputs.
+        said: What the user says of outputs: a kind for all, or by model, output or ``model.output``.
         alone: Whether it is the only one that something can be said of.
+        like: Of several outputs the one that is meant, unless the user names one as ``model.output``.
 
     Raises:
-        MismatchError: If it has several outputs.
+        MismatchError: If it has several outputs, and nothing tells which is meant.
         OptionError: If it is not known what it gives.
     """
-    target = target_of(member.model, None)
-    last = ending(member.model)
-    word = said if isinstance(said, str) else said.get(member.name, "auto")
-    explicit = alone or (isinstance(said, Mapping) and member.name in said)
-    kind = kind_of(member.name, last, word, explicit=explicit)
+    ports = outputs(member.model)
+    named = [name for name in ports if isinstance(said, Mapping) and f"{member.name}.{name}" in said]
+    meant = list(ports) if len(ports) == 1 else named or [name for name in ports if name == like]
+    if len(meant) != 1:
+        raise MismatchError(
+            f"{member.name} has {len(ports)} outputs ({', '.join(ports)}), and one is compared",
+            advice=f'say which: outputs={{"{member.name}.{next(iter(ports))}": "auto"}}'
+            if member.role == "teachers"
+            else f"take it out of the model: graftwork extract MODEL --at {next(iter(ports))} -o ONE.keras",
+        )
+    port, last = ports[meant[0]], member.ending(meant[0])
+    keys = (f"{member.name}.{port.name}", port.name, member.name)
+    key = next((key for key in keys if key in said), None) if isinstance(said, Mapping) else None
+    word = said if isinstance(said, str) else said[key] if key is not None else "auto"
+    kind = kind_of(member.name, last, word, explicit=alone or key is not None)
     if kind is None:
-        raise unknown_kind(member.name, last, member.name)
-    return Target(target.name, target.shape, kind)
+        raise unknown_kind(member.name, last, member.name if len(ports) == 1 else f"{member.name}.{port.name}")
+    return Target(port.name, port.shape[1:], kind)
 
 
 def teachers_of(
@@ -126,7 +139,8 @@ def _behind(
     member: Member, raw: Mapping[str, Port], target: Target, said: Preparations, alone: bool, features: Sequence[str]
 ) -> tuple[Teacher, list[str]]:
     names, notes = Names([member.name]), list[str]()
-    given = fresh_inputs(raw, names)
+    size = fixed(member.model)
+    given = fresh_inputs({name: replace(port, shape=(size, *port.shape[1:])) for name, port in raw.items()}, names)
     ports = inputs(member.model)
     tensors = {}
     for port in ports.values():
@@ -139,9 +153,9 @@ def _behind(
         adapt, more = said.prepare(member.name, port, raw[name], alone, names)
         tensors[port.name] = adapt(given[name])
         notes += more
-    outputs = _run(member, tensors, features, names)
-    dtype = keras.backend.standardize_dtype(outputs[0].dtype)
-    ready = [named(keras.ops.cast(each, "float32"), names.fresh("said")) for each in outputs]
+    found = _run(member, tensors, target, features, names)
+    dtype = keras.backend.standardize_dtype(found[0].dtype)
+    ready = [named(keras.ops.cast(each, "float32"), names.fresh("said")) for each in found]
     return Teacher(
         name=member.name,
         model=keras.Model(list(given.values()), ready, name=f"{member.name}_asked"),
@@ -153,13 +167,16 @@ def _behind(
     ), notes
 
 
-def _run(member: Member, tensors: Mapping[str, Any], features: Sequence[str], names: Names) -> list[Any]:
+def _run(
+    member: Member, tensors: Mapping[str, Any], target: Target, features: Sequence[str], names: Names
+) -> list[Any]:
     """Return a teacher's output and features."""
     if not features:
-        return list(call(member.model, tensors).values())
+        return [call(member.model, tensors)[target.name]]
     taps = taps_of(member.model, list(features))
     graph = Graph(member.model, taps)
-    targets = [*graph.outputs, *(graph.same(tap.key) for tap in taps)]
+    place = list(outputs(member.model)).index(target.name)
+    targets = [graph.outputs[place], *(graph.same(tap.key) for tap in taps)]
     given = dict(zip(graph.inputs, (tensors[name] for name in inputs(member.model)), strict=True))
     steps = graph.needed(targets, given)
     claim(member.model, steps, names, member.name)
@@ -289,12 +306,24 @@ def one_family(members: Sequence[str], kinds: Sequence[Kind | str | None]) -> No
             )
 
 
-def check_names(said: OutputKinds, names: Sequence[str]) -> None:
-    """Refuse what is said of a model that there is not.
+def check_names(said: OutputKinds, signatures: Mapping[str, str], members: Sequence[Member]) -> None:
+    """Refuse what is said of a model or an output that there is not.
 
     Raises:
         UnknownNameError: If something is.
     """
-    for key in said if isinstance(said, Mapping) else ():
+    names = [member.name for member in members]
+    for key in signatures:
         if key not in names:
-            raise UnknownNameError("teacher or student (under `outputs`)", key, names)
+            raise UnknownNameError("teacher or student (under `signatures`)", key, names)
+    known = list(names)
+    for member in members:
+        known += [word for output in outputs(member.model) for word in (output, f"{member.name}.{output}")]
+    for key in said if isinstance(said, Mapping) else ():
+        if key not in known:
+            raise UnknownNameError("teacher or student (under `outputs`)", key, dict.fromkeys(known))
+
+
+def parameters_of(members: Sequence[Member]) -> int:
+    """Return how many parameters models have together."""
+    return sum(member.model.count_params() or (member.served and member.served.parameters) or 0 for member in members)

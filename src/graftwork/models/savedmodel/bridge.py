@@ -18,8 +18,9 @@ from graftwork.models.own import NEEDS, imports_of, register
 from graftwork.models.savedmodel.agreement import SERVING, loaded
 from graftwork.models.savedmodel.base import ServablePlan
 from graftwork.models.savedmodel.folder import files_of, hold
-from graftwork.models.savedmodel.rebuild import rebuilt, refusal
+from graftwork.models.savedmodel.rebuild import described, rebuilt, refusal
 from graftwork.models.savedmodel.running import Running, Wanted
+from graftwork.models.savedmodel.serving import called
 from graftwork.stores.files import brief
 from graftwork.stores.saved_program import Port, Program, Signature, read_program, shown_shape
 from graftwork.stores.saved_tensors import Inside, Insides, insides
@@ -87,13 +88,18 @@ class Bridge:
 
 
 def foreseen(
-    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), result: Result = "auto", name: str | None = None
+    path: Path,
+    *,
+    signature: str | None = SERVING,
+    at: Sequence[str] = (),
+    result: Result = "auto",
+    name: str | None = None,
 ) -> Bridge:
     """Return what a SavedModel can become, from its files alone.
 
     Args:
         path: The directory.
-        signature: Which signature.
+        signature: Which signature; None for the one for serving, or the only one.
         at: Outputs of the signature, or tensors inside it; by default all outputs.
         result: What to make of it.
         name: What the model is called; by default as the directory.
@@ -106,7 +112,8 @@ def foreseen(
         raise StoreError(
             f"{path} has no signatures, so nothing tells what it takes; save it with signatures= in TensorFlow"
         )
-    chosen = program.signature(signature)
+    chosen = called(program, signature, name or path.name)
+    signature = chosen.name
     why = _no_rebuild(program, signature, at, result)
     program.refuse_unrunnable(signature)
     _check_inputs(chosen, path)
@@ -237,35 +244,74 @@ def made(plan: Bridge, result: Result = "auto") -> Bridged:
             notes = [
                 f"{path.name} becomes a frozen layer around signature {plan.signature.name!r}: it cannot be rebuilt ({brief(error)})"
             ]
-    register()
-    from graftwork.models.savedmodel.layer import SavedModelLayer
-
     folder = hold(path)
     running = Running(folder.path, plan.signature.name, list(plan.inputs), plan.wanted)
-    outputs = {}
+    specs: dict[str, tuple[tuple[int | None, ...], str]] = {}
     for (key, each), (shape, dtype) in zip(plan.wanted.items(), running.specs(plan.wanted), strict=True):
         shape = _known(shape, each.shape)
         if shape is None:
             shape = _tried(plan, running, key)
             notes.append(f"how many axes {key!r} has is not told; tried out, it has {len(shape)}")
-        outputs[key] = {"tensor": each.tensor, "output": each.output, "shape": list(shape), "dtype": dtype}
+        specs[key] = shape, dtype
+    layer, model = _around(plan, specs, folder.digest)
+    layer.attach(folder, running)
+    size = sum(file.stat().st_size for file in files_of(folder.path))
+    notes.append(f"every file of it contains the whole SavedModel ({size:,} bytes); to load one, {NEEDS}")
+    return Bridged(model=model, kind="layer", notes=tuple(notes))
+
+
+def sketched(plan: Bridge) -> Bridged:
+    """Return the Keras model that was foreseen without its values; to be called inside `weightless`.
+
+    TensorFlow is loaded only where files do not tell: what tables of lookup layers hold, and how many axes an output has.
+
+    Raises:
+        StoreError: If TensorFlow is needed and cannot load the SavedModel.
+    """
+    if plan.kind == "rebuild":
+        try:
+            with described(plan.program.path) as (source, _):
+                return Bridged(model=live.renamed(live.rebuilt(source), plan.name), kind="rebuild", notes=plan.notes)
+        except StoreError:
+            pass  # it becomes a layer then
+    specs: dict[str, tuple[tuple[int | None, ...], str]] = {}
+    for key, tensor in plan.tensors.items():
+        port = plan.signature.outputs.get(plan.wanted[key].output)
+        shape = _known(port.shape, tensor.shape) if port is not None else tensor.shape
+        if shape is None or not tensor.dtype:
+            return made(replace(plan, kind="layer"))
+        specs[key] = shape, tensor.dtype
+    _, model = _around(plan, specs, "")
+    return Bridged(model=model, kind="layer", notes=plan.notes)
+
+
+def _around(plan: Bridge, specs: Mapping[str, tuple[tuple[int | None, ...], str]], digest: str) -> tuple[Any, Any]:
+    """Return a layer around a signature, which has no SavedModel yet, and a model of it.
+
+    Args:
+        plan: What is foreseen.
+        specs: Shape and type of what is asked for, by name.
+        digest: That of the SavedModel's files.
+    """
+    register()
+    from graftwork.models.savedmodel.layer import SavedModelLayer
+
     layer = SavedModelLayer(
         signature=plan.signature.name,
         inputs={key: {"shape": list(port.shape or ()), "dtype": port.dtype} for key, port in plan.inputs.items()},
-        outputs=outputs,
-        digest=folder.digest,
+        outputs={
+            key: {"tensor": each.tensor, "output": each.output, "shape": list(specs[key][0]), "dtype": specs[key][1]}
+            for key, each in plan.wanted.items()
+        },
+        digest=digest,
         name=f"{plan.name}_{plan.signature.name}",
     )
-    layer.attach(folder, running)
     given = {
         key: keras.Input(batch_shape=port.shape, dtype=port.dtype, name=re.sub(r"[^\w.-]+", "_", key))
         for key, port in plan.inputs.items()
     }
     taken = given if len(given) > 1 else next(iter(given.values()))
-    model = keras.Model(taken, layer(taken), name=plan.name)
-    size = sum(file.stat().st_size for file in files_of(folder.path))
-    notes.append(f"every file of it contains the whole SavedModel ({size:,} bytes); to load one, {NEEDS}")
-    return Bridged(model=model, kind="layer", notes=tuple(notes))
+    return layer, keras.Model(taken, layer(taken), name=plan.name)
 
 
 def _known(found: Shape, told: Shape) -> Shape:

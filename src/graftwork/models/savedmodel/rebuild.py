@@ -4,7 +4,8 @@ What can be told without TensorFlow is told by `graftwork.stores.keras2_program`
 lookup layers are parts of the program, so TensorFlow loads it to read them, and to be asked for what its signature says.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,17 +63,28 @@ def rebuilt(
     Raises:
         StoreError: If it carries no configuration, has a part that does not become the same in Keras 3, or says something else.
     """
-    with Keras2Program(path) as source:
-        found = lookups(source.places)
-        program = loaded(path) if found or check else None
-        settings = {place.chain: _table(source, place, program) for place in found}
-        settings |= {place.chain: _bins(source, place) for place in discretizations(source.places)}
+    with described(path) as (source, program):
         outputs = output_names(source.places[0].layer)
-    with Keras2Program(path, settings) as source:
         model = live.load_model(source, name=name, custom_objects=custom_objects, safe_mode=safe_mode)
     if not check:
         return Rebuilt(model, "not compared with the SavedModel, as asked")
-    return Rebuilt(model, agreement(program, path.name, model, SERVING, outputs)[1])
+    return Rebuilt(model, agreement(program or loaded(path), path.name, model, SERVING, outputs)[1])
+
+
+@contextlib.contextmanager
+def described(path: Path) -> Iterator[tuple[Keras2Program, Any]]:
+    """Yield a SavedModel as the Keras 2 model that it was saved from, with all settings, and its program where TensorFlow had to load it.
+
+    Raises:
+        StoreError: If it carries no configuration, or one that its objects do not fit.
+    """
+    with Keras2Program(path) as source:
+        found = lookups(source.places)
+        program = loaded(path) if found else None
+        settings = {place.chain: _table(source, place, program) for place in found}
+        settings |= {place.chain: _bins(source, place) for place in discretizations(source.places)}
+    with Keras2Program(path, settings) as source:
+        yield source, program
 
 
 def output_names(root: Layer) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class Part:
     @property
     def signatures(self) -> dict[str, Signature]:
         """Its signatures by name, without those that nobody calls."""
-        return {name: found for name, found in self.program.signatures.items() if not name.startswith(OWN)}
+        return callable_signatures(self.program)
 
     def signature(self, name: str | None = None) -> Signature:
         """Return a signature: the one named, else the serving one, else the only one.
@@ -64,13 +64,7 @@ class Part:
             OptionError: If several could be meant.
             StoreError: If one of its ports is sparse or ragged.
         """
-        known = self.signatures
-        if name is None and SERVING not in known and len(known) > 1:
-            listed = ", ".join(map(repr, known))
-            raise OptionError(
-                f"{self.label} has the signatures {listed} and no {SERVING!r}; say which under `signatures`"
-            )
-        found = self.program.signature(name or (SERVING if SERVING in known else next(iter(known))))
+        found = called(self.program, name, self.label)
         for port in (*found.inputs.values(), *found.outputs.values()):
             if port.composite:
                 raise StoreError(
@@ -106,6 +100,37 @@ def _part(label: str, path: Path) -> Part:
             f"{path} has no signatures, so there is nothing of it that could be called; save it with signatures="
         )
     return part
+
+
+def callable_signatures(program: Program) -> dict[str, Signature]:
+    """Return the signatures of a program by name, without those that nobody calls."""
+    return {name: found for name, found in program.signatures.items() if not name.startswith(OWN)}
+
+
+def called(program: Program, name: str | None, label: str) -> Signature:
+    """Return the signature that is called: the one named, else the serving one, else the only one.
+
+    Args:
+        program: The program.
+        name: Which one, if somebody says.
+        label: What messages call the SavedModel.
+
+    Raises:
+        UnknownNameError: If there is none of this name.
+        OptionError: If several could be meant.
+        StoreError: If there is none.
+    """
+    known = callable_signatures(program)
+    if name is not None:
+        return program.signature(name)
+    if not known:
+        raise StoreError(
+            f"{program.path} has no signatures, so nothing tells what it takes; save it with signatures= in TensorFlow"
+        )
+    if SERVING not in known and len(known) > 1:
+        listed = ", ".join(map(repr, known))
+        raise OptionError(f"{label} has the signatures {listed} and no {SERVING!r}; say which under `signatures`")
+    return known[SERVING if SERVING in known else next(iter(known))]
 
 
 def chosen_signatures(given: Sequence[Part], said: Mapping[str, str]) -> dict[str, Signature]:

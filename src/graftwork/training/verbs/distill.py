@@ -31,6 +31,7 @@ class Distill(Fitting):
     lists: ClassVar[tuple[str, ...]] = ("teachers",)
     optional: ClassVar[tuple[str, ...]] = ("student",)
     flags: ClassVar[Mapping[str, tuple[str, ...]]] = {"teachers": ("-t", "--teacher"), "student": ("-s", "--student")}
+    served: ClassVar[tuple[str, ...]] = ("teachers", "student")
     fed: ClassVar[tuple[str, ...]] = ("data", "validation")
 
     data: Any
@@ -61,7 +62,10 @@ class Distill(Fitting):
 
     outputs: OutputKinds = "auto"
     """What models give, where their last operation does not tell: probabilities, logits, sigmoid, sigmoid_logits, regression; or one by
-    teacher or student."""
+    teacher or student, by output, or by `teacher.output`, which also says which of several outputs teaches."""
+
+    signatures: Mapping[str, str] = {}
+    """Which signature of a SavedModel is asked, by teacher; by default the one for serving, or the only one."""
 
     classes: ClassLists | None = None
     """Names of classes in the order of outputs, by teacher or student, or for each teacher in turn. Each class is learned from the
