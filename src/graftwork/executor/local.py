@@ -7,8 +7,9 @@ happen without Python's lock, so two threads keep two cores busy.
 A small tensor is one thread's work from first pass to last, so its values are still in the cache when they are needed again. A
 large one is everybody's: its blocks are shared out pass by pass. Neither changes the result (see `graftwork.methods.base`).
 
-Memory is what the threads' scratch takes, whatever the size of the models; see `peak_bytes`. Methods that have to see whole tensors
-(matrices to be decomposed) are the exception: each thread then holds one tensor of every model.
+A method that goes over a tensor more than once finds its values in memory after the first time, unless they take too much (`HELD`); then
+the files are read again. Memory is that and the threads' scratch, whatever the size of the models; see `peak_bytes`. Methods that have
+to see whole tensors (matrices to be decomposed) are the exception: each thread then holds one tensor of every model.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from graftwork.kernels.blas import one_thread
 from graftwork.kernels.convert import count_nonfinite, decode, encode
 from graftwork.methods.base import CHUNK, Block, MergeMethod, Reduction, block_length
 from graftwork.stores.base import RAW_DTYPES, Raw, Reader, Writer
-from graftwork.tensor import Role, TensorSpec
+from graftwork.tensor import ITEMSIZE, Role, TensorSpec
 
 if TYPE_CHECKING:
     from graftwork.pairing import Source
@@ -44,6 +45,9 @@ BLOCK = 1 << 19
 
 SHORT_WORK_BYTES = 1 << 29
 """Below so many bytes, importing Numba takes longer than NumPy does for the loops that it can do as well."""
+
+HELD = 1 << 26
+"""Bytes of values, those of all threads together, that are held between the passes over a tensor; 16-bit ones would grow, and are not."""
 
 SHARED_BLOCKS = 4
 """A tensor of more blocks than this is worked on by all threads together."""
@@ -67,6 +71,27 @@ class Written:
     start: int
     size: int
     crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The values of a tensor, held between passes.
+
+    Attributes:
+        rows: Shape (sources, size).
+        starts: Where the blocks begin that were read.
+    """
+
+    rows: NDArray[Any]
+    starts: set[int]
+
+    @classmethod
+    def within(cls, room: NDArray[np.uint8], step: "Step", dtype: np.dtype[Any]) -> "Held | None":
+        """Return a place for a step's tensor of every source; None if there is not so much room, or it would take more than the files."""
+        needed = len(step.sources) * step.spec.size * dtype.itemsize
+        if needed > len(room) or needed > _raw_bytes(step, step.spec.size):
+            return None
+        return cls(room[:needed].view(dtype).reshape(len(step.sources), -1), set())
 
 
 @dataclass(slots=True)
@@ -98,8 +123,9 @@ def peak_bytes(plan: "MergePlan", threads: int) -> int:
     largest = max((step.spec.size for step in plan.steps), default=0)
     sums = largest // CHUNK * 16 * (n + 1)
     histograms = (1 << 16) * 8 * n
+    held = min(HELD, threads * largest * (n + 1) * 8) if plan.passes > 1 else 0
     whole = sorted((_whole_bytes(step) for step in plan.steps), reverse=True)
-    return INTERPRETER_BYTES + threads * (one + histograms) + sums + sum(whole[:threads])
+    return INTERPRETER_BYTES + threads * (one + histograms) + sums + held + sum(whole[:threads])
 
 
 def _whole_bytes(step: "Step") -> int:
@@ -185,10 +211,12 @@ class LocalExecutor:
             else:
                 alone.append(step)
         if wide:
-            self._run_shared(pool, wide)
+            self._run_shared(pool, wide, None)
+        room = np.empty(HELD, np.uint8)
         for step in shared:
             with _naming(step):
-                self._run_shared(pool, [step])
+                self._run_shared(pool, [step], room)
+        del room
         queue = iter([*sorted(alone, key=lambda s: -s.spec.size), *copies])
         self._together(pool, lambda: self._drain(queue))
 
@@ -230,6 +258,7 @@ class LocalExecutor:
         dtype = _work_dtype(step)
         starts = range(0, size, self._length(step))
         reduction = method.reduction(step.n_models, size, dtype)
+        held = Held.within(self._room(), step, dtype) if reduction is not None and len(starts) > 1 else None
         keys = self._keys(step)
         first = True
         nonfinite: list[int] = [0] * len(step.sources)
@@ -239,13 +268,13 @@ class LocalExecutor:
             if stride > 1 and len(starts) > 1:
                 for start in range(0, size, stride * CHUNK):
                     self._check()
-                    reduction.observe(self._load(step, start, dtype, keys, 0, None, CHUNK), local)
+                    reduction.observe(self._load(step, start, dtype, keys, 0, None, None, CHUNK), local)
                 reduction.end_pass([local])
                 continue
             for start in starts:
                 self._check()
                 if block is None or len(starts) > 1:
-                    block = self._load(step, start, dtype, keys, 0, nonfinite if first else None)
+                    block = self._load(step, start, dtype, keys, 0, held, nonfinite if first else None)
                 reduction.observe(block, local)
             first = False
             if not reduction.end_pass([local]):
@@ -256,7 +285,7 @@ class LocalExecutor:
         for start in starts:
             self._check()
             if block is None or len(starts) > 1:
-                block = self._load(step, start, dtype, keys, 0, nonfinite if first else None)
+                block = self._load(step, start, dtype, keys, 0, held, nonfinite if first else None)
                 if first:
                     self._refuse_nonfinite(step, nonfinite)
             method.combine(block, reduced)
@@ -264,8 +293,11 @@ class LocalExecutor:
 
     # All threads together
 
-    def _run_shared(self, pool: ThreadPoolExecutor, steps: Sequence["Step"]) -> None:
-        """One reduction over all elements of the given steps (one large tensor, or all of the model), then each block's combine."""
+    def _run_shared(self, pool: ThreadPoolExecutor, steps: Sequence["Step"], room: NDArray[np.uint8] | None) -> None:
+        """One reduction over all elements of the given steps (one large tensor, or all of the model), then each block's combine.
+
+        One tensor that there is room for is held between the passes.
+        """
         placed, at = [], 0
         for step in steps:
             placed.append((step, at))
@@ -273,6 +305,7 @@ class LocalExecutor:
         dtype = max((_work_dtype(step) for step in steps), key=lambda found: found.itemsize)
         reduction = _method(steps[0]).reduction(steps[0].n_models, sum(s.spec.size for s in steps), dtype)
         check, reduced = True, None
+        held = Held.within(room, steps[0], dtype) if room is not None and reduction is not None else None
         if reduction is not None:
             see = reduction.observe
 
@@ -283,7 +316,7 @@ class LocalExecutor:
             while again:
                 stride = _stride(reduction)
                 seen = self._sweep(
-                    pool, placed, dtype, reduction.local, observe, check=check and stride == 1, stride=stride
+                    pool, placed, dtype, held, reduction.local, observe, check=check and stride == 1, stride=stride
                 )
                 again, check = reduction.end_pass(seen), check and stride > 1
             check, reduced = False, reduction.result()
@@ -292,13 +325,14 @@ class LocalExecutor:
             _method(step).combine(block, reduced)
             self._store(step, block)
 
-        self._sweep(pool, placed, dtype, lambda: None, combine, check=check)
+        self._sweep(pool, placed, dtype, held, lambda: None, combine, check=check)
 
     def _sweep(
         self,
         pool: ThreadPoolExecutor,
         placed: Sequence[tuple["Step", int]],
         dtype: np.dtype[Any],
+        held: Held | None,
         begin: Callable[[], Any],
         visit: Visit,
         *,
@@ -314,13 +348,15 @@ class LocalExecutor:
             for start in range(0, step.spec.size, self._length(step) if stride == 1 else stride * CHUNK)
         )
         wanted = None if stride == 1 else CHUNK
+        kept = held if stride == 1 else None
 
         def work() -> Any:
             local = begin()
             while (item := self._next(queue)) is not None:
                 step, offset, start = item
                 found = [0] * len(step.sources)
-                block = self._load(step, start, dtype, keys[step.spec.name], offset, found if check else None, wanted)
+                bad = found if check else None
+                block = self._load(step, start, dtype, keys[step.spec.name], offset, kept, bad, wanted)
                 visit(step, block, local)
                 if any(found):
                     with self._lock:
@@ -333,6 +369,13 @@ class LocalExecutor:
         return locals_
 
     # Blocks
+
+    def _room(self) -> NDArray[np.uint8]:
+        """Return where this thread may hold a tensor."""
+        mine: dict[str, NDArray[np.uint8]] = self._local.__dict__
+        if "room" not in mine:
+            mine["room"] = np.empty(HELD // self.threads, np.uint8)
+        return mine["room"]
 
     def _scratch(self, n: int, rows: int, dtype: np.dtype[Any], length: int) -> dict[str, Any]:
         """Return work arrays: this thread's own, made once for each kind, or new ones for a block that is longer than most."""
@@ -357,19 +400,25 @@ class LocalExecutor:
         dtype: np.dtype[Any],
         keys: NDArray[np.uint64],
         offset: int,
+        held: Held | None,
         nonfinite: list[int] | None,
         wanted: int | None = None,
     ) -> Block:
-        """Read one block of every model, of `wanted` elements if given; count what is not finite, if asked to."""
+        """Read one block of every model, of `wanted` elements if given, unless it is held; count what is not finite, if asked to."""
         length = min(wanted or self._length(step), step.spec.size - start)
         method, n = _method(step), step.n_models
         scratch = self._scratch(len(step.sources), method.scratch_rows, dtype, length)
-        rows = scratch["models"][:, :length]
-        for k, (reader, source) in enumerate(zip(step.readers, step.sources, strict=True)):
-            read = self._read_turned if step.granularity == "tensor" and step.is_turned else self._read
-            bad = read(step, reader, source, start, rows[k], scratch["raw"], count=nonfinite is not None)
-            if nonfinite is not None:
-                nonfinite[k] += bad
+        rows = scratch["models"][:, :length] if held is None else held.rows[:, start : start + length]
+        if held is not None and start in held.starts:
+            self.progress(_raw_bytes(step, length))
+        else:
+            for k, (reader, source) in enumerate(zip(step.readers, step.sources, strict=True)):
+                read = self._read_turned if step.granularity == "tensor" and step.is_turned else self._read
+                bad = read(step, reader, source, start, rows[k], scratch["raw"], count=nonfinite is not None)
+                if nonfinite is not None:
+                    nonfinite[k] += bad
+            if held is not None:
+                held.starts.add(start)
         return Block(
             models=rows[:n],
             base=rows[n] if step.has_base else None,
@@ -564,6 +613,12 @@ def _naming(step: "Step") -> Iterator[None]:
         yield
     except OptionError as error:
         raise OptionError(f"tensor {step.spec.name!r}: {error}") from error
+
+
+def _raw_bytes(step: "Step", length: int) -> int:
+    """Return the bytes that so many elements of every source take in the files."""
+    pairs = zip(step.readers, step.sources, strict=True)
+    return length * sum(ITEMSIZE[reader.specs()[source.name].dtype] for reader, source in pairs)
 
 
 def _work_dtype(step: "Step") -> np.dtype[Any]:

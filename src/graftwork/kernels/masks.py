@@ -51,15 +51,20 @@ def add_kept_magnitudes(
 
 
 @block_loop
+def mix(z: Any) -> Any:
+    """What SplitMix64 makes of its state; see `graftwork.rng`."""
+    z = (z ^ (z >> np.uint64(30))) * MIX_1
+    z = (z ^ (z >> np.uint64(27))) * MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@block_loop
 def _drop(row: Any, base: Any, key: Any, start: Any, bound: Any) -> None:
     state = key + (start + np.uint64(1)) * INCREMENT
     for j in range(row.size):
-        z = state + np.uint64(j) * INCREMENT
-        z = (z ^ (z >> np.uint64(30))) * MIX_1
-        z = (z ^ (z >> np.uint64(27))) * MIX_2
-        z = z ^ (z >> np.uint64(31))
+        number = mix(state + np.uint64(j) * INCREMENT) >> np.uint64(11)
         mine, origin = row[j], base[j]  # both loaded: a choice between values vectorises, one between loads is a branch
-        row[j] = mine if (z >> np.uint64(11)) < bound else origin
+        row[j] = mine if number < bound else origin
 
 
 @block_loop

@@ -12,14 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.kernels.loop import block_loop
-from graftwork.kernels.masks import INCREMENT, MIX_1, MIX_2
+from graftwork.kernels.masks import INCREMENT, mix
 from graftwork.kernels.sums import LANES
 
 UNIT = 2.0**53
 """A random number is this many times a number in [0, 1)."""
 
-OCTAVES = 4
-"""The histogram covers 2⁴ powers of two below the unit's largest magnitude; what is smaller has one bin."""
+HALF = np.uint32(1 << 31)
+"""The same for the upper 31 bits of a random number, which nearly always tell enough."""
+
+RAISED = 2.0**-7
+"""What is below so much of a unit's largest magnitude has bins of one width; above, bins are the wider the larger the magnitudes."""
+
+PER_BIN = 2
+"""Elements for each bin of the histogram: more bins take longer to add up, fewer leave more ranks to be counted out."""
 
 COUNTED = 32
 """So many ranks in a unit are counted out one by one; more are found by sorting."""
@@ -29,6 +35,9 @@ COUNTED_AT_ONCE = 1 << 12
 
 SHORT = 16
 """Up to so many elements are sorted by insertion."""
+
+WORD = 8
+"""Elements whose flags are looked at together."""
 
 
 def keep_by_rank(
@@ -57,14 +66,10 @@ def keep_by_rank(
         factors: Shape (b,), for 1 / p where an element is kept and 0 elsewhere; None if that is not needed.
         sums: Shape (2, units), for Σ |x - base| of each unit, and the same over what is kept; None if that is not needed.
     """
-    magnitudes = np.empty(unit, row.dtype)
-    narrow = row.dtype == np.float32
-    bits = magnitudes.view(np.uint32 if narrow else np.uint64)
-    digits = np.empty(unit, np.uint32)
-    logarithm = min(max((unit - 1).bit_length(), 4), 22)
-    shift = (23 if narrow else 52) + OCTAVES - logarithm
-    before = np.zeros((1 << logarithm) + 1, np.int32 if unit < 1 << 31 else np.int64)
-    edges = np.empty(before.size)
+    integers = np.dtype(np.uint32 if row.dtype == np.float32 else np.uint64)
+    magnitudes, raised = np.empty((2, unit), row.dtype)
+    bins = min(max(unit if factors is not None else unit // PER_BIN, 16), 1 << 22)
+    flags = np.zeros(-(-unit // WORD) * WORD, np.uint8)
     key, start = stream
     _keep_by_rank(
         row,
@@ -75,11 +80,13 @@ def keep_by_rank(
         float(chances[0]),
         float(chances[1]),
         magnitudes,
-        bits,
-        bits.dtype.type(shift),
-        digits,
-        before,
-        edges,
+        magnitudes.view(integers),
+        raised,
+        raised.view(integers),
+        np.empty(bins + 1, np.int32 if unit < 1 << 31 else np.int64),
+        np.empty(bins + 1, np.uint32),
+        flags,
+        flags.view(np.uint64),
         kept,
         np.empty(0, row.dtype) if factors is None else factors,
         np.empty((0, 0)) if sums is None else sums,
@@ -102,18 +109,21 @@ def _keep_by_rank(
     width: Any,
     magnitudes: Any,
     bits: Any,
-    shift: Any,
+    raised: Any,
     digits: Any,
-    before: Any,
-    edges: Any,
+    counts: Any,
+    bounds: Any,
+    flags: Any,
+    words: Any,
     kept: Any,
     factors: Any,
     sums: Any,
 ) -> None:
     every, some = np.empty(LANES, np.float64), np.empty(LANES, np.float64)
-    numbers = np.empty(unit, np.float64)
+    tops = np.empty(unit, np.uint32)
+    numbers = np.empty(unit if factors.size else 0, np.float64)
     ranks = np.empty(unit if factors.size else 0, np.int64)
-    open_, above = np.empty(unit + 1, np.int64), edges[1:]
+    open_ = np.empty(unit + 1, np.int64)
     step = width / (unit - 1) if unit > 1 else 0.0
     least = low if unit > 1 else low + width / 2
     part = bits
@@ -121,36 +131,69 @@ def _keep_by_rank(
         row, origin, keeps = x[first : first + unit], base[first : first + unit], kept[first : first + unit]
         for j in range(unit):
             magnitudes[j] = abs(row[j] - origin[j])
-        _draw(key + (start + np.uint64(first) + np.uint64(1)) * INCREMENT, numbers)
-        _count(part, shift, digits, before)
+        state = key + (start + np.uint64(first) + np.uint64(1)) * INCREMENT
+        before = counts[: _count(magnitudes, part, raised, digits, counts) + 1]
         undecided = 0
         if not factors.size:
-            for b in range(before.size):
-                edges[b] = (least + before[b] * step) * UNIT
-            for j in range(unit):
-                b, number = digits[j], numbers[j]
-                keeps[j] = number < edges[b]
-                open_[undecided] = j
-                undecided += (number >= edges[b]) & (number < above[b])
-            if undecided > COUNTED:
-                undecided = _follow(part, digits, before, numbers, least, step, keeps, open_[:undecided])
+            _draw_tops(state, tops)
+            undecided = _decide(part, digits, before, tops, least, step, bounds, flags, words, keeps, open_)
         if factors.size or undecided > COUNTED:
-            if not ranks.size:
-                ranks = np.empty(unit, np.int64)
-            _ranks(part, digits, before, ranks)
-            for j in range(unit):
-                keeps[j] = numbers[j] < (least + ranks[j] * step) * UNIT
+            if not numbers.size:
+                numbers, ranks = np.empty(unit, np.float64), np.empty(unit, np.int64)
+            _draw(state, numbers)
+            if undecided:
+                undecided = _follow(part, digits, before, numbers, least, step, keeps, open_[:undecided])
+            if factors.size or undecided > COUNTED:
+                _ranks(part, digits, before, ranks)
+                for j in range(unit):
+                    keeps[j] = numbers[j] < (least + ranks[j] * step) * UNIT
+                undecided = 0
             if factors.size:
                 inverse = factors[first : first + unit]
                 for j in range(unit):
                     p = 1.0 / (least + ranks[j] * step)
                     inverse[j] = p if keeps[j] else 0.0
-            undecided = 0
         for k in range(undecided):
             j = open_[k]
-            keeps[j] = numbers[j] < (least + _rank(part, j) * step) * UNIT
+            keeps[j] = _number(state, j) < (least + _rank(part, j) * step) * UNIT
         if sums.size:
             _add_kept(magnitudes, keeps, every, some, sums[:, first // unit])
+
+
+@block_loop
+def _decide(
+    part: Any,
+    digits: Any,
+    before: Any,
+    tops: Any,
+    least: Any,
+    step: Any,
+    bounds: Any,
+    flags: Any,
+    words: Any,
+    keeps: Any,
+    open_: Any,
+) -> Any:
+    """Decide on elements whose bin tells enough. Returns how many others there are, whose places are in `open_`."""
+    for b in range(before.size):
+        bounds[b] = np.int64(min((least + before[b] * step) * HALF, HALF - 1.0))
+    widest = np.uint32(0)
+    for b in range(before.size - 1):
+        widest = max(widest, np.uint32(bounds[b + 1] - bounds[b]))
+    above = bounds[1:]
+    for j in range(tops.size):
+        tops[j] -= bounds[digits[j]]  # wraps around where it is less
+    for j in range(tops.size):
+        keeps[j] = tops[j] >= HALF
+        flags[j] = tops[j] <= widest
+    undecided = 0
+    for w in range(words.size):
+        if words[w]:
+            for j in range(w * WORD, min((w + 1) * WORD, tops.size)):
+                b = digits[j]
+                open_[undecided] = j
+                undecided += (tops[j] <= np.uint32(above[b] - bounds[b])) & (part[j] > 0)
+    return undecided
 
 
 @block_loop
@@ -176,34 +219,58 @@ def _follow(part: Any, digits: Any, before: Any, numbers: Any, least: Any, step:
 
 
 @block_loop
-def _draw(state: Any, numbers: Any) -> None:
-    """The numbers u >> 11 of a stream, as float64, which holds them exactly."""
-    for j in range(numbers.size):
-        z = state + np.uint64(j) * INCREMENT
-        z = (z ^ (z >> np.uint64(30))) * MIX_1
-        z = (z ^ (z >> np.uint64(27))) * MIX_2
-        z = z ^ (z >> np.uint64(31))
-        numbers[j] = np.float64(np.int64(z >> np.uint64(11)))
+def _number(state: Any, j: Any) -> Any:
+    """The number u >> 11 at place j of a stream, as float64, which holds it exactly."""
+    return np.float64(np.int64(mix(state + np.uint64(j) * INCREMENT) >> np.uint64(11)))
 
 
 @block_loop
-def _count(part: Any, shift: Any, digits: Any, before: Any) -> None:
-    """The bin of each element, and how many elements are in the bins before each."""
+def _draw(state: Any, numbers: Any) -> None:
+    """The numbers u >> 11 of a stream."""
+    for j in range(numbers.size):
+        numbers[j] = _number(state, j)
+
+
+@block_loop
+def _draw_tops(state: Any, tops: Any) -> None:
+    """The upper 31 bits of a stream's numbers."""
+    for j in range(tops.size):
+        tops[j] = mix(state + np.uint64(j) * INCREMENT) >> np.uint64(33)
+
+
+@block_loop
+def _count(magnitudes: Any, part: Any, raised: Any, digits: Any, before: Any) -> Any:
+    """The bin of each element, and how many elements are in the bins before each. Returns the number of bins.
+
+    Magnitudes are raised by a part of the largest, and the upper bits of that tell the bin: `digits` is `raised` as integers.
+    """
     top = part[0]
     for j in range(part.size):
         top = max(top, part[j])
-    bins = before.size - 1
-    span = part.dtype.type(bins) << shift
-    bottom = top - (span - part.dtype.type(1)) if top >= span else part.dtype.type(0)
+    digits[0] = top
+    raised[0] = raised[0] * RAISED if raised[0] < np.inf else 0.0
+    by, bottom = raised[0], digits[0]
     for j in range(part.size):
-        digits[j] = (max(part[j], bottom) - bottom) >> shift
-    before[:] = 0
+        raised[j] = magnitudes[j] + by
+    last = part.dtype.type(0)
     for j in range(part.size):
-        before[digits[j] + 1] += 1
+        digits[j] -= bottom
+        last = max(last, digits[j])
+    shift = part.dtype.type(0)
+    while (last >> shift) >= before.size - 1:
+        shift += part.dtype.type(1)
+    for j in range(part.size):
+        digits[j] >>= shift
+    bins = np.int64(last >> shift) + 1
+    before[: bins + 1] = 0
+    after = before[1:]
+    for j in range(part.size):
+        after[digits[j]] += 1
     total = 0
-    for b in range(1, before.size):
-        total += before[b]
-        before[b] = total
+    for b in range(bins):
+        total += after[b]
+        after[b] = total
+    return bins
 
 
 @block_loop
@@ -258,9 +325,19 @@ def _ranks(part: Any, digits: Any, before: Any, ranks: Any) -> None:
 
 @block_loop
 def _add_kept(magnitudes: Any, kept: Any, every: Any, some: Any, sums: Any) -> None:
+    """Σ m and the same over what is kept: element j is added to lane j mod 64, and the lanes are added in order."""
     every[:] = 0.0
     some[:] = 0.0
-    for first in range(0, magnitudes.size, LANES):
+    whole = magnitudes.size // (4 * LANES) * (4 * LANES)
+    for first in range(0, whole, 4 * LANES):  # four to a lane at once: it is loaded and stored but once
+        m, k = magnitudes[first : first + 4 * LANES], kept[first : first + 4 * LANES]
+        for j in range(LANES):
+            a, b = np.float64(m[j]), np.float64(m[j + LANES])
+            c, d = np.float64(m[j + 2 * LANES]), np.float64(m[j + 3 * LANES])
+            every[j] = every[j] + a + b + c + d
+            half = some[j] + (a if k[j] else 0.0) + (b if k[j + LANES] else 0.0)
+            some[j] = half + (c if k[j + 2 * LANES] else 0.0) + (d if k[j + 3 * LANES] else 0.0)
+    for first in range(whole, magnitudes.size, LANES):
         m, k = magnitudes[first : first + LANES], kept[first : first + LANES]
         for j in range(m.size):
             d = np.float64(m[j])
