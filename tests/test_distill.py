@@ -14,6 +14,7 @@ from graftwork.stores import open_store
 from graftwork.training import lessons
 from graftwork.training.caching import ENTRY, Cache
 from graftwork.training.distillation import Voice, averaged, divergence, taught
+from graftwork.training.features import digest
 from graftwork.training.hints import Hint, Telling
 
 pytestmark = [pytest.mark.keras, pytest.mark.xdist_group("distill")]
@@ -399,6 +400,29 @@ def test_sequences_are_learned_where_they_are_not_padded():
     assert found["distillation"] == pytest.approx(kl(p, q).mean(), rel=1e-4)
     expected = -np.log(np.take_along_axis(q, tags[:, :3, None], -1)).mean()
     assert found["supervised"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_drawn_when_a_model_is_loaded_makes_no_other_model(tmp_path):
+    """Dropout of a file gets a new random state each time: the same teacher is found in the cache, and the same run goes on."""
+    net("teacher", seed=3).save(tmp_path / "teacher.keras")
+    net("student", seed=7).save(tmp_path / "student.keras")
+    options = {"cache": str(tmp_path / "cache"), "run": str(tmp_path / "run"), "epochs": 1}
+    for asked, again in ((1, False), (0, True)):
+        teacher, student = (keras.saving.load_model(tmp_path / f"{name}.keras") for name in ("teacher", "student"))
+        notes = distilled([teacher], student, **options).notes
+        assert any(f"{asked} of 1 teachers were asked" in note for note in notes)
+        assert any("the run went on" in note for note in notes) == again
+
+
+def test_another_vocabulary_is_another_teacher():
+    """Words that an adapted layer knows stand neither in its configuration nor among the weights."""
+    words = keras.Input((), dtype="string")
+    lookup = layers.StringLookup()
+    lookup.adapt(np.array(["a", "b"]))
+    model = keras.Model(words, layers.Embedding(3, 2)(lookup(words)))
+    before = digest(model)
+    lookup.adapt(np.array(["c", "d"]))
+    assert digest(model) != before
 
 
 @pytest.mark.parametrize("loss", ["mse", "categorical_focal_crossentropy"])

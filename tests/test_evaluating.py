@@ -57,6 +57,16 @@ def classifier():
     return model()
 
 
+def test_a_model_that_remembers_is_said_to():
+    """What a stateful layer gives depends on the batch before, and so do the figures."""
+    steps = keras.Input(batch_shape=(4, 2, 5), name="steps")
+    memory = layers.GRU(2, stateful=True, name="memory")(steps)
+    found = judged([keras.Model(steps, layers.Dense(3, "softmax")(memory), name="m")], (X[:8].reshape(4, 2, 5), Y[:4]))
+    assert found.notes == (
+        "m: layer 'memory' (GRU) is stateful, so its figures depend on the order of the samples and on the batch",
+    )
+
+
 def test_classes_as_scikit_learn_counts_them(classifier):
     """What is judged is what the model predicts: every figure is scikit-learn's on `predict`, with weights."""
     found = judged([classifier], (X, Y, W), batch=16, top=2)

@@ -127,6 +127,10 @@ def test_a_layer_that_remembers_the_batch_before_is_not_run_once():
     trunk = keras.Model(steps, kl.GRU(4, stateful=True, name="memory")(steps), name="trunk")
     data = open_data((np.zeros((16, 5, 3), "float32"), np.zeros(16, int)))
     assert "layer 'memory' (GRU) is stateful" in kept.why_not_once(trunk, outputs(trunk)["memory"], data)
+    with pytest.raises(OptionError, match=r"trunk: layer 'memory' \(GRU\) is stateful.*give batches in their order"):
+        tuned(trunk, data=data, head=2)
+    stream = [(np.zeros((8, 5, 3), "float32"), np.zeros(8, int))] * 2
+    assert "yields batches" in tuned(trunk, data=lambda: iter(stream), head=2, epochs=1)[1]
 
 
 def test_dropout_that_drops_nothing_is_no_reason():
@@ -352,6 +356,15 @@ def test_a_loss_that_wants_columns_gets_them(loss):
     assert rows[0] == pytest.approx(rows[2], rel=1e-5) and rows[1] == pytest.approx(rows[2], rel=1e-5)
     with pytest.raises(OptionError, match="takes numbers of classes, and labels have a column for each"):
         tuned(net(), data=(X[TRAIN], columns), head=3, loss="sparse_categorical_crossentropy")
+
+
+def test_a_model_that_takes_a_list_is_trained_whole():
+    """Keras's `fit` takes a list of inputs in batches for one tensor; what is given to it stands in tuples."""
+    one, two = keras.Input((2,), name="one"), keras.Input((3,), name="two")
+    trunk = keras.Model([one, two], kl.Dense(4, "relu", name="dense")(kl.Concatenate()([one, two])), name="trunk")
+    x, y = [np.ones((8, 2), "float32"), np.ones((8, 3), "float32")], np.arange(8) % 2
+    model, *_ = tuned(trunk, data=(x, y), epochs=1, unfreeze=1)
+    assert np.asarray(model(x)).shape == (8, 2)
 
 
 def test_heads_of_all_kinds():

@@ -194,6 +194,7 @@ def test_places_that_cannot_be_had_are_refused():
         (Fit(device="gpu:7"), "no device 'gpu:7'"),
         (Fit(strategy="multi_worker"), "MultiWorkerMirroredStrategy"),
         (Fit(strategy="mirrored", device="cpu"), "exclude each other"),
+        (Fit(strategy="mirrored", jit=True), "exclude each other: XLA"),
     ]:
         with pytest.raises(OptionError, match=said):
             check_place(fit)

@@ -4,8 +4,6 @@ Teachers answer outside the step (`teachers`), now or from the disk (`caching`);
 what the student loses (`distiller`, `distillation`, `hints`); Keras's `fit` runs it, epoch by epoch (`running`).
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,7 @@ from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError, OptionError
 from graftwork.models.combining import FAMILIES, floor_of, weights_of
-from graftwork.models.configuration import configuration_of, layers_of
+from graftwork.models.configuration import layers_of
 from graftwork.models.lazy import keras
 from graftwork.models.own import imports_of
 from graftwork.training import lessons
@@ -32,10 +30,12 @@ from graftwork.training.asking import fixed
 from graftwork.training.caching import Cache
 from graftwork.training.distillation import VALUES, Voice
 from graftwork.training.distiller import Lesson, distiller, optimizer_for
+from graftwork.training.features import digest
 from graftwork.training.hints import ATTENTION, RELATIONAL, Telling, features
 from graftwork.training.losses import loss_of
 from graftwork.training.matching import Target, check_labels, check_values, matched
 from graftwork.training.placing import check_place, placed
+from graftwork.training.remembering import check_order
 from graftwork.training.running import History, run
 from graftwork.training.students import Scaled, automatic, scaled
 from graftwork.training.teachers import (
@@ -142,6 +142,8 @@ class Distilling:
             if self.labelled and not labelled:
                 raise MismatchError("the data has labels, and the data for validation has none")
         self.random = self._random()
+        for member in (*self.members, *given):
+            check_order(member.name, member.model, self.data)
 
     # What models and options tell ------------------------------------------------------------------------------------
 
@@ -367,16 +369,12 @@ class Distilling:
 
     def _key(self) -> str:
         """Return a text for all that the run depends on."""
-        student = self.student.model
-        weights = hashlib.sha256(json.dumps(configuration_of(student), default=str).encode())
-        for variable in student.variables:
-            weights.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
         data = [
             each.fingerprint() if isinstance(each, Samples) else str(each and each.name)
             for each in (self.data, self.validation)
         ]
         teachers = [teacher.digest() for teacher in self.teachers]
-        return self.wishes.key(weights.hexdigest(), *data, *teachers, *map(str, self.wishes.hints))
+        return self.wishes.key(digest(self.student.model), *data, *teachers, *map(str, self.wishes.hints))
 
     def _feed(self, progress: Progress | None) -> Feed:
         """Return where batches come from; teachers are asked now where what they say is kept."""

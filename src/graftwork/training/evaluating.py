@@ -20,6 +20,7 @@ from graftwork.training.judging import Agreement, Figures, Judge, judge
 from graftwork.training.metrics import BINS, Floats, Reasons
 from graftwork.training.portions import Feed, Portion
 from graftwork.training.questions import Question, questions
+from graftwork.training.remembering import remembering
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, samples dealt with so far and samples in all (0 where that is not known)."""
@@ -96,6 +97,7 @@ def evaluate(
             dict.fromkeys(
                 itertools.chain(
                     *(each.notes for each in contenders),
+                    (_remembers(each) for each in contenders if remembering(each.model)),
                     *(question.notes for question in asked),
                 )
             )
@@ -120,6 +122,10 @@ def _ask(
         if progress is not None:
             progress("evaluate", count, whole)
     return count
+
+
+def _remembers(each: Contender) -> str:
+    return f"{each.name}: {remembering(each.model)}, so its figures depend on the order of the samples and on the batch"
 
 
 def _by_name(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:

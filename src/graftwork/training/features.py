@@ -26,9 +26,10 @@ from graftwork.data import Column, Samples
 from graftwork.data.base import Rows, Stream, Table
 from graftwork.data.samples import Part
 from graftwork.errors import MismatchError, OutputError, StoreError
-from graftwork.models.configuration import configuration_of
+from graftwork.models.configuration import configuration_of, layers_of
 from graftwork.models.lazy import keras
 from graftwork.training.feeding import packed
+from graftwork.training.remembering import remembering
 
 COLUMN = "features"
 SYNCED = 10.0
@@ -49,10 +50,11 @@ def why_not_once(trunk: Any, port: Port, data: Samples | Stream) -> str:
         return f"{port.name!r} carries a mask"
     if any(size is None for size in port.shape[1:]):
         return f"{port.name!r} {port.shape} has no fixed size"
+    found = remembering(trunk)
+    if found:
+        return f"{found}: what it gives depends on the samples before"
     for layer in trunk._flatten_layers(include_self=False):
         own = type(layer).__name__
-        if getattr(layer, "stateful", False):
-            return f"layer {layer.name!r} ({own}) is stateful: what it gives depends on the samples before"
         if _draws(layer):
             return f"layer {layer.name!r} ({own}) is random in training"
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
@@ -71,8 +73,14 @@ def _draws(layer: Any) -> bool:
 
 
 def digest(model: Any) -> str:
-    """Return a text that changes when a model's configuration or a weight of it does."""
+    """Return a text that changes when a model's configuration, a vocabulary or a weight of it does.
+
+    The states of random layers do not count: a model that is loaded has others each time.
+    """
     found = hashlib.sha256(json.dumps(configuration_of(model), sort_keys=True, default=str).encode())
+    for layer in layers_of(model):
+        if hasattr(layer, "get_vocabulary"):
+            found.update(repr(layer.get_vocabulary()).encode())
     for variable in model.weights:
         found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).view(np.uint8).data)
     return found.hexdigest()

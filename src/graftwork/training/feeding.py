@@ -69,7 +69,7 @@ def dataset(model: Any, samples: Samples, batch: int, *, seed: int | None = None
 
         def __getitem__(self, number: int) -> Any:
             part = samples.take(self._order.rows[number * batch : (number + 1) * batch])
-            found: tuple[Any, ...] = (packed(model, part.inputs),)
+            found: tuple[Any, ...] = (keras.tree.lists_to_tuples(packed(model, part.inputs)),)
             if part.labels is not None:
                 found = (*found, part.labels)
                 if part.weights is not None:

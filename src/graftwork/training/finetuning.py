@@ -34,6 +34,7 @@ from graftwork.training.halves import halves
 from graftwork.training.matching import Target, check_labels, check_part, matched, target_of
 from graftwork.training.objectives import LABELS, check_switches, objective
 from graftwork.training.placing import alias, check_place, placed
+from graftwork.training.remembering import check_order
 from graftwork.training.running import Fit, History, run
 from graftwork.training.seeding import seeded
 
@@ -66,6 +67,7 @@ class Finetuning:
         self.aim = objective(self.target, self.data, wishes.loss)
         self.aim.made_loss()
         self.data = self._fitting(self.data)
+        check_order(member.name, self.model, self.data)
         self.validation = None if self.validation is None else self._fitting(self.validation)
         self.why_not = self.halves.why_not or why_not_once(self.halves.trunk(), self.halves.port, self.data)
         self._check_options()

@@ -108,6 +108,10 @@ def check_place(fit: Fit) -> None:
         raise OptionError(
             f"strategy={fit.strategy!r} is TensorFlow's, and Keras runs on {keras.config.backend()} here; set KERAS_BACKEND=tensorflow"
         )
+    if fit.jit:
+        raise OptionError(
+            f"jit=True and strategy={fit.strategy!r} exclude each other: XLA cannot compile what devices tell each other here"
+        )
     if fit.batch % len(_of_a_kind()):
         raise OptionError(
             f"a batch of {fit.batch} cannot be divided evenly among {len(_of_a_kind())} devices, and those with fewer samples would count "

@@ -6,7 +6,6 @@ difference to the student, and each computes in its own precision.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,10 +23,10 @@ from graftwork.compose.ports import Port, Shape, call, fresh_inputs, inputs, out
 from graftwork.compose.preprocess import Preparations
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.combining import FAMILIES, floor_of
-from graftwork.models.configuration import configuration_of
 from graftwork.models.lazy import keras
 from graftwork.models.outputs import Kind
 from graftwork.training.asking import asked, fixed
+from graftwork.training.features import digest
 from graftwork.training.matching import Target
 
 
@@ -65,11 +64,8 @@ class Teacher:
 
     def digest(self) -> str:
         """Return a text that changes when anything does that its answers depend on, beside the samples."""
-        told = [configuration_of(self.model), self.keys, keras.__version__, keras.config.backend()]
-        found = hashlib.sha256(json.dumps(told, default=str).encode())
-        for variable in self.model.variables:
-            found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-        return found.hexdigest()
+        told = f"{digest(self.model)} {self.keys} {keras.__version__} {keras.config.backend()}"
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 def target_said(member: Member, said: OutputKinds, alone: bool, like: str = "") -> Target:
