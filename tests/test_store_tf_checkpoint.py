@@ -295,10 +295,42 @@ def test_texts_are_carried_and_compared(tmp_path):
         reader.check()
         assert read_raw(reader, "w").tolist() == [0.5, 0.5]
     assert text_tensor([b"red", b"green"])[0] in (tmp_path / "out.data-00000-of-00001").read_bytes()
-    with pytest.raises(MismatchError, match="vocabulary"):
+    with pytest.raises(MismatchError, match=r"vocabulary.*name 'assets' in `ignore`"):
         gw.merge([tmp_path / "0.index", tmp_path / "2.index"], output=tmp_path / "no.index")
     result = gw.convert(tmp_path / "0.index", tmp_path / "w.safetensors")
     assert any("1 vocabularies and other assets" in note for note in result.notes)
+
+
+def test_where_a_training_was_in_its_data_does_not_stop_a_merge(tmp_path):
+    """Checkpoints of one training have another state of the iterator each; the result has that of the one that lends."""
+    key, weight = "it/.ATTRIBUTES/ITERATOR_STATE", KEY.format("w")
+    graph = node([(1, "w"), (2, "it")]) + node([], [("w", weight)])
+    graph += node([], [("", key)]).replace(b"VARIABLE_VALUE", b"ITERATOR_STATE")
+    held, crc_ = text_tensor([graph])
+    for k in range(2):
+        stored, state_crc = text_tensor([b"at %d" % k])
+        value = np.full(2, k, np.float32).tobytes()
+        entries = {
+            b"": tf_files.header(),
+            GRAPH.encode(): entry(7, (), 8 + len(stored), len(held), crc_),
+            key.encode(): entry(7, (1,), 8, len(stored), state_crc),
+            weight.encode(): entry(1, (2,), 0, 8, masked(value)),
+        }
+        put(tmp_path / f"{k}.index", table(entries), [value + stored + held])
+    report = []
+    gw.checkpoints.average([tmp_path / "0.index", tmp_path / "1.index"], output=tmp_path / "out", report=report)
+    with open_store(tmp_path / "out.index") as reader:
+        assert read_raw(reader, "w").view(np.float32).tolist() == [0.5, 0.5]
+    assert b"at 1" in (tmp_path / "out.data-00000-of-00001").read_bytes()
+    assert any("'it/.ATTRIBUTES/ITERATOR_STATE', the state of a training, is another one there" in r for r in report)
+
+
+def test_parts_of_a_checkpoint_lead_to_its_index(tmp_path):
+    """A data file, or a directory without a state file, is no checkpoint: what to name instead is said."""
+    tf_files.checkpoint(tmp_path / "variables.index", {"w": np.ones(2, np.float32)})
+    for path in (tmp_path, tmp_path / "variables.data-00000-of-00001"):
+        with pytest.raises(StoreError, match=r"name a checkpoint by its index, as \S+/variables\.index"):
+            open_store(path)
 
 
 @pytest.mark.parametrize("name", ["b.index", "check.index", "checkpoint.index", 'a "b".index', "a\\b.index"])

@@ -25,6 +25,10 @@ CONNECTIONS = frozenset({"arguments", "calls", "class", "dtype", "inputs", "laye
 """Kinds of difference that are no setting of a layer, so that nobody can say they do not matter."""
 
 
+STATES = tuple(f"{ATTRIBUTES}{kind}" for kind in ("ITERATOR_STATE", "py_state"))
+"""How the names end of texts in a checkpoint of TensorFlow 2 that say where in its data a training was, and not what a model computes."""
+
+
 class Wishes(Protocol):
     """What the user said about matching; see `graftwork.planning.MergeRequest`."""
 
@@ -105,7 +109,7 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
                 *(d.describe(label_a, label_b) for d in fields),
                 advice="merge models of one architecture, or name the field in `ignore` if it does not matter",
             )
-    _same_assets(first, other, request)
+    _same_assets(first, other, request, notes)
     sources = (None if found or request.map else _by_objects(a, b)) or _by_names(a, b, found, request.map)
     if found is None and not request.map and any(source.name != name for name, source in sources.items()):
         notes.append(
@@ -136,19 +140,26 @@ def explore(first: tuple[str, Reader], other: tuple[str, Reader]) -> tuple[Pairi
     return Pairing(sources), structure, notes
 
 
-def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes) -> None:
+def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, notes: list[str]) -> None:
     (label_a, a), (label_b, b) = first, other
     if "assets" in request.ignore or not (a.header.assets and b.header.assets):
         return
+    ours, theirs = (
+        {name: found for name, found in reader.header.assets.items() if not name.endswith(STATES)} for reader in (a, b)
+    )
     # assets are compared as a multiset of contents: their paths count classes, as the keys of weights do
-    if sorted(a.header.assets.values()) != sorted(b.header.assets.values()):
-        differing = next(
-            (n for n in a.header.assets if b.header.assets.get(n) != a.header.assets[n]), next(iter(a.header.assets))
-        )
+    if ours and theirs and sorted(ours.values()) != sorted(theirs.values()):
+        differing = next((n for n in ours if theirs.get(n) != ours[n]), next(iter(ours)))
         raise MismatchError(
             f"the vocabulary {differing!r} differs between {label_a} and {label_b}",
-            advice="their embeddings and class indices mean different things; models must share one vocabulary",
+            advice="their embeddings and class indices mean different things; models must share one vocabulary "
+            "(if these texts mean nothing to the model, name 'assets' in `ignore`)",
         )
+    notes += [
+        f"{label_b}: {name!r}, the state of a training, is another one there; the result has that of {label_a}"
+        for name, found in a.header.assets.items()
+        if name.endswith(STATES) and b.header.assets.get(name) != found
+    ]
 
 
 def _by_objects(a: Reader, b: Reader) -> dict[str, Source] | None:

@@ -6,6 +6,7 @@ for, and `FORMATS` lists them all.
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,8 +52,17 @@ def recognise(path: Path) -> Format:
             return row
     known = ", ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
     raise StoreError(
-        f"{path} is in no format that graftwork knows (files ending in {known}, Keras and Hugging Face directories)"
+        f"{path} is in no format that graftwork knows (files ending in {known}, SavedModels, Keras and Hugging Face directories)"
+        + _instead(path)
     )
+
+
+def _instead(path: Path) -> str:
+    """Return what to name instead of a part of a checkpoint, or of a directory with one."""
+    data = re.fullmatch(r"(.+)\.data-\d{5}-of-\d{5}", path.name)
+    indexes = [path.with_name(f"{data[1]}.index")] if data else sorted(path.glob("*.index")) if path.is_dir() else []
+    found = [str(index) for index in indexes if index.is_file()]
+    return f"; name a checkpoint by its index, as {' or '.join(found[:3])}" if found else ""
 
 
 def open_store(source: Path | str) -> Reader:
