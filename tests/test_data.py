@@ -540,6 +540,13 @@ def test_generators():
         list(open_data(lambda: 3))
 
 
+class Features:
+    """What TensorFlow Datasets has of features: no dictionary."""
+
+    def __init__(self, **features):
+        self.items = features.items
+
+
 def test_data_sets_of_tensorflow_datasets(monkeypatch):
     """Read in pieces; nested names are joined; labels and their classes are known. A stand-in for the package will do."""
     batches = [
@@ -547,11 +554,17 @@ def test_data_sets_of_tensorflow_datasets(monkeypatch):
         for k in (0, 10, 20)
     ]  # fmt: skip
     asked = []
+    features = Features(
+        image=types.SimpleNamespace(shape=(4,)), label=types.SimpleNamespace(names=["a", "b", "c"]), more=Features()
+    )
+    builder = types.SimpleNamespace(
+        info=types.SimpleNamespace(features=features, full_name="x/1.0.0", supervised_keys=("image", "label")),
+        data_dir="gs://nowhere/x/1.0.0",
+        download_and_prepare=lambda: None,
+        as_dataset=lambda **options: asked.append(options) or types.SimpleNamespace(ragged_batch=lambda size: batches),
+    )
     fake = types.ModuleType("tensorflow_datasets")
-    fake.load = lambda *args, **options: (
-        asked.append((args, options)),
-        (batches, types.SimpleNamespace(features={"label": types.SimpleNamespace(names=["a", "b", "c"])}, full_name="x/1.0.0")),
-    )[1]  # fmt: skip
+    fake.builder = {"mnist": builder}.__getitem__
     fake.as_numpy = lambda found: found
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake)
 
@@ -560,11 +573,63 @@ def test_data_sets_of_tensorflow_datasets(monkeypatch):
     is_what_was_written(found)
     assert found.classes == ("a", "b", "c")
     assert found.table.take("more.id", np.array([21]))[0] == "21"
-    assert asked[0][1]["split"] == "test"
+    assert asked[0] == {"split": "test", "decoders": {}}
     assert found.fingerprint() != open_data({"tfds": "mnist", "split": "train"}).fingerprint()
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(DataError, match="pip install tensorflow-datasets"):
         open_data({"tfds": "mnist"})
+
+
+def test_data_sets_that_tensorflow_datasets_wrote(tmp_path):
+    """What the package itself reads of a directory; images of several sizes are resized, lists of several lengths are refused."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (5 + row % 2, 6, 3), dtype=np.uint8) for row in range(7)]
+    rows = [
+        {"picture": image, "even": image[:4], "kind": row % 2, "size": {"of": [row, 2]}, "many": [1] * (row % 3)}
+        for row, image in enumerate(images)
+    ]
+    signature = {
+        "picture": tf.TensorSpec((None, 6, 3), tf.uint8),
+        "even": tf.TensorSpec((4, 6, 3), tf.uint8),
+        "kind": tf.TensorSpec((), tf.int64),
+        "size": {"of": tf.TensorSpec((2,), tf.float32)},
+        "many": tf.TensorSpec((None,), tf.int64),
+    }
+    kinds = tfds.features
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name="small",
+        version="1.0.0",
+        features=kinds.FeaturesDict(
+            {
+                "picture": kinds.Image(shape=(None, 6, 3), encoding_format="png"),
+                "even": kinds.Image(shape=(4, 6, 3), encoding_format="png"),
+                "kind": kinds.ClassLabel(names=["odd", "even"]),
+                "size": {"of": kinds.Tensor(shape=(2,), dtype=np.float32)},
+                "many": kinds.Sequence(np.int64),
+            }
+        ),
+        split_datasets={"train": tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=signature)},
+        data_dir=tmp_path,
+    )
+    wanted = list(tfds.as_numpy(builder.as_dataset(split="train")))
+    said = {"tfds": "small/1.0.0", "y": "kind"}
+
+    for column, taken in (("even", lambda row: row["even"]), ("size.of", lambda row: row["size"]["of"])):
+        part = open_data({**said, "x": column}, root=tmp_path).take(np.arange(7))
+        np.testing.assert_array_equal(part.inputs[""], np.stack([taken(row) for row in wanted]))
+        assert part.labels.tolist() == [row["kind"] for row in wanted]
+    resized = open_data({**said, "x": "picture", "size": [3, 3]}, root=tmp_path)
+    assert resized.take(np.arange(7)).inputs[""].shape == (7, 3, 3, 3)
+    assert resized.fingerprint() != open_data({**said, "x": "picture", "size": [4, 3]}, root=tmp_path).fingerprint()
+    with pytest.raises(DataError, match=r"say the size that all are resized to"):
+        open_data({**said, "x": "picture"}, root=tmp_path).take(np.arange(7))
+    with pytest.raises(DataError, match=r"'many' of small/1.0.0 .* different shapes"):
+        open_data({**said, "x": "many"}, root=tmp_path)
+    with pytest.raises(DataError, match="Unknown split 'valid'"):
+        open_data({**said, "x": "even", "split": "valid"}, root=tmp_path)
 
 
 # Descriptions ----------------------------------------------------------------------------------------------------------
@@ -607,7 +672,7 @@ def test_descriptions(tmp_path):
         ({"npz": "d.npz", "x": "a", "y": "z"}, UnknownNameError, "no array in d.npz is called 'z'"),
         ({"npz": "d.npz", "x": {"": ["a", "bb"]}}, UnknownNameError, "'bb'"),
         ({"npz": "d.npz"}, DataError, r"which of its columns are inputs; say it \(x\): a, b"),
-        ({"npz": "d.npz", "size": [3, 3]}, DataError, "'size' is for images and tfrecord, not for npz"),
+        ({"npz": "d.npz", "size": [3, 3]}, DataError, "'size' is for images, tfrecord, tfds, not for npz"),
         ({"npz": "d.npz", "arguments": {}}, DataError, "'arguments' is for python"),
         ({"npz": "d.npz", "stratify": True}, DataError, "'stratify' is for parts"),
         ({"npz": "d.npz", "x": "a", "part": "0.8"}, DataError, "'0.8' is no part of the samples; write fractions"),

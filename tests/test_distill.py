@@ -252,6 +252,33 @@ def test_training_takes_the_loss_that_the_formula_gives(teacher):
     assert found["agreement"] == pytest.approx((q.argmax(1) == p.argmax(1)).mean(), abs=1e-6)
 
 
+def test_weights_count_without_labels(teacher):
+    """Of samples without labels too, from arrays and from streams: one that counts nothing is not learned from."""
+    student, weights = net("student", seed=7, drop=0), RNG.integers(0, 3, 96).astype("float32")
+    options = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30, "temperature": 2, "batch": 32}
+    p, q = (softmax(np.log(np.asarray(each(X), np.float64)) / 2) for each in (teacher, student))
+    expected = (4 * kl(p, q) * weights).mean()
+
+    def batches():
+        for first in range(0, 96, 32):
+            yield X[first : first + 32], None, weights[first : first + 32]
+
+    for data in ((X, None, weights), batches):
+        assert row(distilled([teacher], student, data, **options))["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_batch_of_a_stream_is_looked_at(teacher):
+    """A later batch of another width, or with labels of another shape, is refused by its number before Keras sees it."""
+    good, student = (X[:32], Y[:32]), net("student", seed=7)
+    for bad, message in (
+        ((X[:32, :5], Y[:32]), r"batch 1 of .* is float32 \(5,\)"),
+        ((X[:32], X[:32]), r"labels of batch 1 of .* have the shape \(6,\)"),
+        ((X[:32], np.full(32, 4)), "label of sample 32 of"),
+    ):
+        with pytest.raises((DataError, MismatchError), match=message):
+            distilled([teacher], student, lambda bad=bad: iter([good, bad]))
+
+
 def test_the_result_is_the_plain_student_and_teachers_stay(teacher, tmp_path):
     """Not compiled, no layer more, the same flags; neither teachers nor the student that was given change in a bit."""
     student = net("student", seed=7)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import graftwork as gw
-from graftwork.errors import MismatchError, NonFiniteError, OptionError, OutputError, RecipeError, StoreError
-from graftwork.models.gram import patches
+from graftwork.data.arrays import Arrays
+from graftwork.errors import DataError, MismatchError, NonFiniteError, OptionError, OutputError, RecipeError, StoreError
 from graftwork.stores import open_store
+from graftwork.training.gram import patches
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
@@ -104,22 +105,165 @@ def test_last_activations_that_may_mean_two_things_are_asked_for(images):
 
 def test_labels_that_do_not_fit_are_refused(images):
     """Classes that the model does not have, and labels that are not there."""
-    x, _ = images
-    with pytest.raises(OptionError, match="from 0 to 3"):
-        gw.fisher(cnn(), (x, np.full(7, 4)), labels="data")
-    with pytest.raises(OptionError, match="no labels"):
-        gw.fisher(cnn(), x, labels="data")
-    with pytest.raises(OptionError, match="rows"):
-        gw.fisher(cnn(), (x, np.zeros(6)))
+    x, y = images
+    for data, error, message in (
+        ((x, np.full(7, 4)), DataError, "sample 0 of the data is 4, and output 'head' has 4 classes.* from 0 to 3"),
+        (x, MismatchError, "no labels"),
+        ((x, x), MismatchError, "labels of the data .* have the shape"),
+        ((x, np.array(list("abcdabc"))), DataError, "are texts"),
+        ((x, np.zeros(6)), DataError, "rows"),
+        (lambda: iter([(x, y), (x, y + 4)]), DataError, "label of sample 7 of"),
+        (lambda: iter([(x, y), (x,)]), MismatchError, "batch 1 of .* has no labels"),
+    ):
+        with pytest.raises(error, match=message):
+            gw.fisher(cnn(), data, labels="data")
 
 
-def test_nan_in_data_is_refused(images):
+def test_data_that_does_not_go_into_the_model_is_refused(images):
+    """Ports, shapes and kinds of numbers, of columns and of every batch."""
+    x, y = images
+    for data, error, message in (
+        (x[:, 1:], MismatchError, r"input 'image' takes float32 \(8, 8, 3\) and x of the data is float32 \(7, 8, 3\)"),
+        ({"x.image": x, "x.more": x}, MismatchError, "the model has no input 'more'"),
+        (lambda: iter([(x, y), (x[:, 1:], y)]), DataError, "batch 1 of .* is float32"),
+        (lambda: iter([]), DataError, "yields no batches"),
+        ((x, y, np.zeros(7)), DataError, "weights of all samples"),
+        ((x, y, -np.ones(7)), DataError, "below 0"),
+        ((x, y, np.ones((7, 2))), DataError, "expected one number"),
+        (np.full_like(x, "nan"), DataError, "input 'image' of sample 0 of the data is nan"),
+    ):
+        for verb in (gw.fisher, gw.gram):
+            with pytest.raises(error, match=message):
+                verb(cnn(), data)
+
+
+def test_infinity_from_the_model_is_refused(images):
     """Rather than written."""
-    x = images[0].copy()
-    x[0] = np.nan
-    for verb in (gw.fisher, gw.gram):
+    model = cnn(None)
+    model.get_layer("stem").kernel.assign(model.get_layer("stem").kernel.value * 1e30)
+    for verb, options in ((gw.fisher, {"outputs": "regression"}), (gw.gram, {})):
         with pytest.raises(NonFiniteError, match="not finite"):
-            verb(cnn(), x)
+            verb(model, images[0] * 1e30, **options)
+
+
+def same(found, expected):
+    """The numbers of two estimates agree to the last bits of float32; sums run over other pieces."""
+    assert set(found) == set(expected)
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=2e-5, atol=1e-6 * np.abs(expected[name]).max())
+
+
+@pytest.mark.parametrize("verb", [gw.fisher, gw.gram])
+def test_streams_are_shown_as_arrays_are(images, verb):
+    """In one pass, cut where a batch has more samples than are dealt with at a time; `samples` are the first."""
+    x, y = images
+    passes = []
+
+    def batches():
+        passes.append(1)
+        yield x[:5], y[:5]
+        yield x[5:], y[5:]
+
+    same(verb(cnn(), batches, batch=2), verb(cnn(), x, batch=2))
+    assert len(passes) == 1
+    for data in (batches, (x, y), tf.data.Dataset.from_tensor_slices((x, y)).batch(4)):
+        same(verb(cnn(), data, samples=6), verb(cnn(), x[:6]))
+    if verb is gw.fisher:
+        same(verb(cnn(), batches, labels="data", batch=3), verb(cnn(), (x, y), labels="data"))
+
+
+@pytest.mark.parametrize("verb", [gw.fisher, gw.gram])
+def test_a_sample_of_weight_two_is_there_twice(images, verb):
+    """Weights count samples, from arrays and from streams; one of weight 0 is not there."""
+    x, y = images
+    weights = np.array([2, 0, 1, 1, 2, 0.0, 3])
+    times = np.repeat(np.arange(7), weights.astype(int))
+
+    expected = verb(cnn(), (x[times], y[times]))
+
+    same(verb(cnn(), (x, y, weights), batch=3), expected)
+    same(verb(cnn(), lambda: iter([(x[:4], y[:4], weights[:4]), (x[4:], y[4:], weights[4:])])), expected)
+
+
+@pytest.mark.parametrize("verb", ["fisher", "gram"])
+def test_any_data_is_shown(tmp_path, verb):
+    """Tables, directories of images, examples: what the same arrays give. Command, step and function make the same file of a part."""
+    from PIL import Image
+
+    rng = np.random.default_rng(4)
+    keras.utils.set_random_seed(5)
+    given = [keras.Input((2,), name="body"), keras.Input((1,), name="age")]
+    joined = layers.Dense(3, activation="tanh", name="first")(layers.Concatenate()(given))
+    table = keras.Model(given, layers.Dense(2, activation="softmax", name="last")(joined), name="table")
+    numbers, labels = rng.integers(0, 100, (9, 3)), rng.integers(0, 2, 9)
+    rows = [",".join(map(str, [*row, label])) for row, label in zip(numbers, labels, strict=True)]
+    (tmp_path / "people.csv").write_text("\n".join(["age,height,weight,smokes", *rows]), "utf-8")
+    pixels = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "pictures" / "cd"[number // 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    with tf.io.TFRecordWriter(str(tmp_path / "p.tfrecord")) as writer:
+        for image in pixels:
+            raw = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image.tobytes()]))
+            writer.write(tf.train.Example(features=tf.train.Features(feature={"raw": raw})).SerializeToString())
+    examples = {
+        "tfrecord": str(tmp_path / "p.tfrecord"),
+        "features": {"raw": {"shape": [8, 8, 3], "decode": "raw:uint8"}},
+        "scale": 1 / 255,
+        "x": "raw",
+    }
+    estimate = getattr(gw, verb)
+    body, age = numbers[:, 1:].astype("float32"), numbers[:, :1].astype("float32")
+    columns = {"x": {"body": ["height", "weight"], "age": "age"}, "y": "smokes"}
+
+    same(estimate(table, tmp_path / "people.csv", **columns), estimate(table, [body, age]))
+    same(
+        estimate(cnn(), {"images": str(tmp_path / "pictures"), "scale": 1 / 255}),
+        estimate(cnn(), pixels / np.float32(255)),
+    )
+    same(estimate(cnn(), examples), estimate(cnn(), pixels / np.float32(255)))
+
+    table.save(tmp_path / "table.keras")
+    half = {"csv": "people.csv", "part": [0.5, 1.0], **columns}
+    (tmp_path / "half.yaml").write_text(json.dumps(half), "utf-8")
+    told = command(tmp_path, verb, "table.keras", "--data", "half.yaml", "-o", "told.safetensors", "--samples", "3")
+    assert told.returncode == 0, told.stderr
+    recipe = {
+        "models": {"table": str(tmp_path / "table.keras")},
+        "data": {"half": {**half, "csv": str(tmp_path / "people.csv")}},
+        "steps": {"told": {verb: {"model": "table", "data": "half", "samples": 3}}},
+        "outputs": {"told": str(tmp_path / "step.safetensors")},
+    }
+    gw.run(recipe)
+    made = estimate(tmp_path / "table.keras", tmp_path / "half.yaml", samples=3, output=tmp_path / "made.safetensors")
+    files = {}
+    for path in (tmp_path / "told.safetensors", tmp_path / "step.safetensors", made):
+        with open_store(path) as reader:
+            files[path.name] = {}
+            for name, spec in reader.specs().items():
+                files[path.name][name] = np.empty(spec.shape, np.float32)
+                reader.read_into(name, 0, files[path.name][name].reshape(-1))
+            record = reader.header.provenance[verb]
+            assert record["samples"] == 3
+            assert record["data"] == (recipe["data"]["half"] if path.name == "step.safetensors" else "half.yaml")
+    first, *others = files.values()
+    for other in others:
+        assert set(other) == set(first)
+        for name, array in other.items():
+            np.testing.assert_array_equal(array, first[name])
+
+
+def test_data_is_not_held_in_memory(tmp_path, monkeypatch):
+    """An archive is mapped, and read a batch at a time."""
+    np.savez(tmp_path / "many.npz", x=np.zeros((100, 8, 8, 3), np.float32))
+    asked = []
+    take = Arrays.take
+    monkeypatch.setattr(Arrays, "take", lambda self, name, rows: asked.append(len(rows)) or take(self, name, rows))
+
+    gw.gram(cnn(), tmp_path / "many.npz", batch=7)
+
+    assert max(asked) == 7 and sum(asked) >= 100
 
 
 CONVOLUTIONS = [
@@ -136,7 +280,7 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize("elements", [1, 1 << 23])
 def test_a_convolution_is_its_kernel_times_its_patches(monkeypatch, elements, cls, shape, size, options):
     """In the order of the kernel's units, so that a Gram matrix of patches is one of the layer."""
-    monkeypatch.setattr("graftwork.models.gram.PATCH_ELEMENTS", elements)
+    monkeypatch.setattr("graftwork.training.gram.PATCH_ELEMENTS", elements)
     layer = cls(5, size, **options)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     expected = np.asarray(layer(x))

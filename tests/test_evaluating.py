@@ -412,6 +412,14 @@ def test_streams_are_judged_as_arrays_are(classifier, forked):
         judged([classifier], open_data(lambda: iter([(X[:5], np.array(["cat"] * 5))])))
     with pytest.raises(DataError, match="label of sample 9 of"):
         judged([classifier], open_data(lambda: iter([(X[:5], Y[:5]), (X[:5], [0, 1, 2, 0, 3])])))
+    for bad, message in (
+        ((X[:5, :4], Y[:5]), r"batch 1 of .* is float32 \(4,\)"),
+        ((X[:5], X[:5]), r"labels 'y' of batch 1 of .* have the shape \(5,\)"),
+        ((X[:5], Y[:4]), "batch 1 of .* different lengths"),
+        ((X[:5],), "batch 1 of .* has no labels 'y'"),
+    ):
+        with pytest.raises((DataError, MismatchError), match=message):
+            judged([classifier], open_data(lambda bad=bad: iter([(X[:5], Y[:5]), bad])))
 
 
 @TENSORFLOW

@@ -148,6 +148,14 @@ def test_streams_are_trained_on_in_every_epoch():
     assert losses[-1] < losses[0] and model.output_shape == (None, 3)
     with pytest.raises(OptionError, match="head=10"):
         tuned(trunk, data=lambda: iter(batches))
+    for bad, message in (
+        ((X[:8, 1:], Y[:8]), r"batch 4 of .* is float32 \(5, 6, 2\)"),
+        ((X[:8], np.eye(4)[Y[:8]]), r"labels of batch 4 of .* have the shape \(4,\)"),
+        ((X[:8], Y[:8] + 3), "label of sample 32 of"),
+        ((X[:8],), "batch 4 of .* has no labels"),
+    ):
+        with pytest.raises((DataError, MismatchError), match=message):
+            tuned(trunk, data=lambda bad=bad: iter([*batches, bad]), head=3)
 
 
 def test_features_go_on_where_they_were_interrupted(tmp_path, monkeypatch):

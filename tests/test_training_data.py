@@ -14,15 +14,8 @@ from graftwork.compose.ports import inputs
 from graftwork.data import open_data
 from graftwork.errors import DataError, MismatchError
 from graftwork.training.feeding import dataset, in_order, predictions
-from graftwork.training.matching import (
-    Target,
-    check_labels,
-    check_stream,
-    check_values,
-    matched,
-    part_of,
-    target_of,
-)
+from graftwork.training.matching import Target, check_labels, check_values, matched, target_of
+from graftwork.training.streams import part_of, parts_of
 
 pytestmark = pytest.mark.keras
 
@@ -320,49 +313,62 @@ def test_streams(source):
         np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), X)
         np.testing.assert_array_equal(np.concatenate([y for _, y in found]), Y)
     model = plain()
-    part = check_stream(stream, model, target_of(model, "logits"))
-    np.testing.assert_array_equal(part.inputs["x"], X[:10])
-    np.testing.assert_array_equal(part.labels, Y[:10])
+    parts = list(parts_of(stream, inputs(model), target_of(model, "logits")))
+    for name, whole in (("inputs", X), ("labels", Y), ("rows", np.arange(23))):
+        found = [part.inputs["x"] if name == "inputs" else getattr(part, name) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
 def test_streams_of_dictionaries(several):
     """Inputs by name, in any order."""
     taken = {name: COLUMNS[name] for name in ("token", "word", "numbers")}
-    part = check_stream(open_data(tf.data.Dataset.from_tensor_slices((taken, COLUMNS["y"])).batch(7)), several)
-    assert list(part.inputs) == list(inputs(several))
+    stream = open_data(tf.data.Dataset.from_tensor_slices((taken, COLUMNS["y"])).batch(7))
+    part = next(parts_of(stream, inputs(several), labelled=False))
+    assert list(part.inputs) == list(inputs(several)) and part.labels is None
     np.testing.assert_array_equal(part.inputs["token"], Y[:7])
 
 
+@pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ((X[0],), r"input 'x' takes batches of float32 \(4,\) and the data is float32 \(\) in each sample"),
-        ((X[:5, :3],), r"the data is float32 \(3,\) in each sample"),
-        ((3.0,), "the data yields one number"),
-        ((np.array([["a"] * 4]),), "holds texts"),
-        (({"z": X},), "the data yields 'z', and the model takes 'x'"),
-        (([X, X],), "the data yields 2 inputs, and the model takes x"),
-        ((X, Y[:5]), r"are of different lengths: \[5, 23\]"),
-        ((X, Y, np.ones(4)), "are of different lengths"),
-        ((X, {"a": Y, "b": Y}), "yields several labels"),
-        ((X, Y + 1), "the label of sample 2 of the data is 3"),
-        ((X,), "the data yields no labels; yield"),
-        ((X, X), r"labels of the data have the shape \(4,\)"),
-        ((np.full((2, 4), np.nan), Y[:2]), "input 'x' of sample 0 of the data is nan"),
+        ((X[0],), r"input 'x' takes float32 \(4,\), and batch {n} of the data is float32 \(\) in each sample"),
+        ((X[:5, :3],), r"batch {n} of the data is float32 \(3,\) in each sample"),
+        ((3.0,), "batch {n} of the data is one number"),
+        ((np.array([["a"] * 4]),), "batch {n} of the data holds texts"),
+        (([[1.0], [1.0, 2.0]],), "batch {n} of the data holds 3 inputs"),
+        (({"z": X},), "batch {n} of the data holds 'z', and the model takes 'x'"),
+        (([X, X],), "batch {n} of the data holds 2 inputs, and the model takes x"),
+        ((X, Y[:5]), r"in batch {n} of the data are of different lengths: \[5, 23\]"),
+        ((X, Y, np.ones(4)), "in batch {n} of the data are of different lengths"),
+        ((X, {"a": Y, "b": Y}), "batch {n} of the data holds several labels"),
+        ((X[:2], np.array(["a", "b"])), "the labels in batch {n} of the data are texts"),
+        ((X[:2], [[0], [0, 1]]), "the labels in batch {n} of the data are no array"),
+        ((X[:2], Y[:2], ["1", "2"]), "the weights in batch {n} of the data are texts"),
+        ((X, Y + 1), "the label of sample {m} of the data is 3"),
+        ((X,), "batch {n} of the data has no labels; yield"),
+        ((X, X), r"labels of batch {n} of the data have the shape \(4,\)"),
+        ((X[:2], Y[:2], np.array([1, -1])), "the weight of sample {w} of the data is below 0"),
+        ((np.full((2, 4), np.nan), Y[:2]), "input 'x' of sample {s} of the data is nan"),
     ],
     ids=str,
 )
-def test_streams_that_do_not_fit(batch, message):
-    """The first batch tells."""
+def test_streams_that_do_not_fit(batch, message, before):
+    """Any batch tells, not only the first; samples are numbered through."""
     model = plain()
+    stream = open_data(lambda: iter([(X[:3], Y[:3])] * before + [batch]))
+    found = parts_of(stream, inputs(model), target_of(model, "logits"))
+    for _ in range(before):
+        next(found)
+    message = message.format(n=before, s=3 * before, w=3 * before + 1, m=3 * before + 2)
     with pytest.raises((DataError, MismatchError), match=message):
-        check_stream(open_data(lambda: iter([batch])), model, target_of(model, "logits"))
+        next(found)
 
 
 def test_streams_without_beginning_or_end():
     """Nothing at all, and what says of itself that it never ends."""
     with pytest.raises(DataError, match="yields no batches"):
-        check_stream(open_data(lambda: iter([])), plain())
+        list(parts_of(open_data(lambda: iter([])), inputs(plain())))
     with pytest.raises(
         DataError, match=r"never ends; leave repeat\(\) out, or say how many batches are meant \(take\)"
     ):
@@ -373,6 +379,14 @@ def test_streams_without_beginning_or_end():
 def test_later_batches_count_on():
     """Samples of a stream are numbered through."""
     assert part_of((X[:3],), inputs(plain()), "s", first=20).rows.tolist() == [20, 21, 22]
+
+
+def test_weights_go_along_without_labels():
+    """What samples count is not lost where there are no labels."""
+    weights = np.linspace(0, 2, 23)
+    _, labels, found = dataset(plain(), matched(open_data((X, None, weights)), plain()), 10)[1]
+    assert labels is None
+    np.testing.assert_array_equal(found, weights[10:20])
 
 
 # TFRecord --------------------------------------------------------------------------------------------------------------
@@ -470,7 +484,7 @@ def test_broken_tfrecord(tmp_path):
     for content in (
         path.read_bytes(),
         good[:-7],
-        good[:40] + b"\0\0\0" + good[43:],
+        good[:40] + bytes(255 - each for each in good[40:43]) + good[43:],  # features stand in any order
         struct.pack("<Q", 1 << 60) + good[8:],
     ):
         path.write_bytes(content)

@@ -5,6 +5,7 @@ Merge methods with companions read such files (see `graftwork.methods.base`). Fi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from graftwork import provenance
 from graftwork.architecture.depth import depths_and_classes
+from graftwork.data import Samples, Stream, open_data
+from graftwork.data.opening import told
 from graftwork.errors import NonFiniteError, OutputError, StoreError
 from graftwork.methods.base import unit_length
 from graftwork.models import live
-from graftwork.models.data import Samples
 from graftwork.stores import FORMATS
 from graftwork.stores.base import RAW_DTYPES, Reader
 from graftwork.stores.safetensors import SafetensorsReader, SafetensorsWriter
@@ -39,19 +41,19 @@ class Wishes:
 
     Attributes:
         kind: Fisher information (``fisher``) or Gram matrices (``gram``).
-        x: Names of the inputs in the data.
-        y: Name of the labels in the data.
+        x: Columns of the inputs, where the data does not tell.
+        y: The column of labels, where the data does not tell.
         samples: Use the first so many samples; all, if None.
         batch: Samples dealt with at a time.
-        labels: See `graftwork.models.fisher`.
-        outputs: See `graftwork.models.likelihood`.
+        labels: See `graftwork.training.fisher`.
+        outputs: See `graftwork.training.likelihood`.
         seed: Fixes labels that are drawn.
         max_inputs: Layers of more inputs get no Gram matrix.
     """
 
     kind: str
-    x: tuple[str, ...] = ("x",)
-    y: str = "y"
+    x: Any = None
+    y: str | None = None
     samples: int | None = None
     batch: int = 32
     labels: str = "model"
@@ -72,21 +74,23 @@ class EstimatePlan:
     Attributes:
         model: The open model.
         label: What to call it.
-        data: The file with the data; None for arrays.
+        data: The data.
+        said: What the record says of it: how it is described, or what it is called.
         wishes: What is asked for.
         specs: What the file will hold; for Gram matrices at most, since layers are only looked at when they are called.
     """
 
     model: Reader
     label: str
-    data: Path | None
+    data: Samples | Stream
+    said: Any
     wishes: Wishes
     specs: tuple[TensorSpec, ...]
 
     @property
     def sources(self) -> list[Path]:
-        """Every file that is read."""
-        return [self.model.path, *self.model.header.files, *([self.data] if self.data is not None else [])]
+        """Every file of the model."""
+        return [self.model.path, *self.model.header.files]
 
     @property
     def working_bytes(self) -> int:
@@ -94,10 +98,34 @@ class EstimatePlan:
         return sum(2 * spec.size_bytes for spec in self.specs)
 
 
-def plan_estimate(model: Reader, label: str, data: Path | None, wishes: Wishes) -> EstimatePlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What data told of a model.
+
+    Attributes:
+        arrays: What was asked for.
+        samples: How many samples that is of.
+        notes: What the user should know.
+    """
+
+    arrays: Arrays
+    samples: int
+    notes: tuple[str, ...]
+
+
+def plan_estimate(model: Reader, label: str, data: Any, wishes: Wishes, root: Path = Path()) -> EstimatePlan:
     """Return the plan of an estimate.
 
+    Args:
+        model: The open model.
+        label: What to call it.
+        data: Whatever `graftwork.data.open_data` opens.
+        wishes: What is asked for.
+        root: What paths of data are relative to.
+
     Raises:
+        DataError: If the data cannot be opened.
+        UnknownNameError: If it has no such column.
         StoreError: If the model's file holds no architecture.
     """
     if model.header.config is None or model.header.config_kind == "huggingface":
@@ -109,7 +137,14 @@ def plan_estimate(model: Reader, label: str, data: Path | None, wishes: Wishes) 
         specs = [TensorSpec(name=s.name, shape=s.shape, dtype="float32", role=Role.WEIGHT) for s in weights]
     else:
         specs = _matrices(model, weights, wishes.max_inputs)
-    return EstimatePlan(model=model, label=label, data=data, wishes=wishes, specs=tuple(specs))
+    return EstimatePlan(
+        model=model,
+        label=label,
+        data=open_data(data, root=root, x=wishes.x, y=wishes.y),
+        said=Path(data).name if isinstance(data, str | PathLike) else told(data),
+        wishes=wishes,
+        specs=tuple(specs),
+    )
 
 
 def check_estimate(plan: EstimatePlan, target: Path, *, overwrite: bool) -> None:
@@ -123,19 +158,18 @@ def check_estimate(plan: EstimatePlan, target: Path, *, overwrite: bool) -> None
     check_target(target, FORMATS["safetensors"], plan.sources, overwrite=overwrite)
 
 
-def estimate(
-    plan: EstimatePlan, loadable: Path, samples: Samples, progress: Callable[[int], None], like: Any = None
-) -> tuple[Arrays, tuple[str, ...]]:
-    """Return what was asked for, and what the user should know.
+def estimate(plan: EstimatePlan, loadable: Path, progress: Callable[[int], None], like: Any = None) -> Estimate:
+    """Return what was asked for.
 
     Args:
         plan: The plan.
         loadable: The model as a file that Keras loads.
-        samples: The data.
-        progress: Told the bytes of inputs dealt with.
+        progress: Told how many samples are dealt with.
         like: A live model whose own classes are used.
 
     Raises:
+        DataError: If the data holds NaN, or labels that are none.
+        MismatchError: If the data does not go into the model.
         NonFiniteError: If the model makes NaN or infinity of the data.
         OptionError: If an option makes no sense.
         StoreError: If Keras cannot load the model.
@@ -143,30 +177,27 @@ def estimate(
     from graftwork.models.names import names_of
 
     model = live.load(loadable, like, compiled=False)
-    names = names_of(model)
-    if plan.wishes.kind == "fisher":
-        arrays, notes = _fisher(plan, model, names, samples, progress)
-    else:
-        arrays, notes = _grams(plan, model, names, samples, progress)
-    for name, array in arrays.items():
+    work = _fisher if plan.wishes.kind == "fisher" else _grams
+    with np.errstate(over="ignore", invalid="ignore"):  # said below, with the name
+        found = work(plan, model, names_of(model), progress)
+    for name, array in found.arrays.items():
         if not np.isfinite(array).all():
             raise NonFiniteError(
-                f"the {plan.wishes.kind} of {name!r} is not finite: {plan.label} makes NaN or infinity of {samples.name}"
+                f"the {plan.wishes.kind} of {name!r} is not finite: {plan.label} makes NaN or infinity of {plan.data.name}"
             )
-    return arrays, notes
+    return found
 
 
-def save_estimate(
-    plan: EstimatePlan, arrays: Mapping[str, NDArray[np.float32]], samples: Samples, target: Path, *, overwrite: bool
-) -> int:
+def save_estimate(plan: EstimatePlan, found: Estimate, target: Path, *, overwrite: bool) -> int:
     """Write an estimate, which appears complete or not at all; return the size of the file.
 
     Raises:
         OutputError: If it cannot be written, or does not come back as it was written.
     """
     check_estimate(plan, target, overwrite=overwrite)
+    arrays = found.arrays
     specs = [TensorSpec(name=k, shape=a.shape, dtype="float32", role=Role.WEIGHT) for k, a in arrays.items()]
-    settings = {**plan.wishes.settings(), "model": plan.label, "data": samples.name, "samples": len(samples)}
+    settings = {**plan.wishes.settings(), "model": plan.label, "data": plan.said, "samples": found.samples}
     record = provenance.record(plan.wishes.kind, settings, [(plan.label, plan.model)])
     with Staged(target, FORMATS["safetensors"], overwrite=overwrite) as staged:
         writer = SafetensorsWriter(staged.path, specs, like=plan.model, provenance=record, metadata={})
@@ -186,13 +217,9 @@ def save_estimate(
 
 
 def _fisher(
-    plan: EstimatePlan,
-    model: Any,
-    names: Mapping[int, tuple[str, ...]],
-    samples: Samples,
-    progress: Callable[[int], None],
-) -> tuple[Arrays, tuple[str, ...]]:
-    from graftwork.models.fisher import information
+    plan: EstimatePlan, model: Any, names: Mapping[int, tuple[str, ...]], progress: Callable[[int], None]
+) -> Estimate:
+    from graftwork.training.fisher import information
 
     wanted = {spec.name for spec in plan.specs}
     variables = [v for v in model.weights if wanted.intersection(names.get(id(v), ()))]
@@ -200,12 +227,13 @@ def _fisher(
     if missing:
         raise StoreError(f"Keras loads {plan.label} without its tensor {min(missing)!r}; save the model again")
     wishes = plan.wishes
-    found = information(
+    found, samples = information(
         model,
         variables,
-        samples,
+        plan.data,
         labels=wishes.labels,
         outputs=wishes.outputs,
+        samples=wishes.samples,
         batch=wishes.batch,
         seed=wishes.seed,
         progress=progress,
@@ -215,21 +243,26 @@ def _fisher(
     silent = sum(1 for spec in plan.specs if not values[spec.name].any())
     if silent:
         notes.append(
-            f"{silent} tensors have no Fisher information at all on {samples.name}: the outputs do not depend on them"
+            f"{silent} tensors have no Fisher information at all on {plan.data.name}: the outputs do not depend on them"
         )
-    return {spec.name: values[spec.name].astype(np.float32) for spec in plan.specs}, tuple(notes)
+    arrays = {spec.name: values[spec.name].astype(np.float32) for spec in plan.specs}
+    return Estimate(arrays=arrays, samples=samples, notes=tuple(notes))
 
 
 def _grams(
-    plan: EstimatePlan,
-    model: Any,
-    names: Mapping[int, tuple[str, ...]],
-    samples: Samples,
-    progress: Callable[[int], None],
-) -> tuple[Arrays, tuple[str, ...]]:
-    from graftwork.models.gram import grams_of
+    plan: EstimatePlan, model: Any, names: Mapping[int, tuple[str, ...]], progress: Callable[[int], None]
+) -> Estimate:
+    from graftwork.training.gram import grams_of
 
-    found = grams_of(model, samples, batch=plan.wishes.batch, most_inputs=plan.wishes.max_inputs, progress=progress)
+    wishes = plan.wishes
+    found = grams_of(
+        model,
+        plan.data,
+        samples=wishes.samples,
+        batch=wishes.batch,
+        most_inputs=wishes.max_inputs,
+        progress=progress,
+    )
     arrays = {
         name: gram.mean.astype(np.float32) for gram in found.grams.values() for name in names.get(id(gram.variable), ())
     }
@@ -248,7 +281,7 @@ def _grams(
     if without:
         shown = ", ".join(map(repr, without[:3])) + f" and {len(without) - 3} more" * (len(without) > 3)
         notes.append(f"{len(without)} matrices have none, and regmean averages them: {shown}")
-    return {name: arrays[name] for name in known}, tuple(notes)
+    return Estimate(arrays={name: arrays[name] for name in known}, samples=found.samples, notes=tuple(notes))
 
 
 def _matrices(model: Reader, weights: Sequence[TensorSpec], most: int) -> list[TensorSpec]:

@@ -11,7 +11,6 @@ from graftwork.errors import OptionError
 from graftwork.extraction import Extraction
 from graftwork.jobs import estimated, write_estimate
 from graftwork.models import live
-from graftwork.models.data import Data, samples_of
 from graftwork.stores import open_store
 from graftwork.writing import Result, Target, opened
 
@@ -62,7 +61,7 @@ def extract_lora(
 
 def fisher(
     model: Model,
-    data: Data,
+    data: Any,
     *,
     output: str | PathLike[str] | None = None,
     labels: str = "model",
@@ -70,8 +69,8 @@ def fisher(
     samples: int | None = None,
     batch: int = 32,
     seed: int = 0,
-    x: str | Sequence[str] = "x",
-    y: str = "y",
+    x: Any = None,
+    y: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     on_result: Callable[[Result], None] | None = None,
@@ -80,7 +79,8 @@ def fisher(
 
     Args:
         model: A path to a Keras model, or a live one.
-        data: An ``.npz`` file, inputs, a tuple of inputs and labels, or arrays by name; several inputs as a list.
+        data: Samples: arrays (inputs alone, ``(x, y)`` or ``(x, y, weights)``), a file, a directory of images, a description, or something
+            that yields batches.
         output: Where to write, a ``.safetensors`` file. Without it, arrays by the names of the model's tensors are returned.
         labels: Whose labels: all that the ``"model"`` can say, each as likely as it says; one ``"sampled"`` from what it says; or
             those of the ``"data"``.
@@ -89,36 +89,40 @@ def fisher(
         samples: Use the first so many samples.
         batch: Samples dealt with at a time; fewer where their gradients would take much memory.
         seed: Fixes labels that are sampled.
-        x: Name of the input in the data, or names.
-        y: Name of the labels in the data.
+        x: The columns of the inputs, where the data does not tell.
+        y: The column of the labels, where the data does not tell.
         overwrite: Whether an existing output may be replaced.
-        progress: Told how far the work is, in bytes of inputs.
+        progress: Told how far the work is, in samples.
         on_result: Told what was written.
 
     Returns:
         The path of the output, or the arrays.
 
     Raises:
+        DataError: If the data cannot be read, holds NaN, or labels that are none.
+        MismatchError: If the data does not go into the model.
         NonFiniteError: If the model makes NaN or infinity of the data.
-        OptionError: If an option makes no sense, or the data do not fit.
+        OptionError: If an option makes no sense.
         OutputError: If the output exists, is a source or cannot be written.
-        StoreError: If the model or the data cannot be read.
+        StoreError: If the model cannot be read.
+        UnknownNameError: If the data has no such column.
     """
     wishes = estimates.Wishes(
-        kind="fisher", x=words(x), y=y, samples=samples, batch=batch, labels=labels, outputs=outputs, seed=seed
+        kind="fisher", x=x, y=y, samples=samples, batch=batch, labels=labels, outputs=outputs, seed=seed
     )
     return _estimate(model, data, wishes, output, overwrite=overwrite, progress=progress, on_result=on_result)
 
 
 def gram(
     model: Model,
-    data: Data,
+    data: Any,
     *,
     output: str | PathLike[str] | None = None,
     samples: int | None = None,
     batch: int = 32,
     max_inputs: int = 8192,
-    x: str | Sequence[str] = "x",
+    x: Any = None,
+    y: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     on_result: Callable[[Result], None] | None = None,
@@ -127,32 +131,36 @@ def gram(
 
     Args:
         model: A path to a Keras model, or a live one.
-        data: An ``.npz`` file, inputs, or arrays by name; several inputs as a list.
+        data: Samples, as `fisher` takes them; labels are not looked at.
         output: Where to write, a ``.safetensors`` file. Without it, arrays by the names of the model's tensors are returned.
         samples: Use the first so many samples.
         batch: Samples shown at a time.
         max_inputs: Layers of more inputs, whose matrix has that many rows and columns, get none.
-        x: Name of the input in the data, or names.
+        x: The columns of the inputs, where the data does not tell.
+        y: The column of labels, which are no input, where the data does not tell.
         overwrite: Whether an existing output may be replaced.
-        progress: Told how far the work is, in bytes of inputs.
+        progress: Told how far the work is, in samples.
         on_result: Told what was written.
 
     Returns:
         The path of the output, or the arrays.
 
     Raises:
+        DataError: If the data cannot be read, holds NaN, or labels that are none.
+        MismatchError: If the data does not go into the model.
         NonFiniteError: If the model makes NaN or infinity of the data.
-        OptionError: If an option makes no sense, or the data do not fit.
+        OptionError: If an option makes no sense.
         OutputError: If the output exists, is a source or cannot be written.
-        StoreError: If the model or the data cannot be read.
+        StoreError: If the model cannot be read.
+        UnknownNameError: If the data has no such column.
     """
-    wishes = estimates.Wishes(kind="gram", x=words(x), samples=samples, batch=batch, max_inputs=max_inputs)
+    wishes = estimates.Wishes(kind="gram", x=x, y=y, samples=samples, batch=batch, max_inputs=max_inputs)
     return _estimate(model, data, wishes, output, overwrite=overwrite, progress=progress, on_result=on_result)
 
 
 def _estimate(
     model: Model,
-    data: Data,
+    data: Any,
     wishes: estimates.Wishes,
     output: str | PathLike[str] | None,
     *,
@@ -165,16 +173,10 @@ def _estimate(
         raise OptionError(f"samples is {wishes.samples} and batch {wishes.batch}; expected at least 1")
     like = model if live.is_live(model) else None
     with on_disk([model]) as (paths, labels), open_store(paths[0]) as reader:
-        file = Path(data) if isinstance(data, str | PathLike) else None
-        plan_ = estimates.plan_estimate(reader, labels[0], file, wishes)
-        target = None if output is None else Target(path=Path(output), overwrite=overwrite)
-        if target is not None:
-            estimates.check_estimate(plan_, target.path, overwrite=overwrite)
-        samples = samples_of(data, x=wishes.x, y=wishes.y, most=wishes.samples)
-        if target is None:
-            with estimated(plan_, samples, progress, like) as (arrays, _):
-                return dict(arrays)
-        result = write_estimate(plan_, target, samples, progress, like)
+        plan_ = estimates.plan_estimate(reader, labels[0], data, wishes)
+        if output is None:
+            return dict(estimated(plan_, progress, like).arrays)
+        result = write_estimate(plan_, Target(path=Path(output), overwrite=overwrite), progress, like)
         if on_result is not None:
             on_result(result)
         return result.path

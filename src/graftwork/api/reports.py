@@ -233,5 +233,8 @@ def of_estimate(name: str, plan_: estimates.EstimatePlan, target: Target | None)
         peak_bytes=INTERPRETER_BYTES + estimates.KERAS_BYTES + 2 * weights + plan_.working_bytes,
         free_bytes=free_bytes(target.path) if target is not None else None,
         seconds=estimates.KERAS_SECONDS,
-        notes=("memory and time are those of Keras and the weights; data and what layers make of it come on top",),
+        notes=(
+            *((f"{len(plan_.data):,} samples of {plan_.data.name}",) if isinstance(plan_.data, Samples) else ()),
+            "memory and time are those of Keras and the weights; data and what layers make of it come on top",
+        ),
     )

@@ -127,7 +127,12 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; by default one per processor.", show_default=False)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
-DataFile = Annotated[Path, typer.Option("--data", help="An .npz file with the data.", show_default=False)]
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", help="Samples: a file, a directory of images, or a description in YAML.", show_default=False
+    ),
+]
 EstimateOutput = Annotated[
     Path, typer.Option("-o", "--output", help="Where to write: a .safetensors file.", show_default=False)
 ]
@@ -135,7 +140,8 @@ SampleCount = Annotated[
     int | None, typer.Option("--samples", min=1, help="Use the first so many samples.", show_default=False)
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples dealt with at a time.")]
-Inputs = Annotated[str, typer.Option("--x", help="Name of the input in the data; several as a,b.")]
+Inputs = Annotated[str | None, typer.Option("--x", help="Column of the input; several as a,b.", show_default=False)]
+Labels = Annotated[str | None, typer.Option("--y", help="Column of the labels.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
@@ -507,7 +513,7 @@ def extract_lora(
 @app.command()
 def fisher(
     model: Annotated[Path, typer.Argument(help="A Keras model.", show_default=False)],
-    data: DataFile,
+    data: Data,
     output: EstimateOutput,
     labels: Annotated[
         str,
@@ -522,8 +528,8 @@ def fisher(
     samples: SampleCount = None,
     batch: Batch = 32,
     seed: Seed = 0,
-    x: Inputs = "x",
-    y: Annotated[str, typer.Option("--y", help="Name of the labels in the data.")] = "y",
+    x: Inputs = None,
+    y: Labels = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -546,7 +552,7 @@ def fisher(
                 samples=samples,
                 batch=batch,
                 seed=seed,
-                x=tuple(x.split(",")),
+                x=tuple(x.split(",")) if x else None,
                 y=y,
                 overwrite=overwrite,
                 progress=told,
@@ -558,12 +564,13 @@ def fisher(
 @app.command()
 def gram(
     model: Annotated[Path, typer.Argument(help="A Keras model.", show_default=False)],
-    data: DataFile,
+    data: Data,
     output: EstimateOutput,
     samples: SampleCount = None,
     batch: Batch = 32,
     max_inputs: Annotated[int, typer.Option("--max-inputs", min=1, help="Layers of more inputs get none.")] = 8192,
-    x: Inputs = "x",
+    x: Inputs = None,
+    y: Labels = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -584,7 +591,8 @@ def gram(
                 samples=samples,
                 batch=batch,
                 max_inputs=max_inputs,
-                x=tuple(x.split(",")),
+                x=tuple(x.split(",")) if x else None,
+                y=y,
                 overwrite=overwrite,
                 progress=told,
                 on_result=results.append,

@@ -36,7 +36,7 @@ class Description(BaseModel):
     """TFRecord files of examples, compressed if they end in ``.gz``; patterns are allowed. `features` says what is in them."""
 
     tfds: str | None = None
-    """A data set of TensorFlow Datasets, where that is installed: ``mnist``."""
+    """A data set of TensorFlow Datasets, where that is installed: ``mnist``, or the directory of one that lies there already."""
 
     python: str | None = None
     """A function ``module:function`` that returns arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`, or yields batches. Its module
@@ -88,7 +88,7 @@ class Description(BaseModel):
         said = [name for name in SOURCES if getattr(self, name) is not None]
         for name, kinds in SPECIAL.items():
             if len(said) == 1 and name in self.model_fields_set and said[0] not in kinds:
-                raise ValueError(f"{name!r} is for {' and '.join(kinds)}, not for {said[0]}")
+                raise ValueError(f"{name!r} is for {', '.join(kinds)}, not for {said[0]}")
         if self.stratify and self.part is None:
             raise ValueError("'stratify' is for parts; say which one (part)")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
@@ -123,8 +123,8 @@ SOURCES = ("npz", "npy", "csv", "parquet", "images", "tfrecord", "tfds", "python
 """The fields that say where data lies."""
 
 SPECIAL = {
-    "size": ("images", "tfrecord"),
-    "channels": ("images", "tfrecord"),
+    "size": ("images", "tfrecord", "tfds"),
+    "channels": ("images", "tfrecord", "tfds"),
     "features": ("tfrecord",),
     "split": ("tfds",),
     "arguments": ("python",),

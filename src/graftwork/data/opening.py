@@ -76,7 +76,7 @@ KINDS: dict[str, Callable[[Description, Path], Any]] = {
     "tfrecord": lambda said, root: open_tfrecord(
         _files(root, said.tfrecord or ()), said.features, said.size, said.channels
     ),
-    "tfds": lambda said, root: open_tfds(said.tfds or "", said.split),
+    "tfds": lambda said, root: open_tfds(said.tfds or "", said.split, root, said.size, said.channels),
     "python": lambda said, root: called(said.python or "", said.arguments, root),
 }
 """How each kind of source is opened: to a table, a stream, or arrays in memory."""

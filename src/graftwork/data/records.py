@@ -129,12 +129,17 @@ def _spool(spool: Spool, name: str, values: NDArray[Any], feature: Feature, file
         spool.add(name, np.frombuffer(b"".join(values), dtype).reshape(len(values), *feature.shape))
 
 
-def open_tfds(name: str, split: str) -> Spooled:
-    """Open a data set of TensorFlow Datasets, which is downloaded where it is not there.
+def open_tfds(
+    name: str, split: str, root: Path = Path(), size: tuple[int, int] | None = None, channels: int = 3
+) -> Spooled:
+    """Open a data set of TensorFlow Datasets, which is downloaded where it is not there. Images stay encoded until they are wanted.
 
     Args:
-        name: Its name, with configuration and version if need be: ``mnist:3.0.1``.
+        name: Its name, with configuration and version if need be: ``mnist:3.0.1``; or the directory of one that lies there already.
         split: Which of its splits.
+        root: What the directory is relative to.
+        size: Height and width that images are resized to; by default all must have one size.
+        channels: Channels of images where the data set does not tell.
 
     Raises:
         DataError: If tensorflow-datasets is not installed, or there is no such data set or split.
@@ -146,18 +151,46 @@ def open_tfds(name: str, split: str) -> Spooled:
             "to read a data set of TensorFlow Datasets, install it: pip install tensorflow-datasets"
         ) from error
     try:
-        found, info = tfds.load(name, split=split, batch_size=PIECE, with_info=True)
+        builder = _builder(tfds, name, root / Path(name).expanduser())
+        features = dict(builder.info.features.items())
+        images = [key for key, each in features.items() if _is_image(each)]
+        found = builder.as_dataset(split=split, decoders={key: tfds.decode.SkipDecoding() for key in images})
+        folder = Path(str(builder.data_dir))
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        known = fingerprint_of(files, "tfds", str(builder.info.full_name), split, size, channels)
+        decoders: dict[str, Decoder] = {}
         with Spool(f"{name} ({split})") as spool:
-            for batch in tfds.as_numpy(found):
+            for batch in tfds.as_numpy(found.ragged_batch(PIECE)):
                 for column, values in _flat(batch):
+                    if column in images and column not in decoders:
+                        depth = features[column].shape[-1] or channels
+                        what = f"column {column!r} of {spool.name}"
+                        decoders[column] = _image(values[0], Feature(dtype="str", decode="image"), size, depth, what)
                     _add_any(spool, column, values)
-            names = getattr(info.features.get("label"), "names", None)
+            said = builder.info.supervised_keys
+            labels = said[1] if said and isinstance(said[1], str) else "label"
+            names = getattr(features.get(labels), "names", None)
             classes = None if names is None else tuple(map(str, names))
-            return spool.table(f"tfds {info.full_name} {split}", "label", classes)
+            return spool.table(known, labels, classes, decoders)
     except DataError:
         raise
     except Exception as error:  # builders of data sets fail in their own ways
-        raise DataError(f"the data set {name} ({split}) cannot be opened: {str(error).splitlines()[0]}") from error
+        told = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DataError(f"the data set {name} ({split}) cannot be opened: {told}") from error
+
+
+def _builder(tfds: Any, name: str, folder: Path) -> Any:
+    if (folder / "dataset_info.json").is_file():
+        return tfds.builder_from_directory(str(folder))
+    builder = tfds.builder(name)
+    builder.download_and_prepare()
+    return builder
+
+
+def _is_image(feature: Any) -> bool:
+    """Return whether a feature of TensorFlow Datasets is an image of 8 bits per channel."""
+    plain = type(feature).__name__ == "Image" and len(feature.shape) == 3
+    return plain and feature.dtype == "uint8" and feature.shape[-1] in (1, 3, 4, None)
 
 
 def _flat(batch: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,7 +203,7 @@ def _flat(batch: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 def _add_any(spool: Spool, column: str, values: Any) -> None:
     if not isinstance(values, np.ndarray):
-        reason = f"column {column!r} of {spool.name} has entries of different shapes, which are not read"
+        reason = f"the entries of column {column!r} of {spool.name} may have different shapes, and such are not read"
         spool.useless(column, Column((None,), type(values).__name__), reason)
     elif values.dtype.kind == "O":
         flat = values.ravel().tolist()

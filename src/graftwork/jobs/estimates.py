@@ -1,17 +1,16 @@
 """What data tells of a model beside its weights."""
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import OptionError, StoreError
-from graftwork.estimates import EstimatePlan, Wishes, check_estimate, estimate, plan_estimate, save_estimate
+from graftwork.data import Samples
+from graftwork.errors import OptionError
+from graftwork.estimates import Estimate, EstimatePlan, Wishes, check_estimate, estimate, plan_estimate, save_estimate
 from graftwork.jobs.base import Job, key_in
-from graftwork.models.data import Samples, samples_of
 from graftwork.recipe import EstimateStep, Recipe, Step
 from graftwork.stores import Header, Reader
 from graftwork.tensor import TensorSpec
@@ -46,65 +45,49 @@ class EstimateJob:
         return key_in(self.plan.model, name)
 
 
-@contextlib.contextmanager
-def estimated(
-    plan: EstimatePlan, samples: Samples, progress: Progress | None = None, like: Any = None
-) -> Iterator[tuple[Mapping[str, Any], tuple[str, ...]]]:
-    """Yield what data tells of a model's weights, by the names of its tensors, and what the user should know.
+def estimated(plan: EstimatePlan, progress: Progress | None = None, like: Any = None) -> Estimate:
+    """Return what data tells of a model's weights, by the names of its tensors.
 
     Args:
         plan: The plan; its model is open.
-        samples: The data.
         progress: Told how far the work is.
         like: A live model whose own classes are used.
     """
-    done = 0
+    whole = len(plan.data) if isinstance(plan.data, Samples) else 0
+    whole = min(whole, plan.wishes.samples or whole) or plan.wishes.samples or 0
 
-    def count(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
+    def count(done: int) -> None:
         if progress is not None:
-            progress(plan.wishes.kind, done, samples.nbytes)
+            progress(f"{plan.wishes.kind}: samples", done, whole)
 
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         path = plan.model.path
         if plan.model.header.format not in ("keras", "legacy_h5"):
             path = Path(folder) / "model.keras"
             convert(plan.model.path, Target(path=path))
-        yield estimate(plan, path, samples, count, like)
+        return estimate(plan, path, count, like)
 
 
-def write_estimate(
-    plan: EstimatePlan,
-    target: Target,
-    samples: Samples | None = None,
-    progress: Progress | None = None,
-    like: Any = None,
-) -> Result:
-    """Run an estimate into a file; see `estimated`. Without samples these are read from the plan's file."""
+def write_estimate(plan: EstimatePlan, target: Target, progress: Progress | None = None, like: Any = None) -> Result:
+    """Run an estimate into a file; see `estimated`."""
     begin = time.perf_counter()
     if target.format not in (None, "safetensors"):
         raise OptionError(f"{plan.wishes.kind} cannot be written in format {target.format!r}")
     check_estimate(plan, target.path, overwrite=target.overwrite)
-    if samples is None:
-        assert plan.data is not None
-        samples = samples_of(plan.data, x=plan.wishes.x, y=plan.wishes.y, most=plan.wishes.samples)
-    with estimated(plan, samples, progress, like) as (arrays, notes):
-        size = save_estimate(plan, arrays, samples, target.path, overwrite=target.overwrite)
+    found = estimated(plan, progress, like)
+    size = save_estimate(plan, found, target.path, overwrite=target.overwrite)
     return Result(
         path=target.path,
         format="safetensors",
-        tensors=len(arrays),
+        tensors=len(found.arrays),
         size_bytes=size,
         seconds=time.perf_counter() - begin,
-        notes=notes,
+        notes=found.notes,
     )
 
 
 def plan_estimate_step(step: EstimateStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
     """Return the job of an estimate."""
-    data = root / Path(step.data).expanduser()
-    if not data.is_file():
-        raise StoreError(f"there is no file {data} with data")
-    wishes = Wishes(kind=step.kind, **step.model_dump(exclude={"model", "data"}))
-    return EstimateJob(plan_estimate(readers[step.model], step.model, data, wishes))
+    data = recipe.data.get(step.data, step.data) if isinstance(step.data, str) else step.data
+    wishes = Wishes(kind=step.kind, **{name: getattr(step, name) for name in step.options()})
+    return EstimateJob(plan_estimate(readers[step.model], step.model, data, wishes, root))

@@ -116,23 +116,27 @@ class EstimateStep(Step):
 
     Attributes:
         model: Name of the model.
-        data: An ``.npz`` file.
-        x: Names of the inputs in it, in the order of the model's.
-        y: Name of the labels in it.
+        data: The samples: a name under ``data``, a path, or a description.
+        x: The columns of the inputs, where the data does not tell.
+        y: The column of the labels, where the data does not tell.
         samples: Use the first so many samples.
         batch: Samples dealt with at a time.
     """
 
     model: Name
-    data: str
-    x: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(as_tuple)] = ("x",)
-    y: str = "y"
+    data: str | Description
+    x: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]] | None = None
+    y: str | None = None
     samples: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 32
 
     def inputs(self) -> Iterator[str]:
         """Yield the model."""
         yield self.model
+
+    def options(self) -> list[str]:
+        """Return the names of the settings that say how."""
+        return [name for name in type(self).model_fields if name not in ("model", "data")]
 
 
 class FisherStep(EstimateStep):

@@ -6,6 +6,7 @@ what the student loses (`distiller`, `distillation`, `hints`); Keras's `fit` run
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from graftwork.training.distiller import Lesson, distiller, optimizer_for
 from graftwork.training.features import digest
 from graftwork.training.hints import ATTENTION, RELATIONAL, Telling, features
 from graftwork.training.losses import loss_of
-from graftwork.training.matching import Target, check_labels, check_values, matched
+from graftwork.training.matching import Target, check_labels, check_shape, check_values, matched
 from graftwork.training.placing import check_place, placed
 from graftwork.training.remembering import check_order
 from graftwork.training.running import History, run
@@ -262,20 +263,30 @@ class Distilling:
     def _matched(self, data: Samples | Stream) -> tuple[Samples | Stream, bool]:
         """Return data as the student takes it, and whether it has labels to learn from or to measure with."""
         if not isinstance(data, Samples):
-            return data, lessons.is_labelled(data, inputs(self.student.model)) if self._runs else True
+            return data, self._fits(partial(self._check_stream, data)) if self._runs else True
         found = matched(data, self.student.model)
         if found.labels is None:
             if self.wishes.alpha is not None and self.wishes.alpha < 1:
                 check_labels(found, self.student.target)  # says that there are none
             return found, False
+        return found, self._fits(partial(check_labels, found, self.student.target))
+
+    def _check_stream(self, stream: Stream) -> bool:
+        """Refuse labels of the first batch of a stream that cannot be the student's; return whether there are any."""
+        labels = lessons.first_labels(stream, inputs(self.student.model))
+        if labels is not None:
+            check_shape(labels.shape[1:], self.student.target, f"labels of {stream.name}")
+        return labels is not None
+
+    def _fits(self, check: Callable[[], bool | None]) -> bool:
+        """Return whether labels can be learned from: what refuses them is said where only the teachers count."""
         try:
-            check_labels(found, self.student.target)
+            return check() is not False
         except MismatchError as error:
             if self.wishes.alpha != 1:
                 raise
             self.notes.append(f"labels are left aside: {error}")
-            return found, False
-        return found, True
+            return False
 
     @property
     def _runs(self) -> bool:

@@ -120,7 +120,7 @@ def _ask(
             bench.add(part, said, samples.name)
         count += len(part.rows)
         if progress is not None:
-            progress("evaluate", count, whole)
+            progress("evaluate: samples", count, whole)
     return count
 
 

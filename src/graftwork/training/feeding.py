@@ -8,16 +8,34 @@ from numpy.typing import NDArray
 
 from graftwork.compose.ports import graph_of
 from graftwork.data import Samples
-from graftwork.data.base import Stream
-from graftwork.errors import DataError
+from graftwork.data.samples import Part
 from graftwork.models.lazy import keras
 
 
-def packed(model: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Return arrays by the names of a model's inputs, in the structure that it takes."""
+def arranged(model: Any, given: Mapping[str, Any]) -> Any:
+    """Return what is given for each input of a model, in the order of these, in the structure that it takes.
+
+    A model that does not say what it takes gets one by itself, numbered ones in a list, and named ones by name.
+    """
     graph = graph_of(model)
-    ready = [tensor_of(values) for values in arrays.values()]
-    return keras.tree.pack_sequence_as(graph._inputs_struct, ready)
+    if graph is not None:
+        return keras.tree.pack_sequence_as(graph._inputs_struct, list(given.values()))
+    if set(given) == {""}:
+        return given[""]
+    return list(given.values()) if all(name.isdecimal() for name in given) else dict(given)
+
+
+def packed(model: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Return arrays as a model takes them; see `arranged`."""
+    return arranged(model, {name: tensor_of(values) for name, values in arrays.items()})
+
+
+def fitted(model: Any, part: Part) -> tuple[Any, ...]:
+    """Return samples that were read as `fit` takes them: inputs, labels and weights, as far as there are any."""
+    found: tuple[Any, ...] = (keras.tree.lists_to_tuples(packed(model, part.inputs)),)
+    if part.labels is not None or part.weights is not None:
+        found = (*found, part.labels)
+    return found if part.weights is None else (*found, part.weights)
 
 
 def tensor_of(values: NDArray[Any]) -> Any:
@@ -68,13 +86,7 @@ def dataset(model: Any, samples: Samples, batch: int, *, seed: int | None = None
             return -(-len(samples) // batch)
 
         def __getitem__(self, number: int) -> Any:
-            part = samples.take(self._order.rows[number * batch : (number + 1) * batch])
-            found: tuple[Any, ...] = (keras.tree.lists_to_tuples(packed(model, part.inputs)),)
-            if part.labels is not None:
-                found = (*found, part.labels)
-                if part.weights is not None:
-                    found = (*found, part.weights)
-            return found
+            return fitted(model, samples.take(self._order.rows[number * batch : (number + 1) * batch]))
 
         def on_epoch_end(self) -> None:
             self.start_at(self.epoch + 1)
@@ -104,40 +116,29 @@ def in_order(feed: Any) -> Any:
     return InOrder()
 
 
-def streamed(
-    stream: Stream, look: Callable[[Any], object] = lambda batch: None, made: Callable[[Any], Any] = lambda batch: batch
-) -> Any:
+def streamed(batches: Callable[[], Iterator[Part]], made: Callable[[Part], Any]) -> Any:
     """Return the batches of a stream as a `keras.utils.PyDataset`: each epoch goes through it once, in its own order.
 
     Args:
-        stream: The stream; it is gone through once to count its batches.
-        look: Is shown every batch that is counted, and refuses what does not fit.
+        batches: Goes through the stream, and refuses what does not fit; it is gone through once here, to count them.
         made: Makes of a batch what Keras is given.
-
-    Raises:
-        DataError: If it yields nothing.
     """
-    count = 0
-    for each in stream:
-        look(each)
-        count += 1
-    if not count:
-        raise DataError(f"{stream.name} yields no batches")
+    count = sum(1 for _ in batches())
 
     class Streamed(keras.utils.PyDataset):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self._rest: Iterator[Any] = iter(())
+            self._rest: Iterator[Part] = iter(())
 
         def __len__(self) -> int:
             return count
 
         def __getitem__(self, number: int) -> Any:
             if number == 0:
-                self._rest = iter(stream)
+                self._rest = batches()
             batch = next(self._rest, None)
             if batch is None:  # a stream that is shorter this time goes on from its beginning
-                self._rest = iter(stream)
+                self._rest = batches()
                 batch = next(self._rest)
             return made(batch)
 

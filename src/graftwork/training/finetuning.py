@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from graftwork.compose.graph import Tap, own_calls, settle
 from graftwork.compose.heads import Head
 from graftwork.compose.naming import Names
 from graftwork.compose.outputs import checked_kind
-from graftwork.compose.ports import Port, graph_of
+from graftwork.compose.ports import Port, graph_of, inputs
 from graftwork.compose.swapping import foot_of, place_of, swap
 from graftwork.compose.trained import Part, count, has_weights, is_batchnorm, matching, parts, set_trained
 from graftwork.data import Samples
@@ -28,7 +29,7 @@ from graftwork.training.anchoring import anchored, between, curve, values_of
 from graftwork.training.contenders import unwarned
 from graftwork.training.crowning import WORDS, crowned, solved, wanted_by
 from graftwork.training.features import COLUMN, digest, features, why_not_once
-from graftwork.training.feeding import dataset, streamed
+from graftwork.training.feeding import dataset, fitted, streamed
 from graftwork.training.forgetting import Task
 from graftwork.training.halves import halves
 from graftwork.training.matching import Target, check_labels, check_part, matched, target_of
@@ -37,6 +38,7 @@ from graftwork.training.placing import alias, check_place, placed
 from graftwork.training.remembering import check_order
 from graftwork.training.running import Fit, History, run
 from graftwork.training.seeding import seeded
+from graftwork.training.streams import parts_of
 
 CHANGING = ("probabilities", "sigmoid")
 """What a model gives that no head is put on: the answers to its old task."""
@@ -301,8 +303,17 @@ class Finetuning:
 
     def _check(self, part: Read, where: str) -> None:
         check_part(part, where, {self.target.name: self.target})
+        self._check_switches(part, where)
+
+    def _check_switches(self, part: Read, where: str) -> None:
         if self.target.kind in LABELS and part.labels is not None:
             check_switches(part.labels, part.rows, where)
+
+    def _batches(self, stream: Stream) -> Iterator[Read]:
+        """Go through a stream, and refuse what the model cannot learn from."""
+        for part in parts_of(stream, inputs(self.model), self.target):
+            self._check_switches(part, stream.name)
+            yield part
 
     def _head_stage(self, folder: Path) -> None:
         if not self.cached:
@@ -394,7 +405,7 @@ class Finetuning:
     def _feed(self, model: Any, data: Any, seed: int | None) -> Any:
         if isinstance(data, Samples):
             return dataset(model, data, self.fit.batch, seed=seed)
-        return streamed(data)
+        return streamed(partial(self._batches, data), partial(fitted, model))
 
     def _judge(self, model: Any) -> Any:
         """Return a model of the same layers that is compiled."""

@@ -15,7 +15,8 @@ from graftwork.models.lazy import keras
 from graftwork.training import feeding
 from graftwork.training.caching import Cache
 from graftwork.training.feeding import tensor_of
-from graftwork.training.matching import Target, check_part, part_of
+from graftwork.training.matching import Target
+from graftwork.training.streams import part_of, parts_of
 from graftwork.training.teachers import Teacher
 
 Tell = Callable[[int, int], None]
@@ -135,10 +136,10 @@ def places_of(samples: Samples) -> Samples:
     return replace(samples, rows=np.arange(len(samples), dtype=np.int64))
 
 
-def is_labelled(stream: Stream, ports: Mapping[str, Port]) -> bool:
-    """Return whether a stream yields labels; its first batch is read."""
+def first_labels(stream: Stream, ports: Mapping[str, Port]) -> NDArray[Any] | None:
+    """Return the labels of the first batch of a stream, None if it has none."""
     for batch in stream:
-        return part_of(batch, ports, stream.name).labels is not None
+        return part_of(batch, ports, f"batch 0 of {stream.name}").labels
     raise DataError(f"{stream.name} yields no batches")
 
 
@@ -148,7 +149,7 @@ def streamed(
     """Return the batches of a stream as a `keras.utils.PyDataset`; each epoch goes through it once, in the stream's own order.
 
     Args:
-        stream: The stream; it is gone through once, to count its batches and to look at their values.
+        stream: The stream; it is gone through once, to count its batches.
         ports: What the student takes.
         teachers: Who is asked about each batch.
         labelled: Whether labels are used.
@@ -156,13 +157,10 @@ def streamed(
 
     Raises:
         DataError: If it yields nothing, or not what the student takes.
+        MismatchError: If labels are used, and are not those of the student.
     """
 
-    def look(batch: Any) -> None:
-        check_part(part_of(batch, ports, stream.name), stream.name, {target.name: target} if labelled else None)
+    def batches() -> Iterator[Part]:
+        return parts_of(stream, ports, target if labelled else None, labelled=labelled)
 
-    def taught(batch: Any) -> Any:
-        part = part_of(batch, ports, stream.name)
-        return lesson(part, ask(teachers, part.inputs), labelled=labelled)
-
-    return feeding.streamed(stream, look, taught)
+    return feeding.streamed(batches, lambda part: lesson(part, ask(teachers, part.inputs), labelled=labelled))

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from graftwork.compose.ports import Port, inputs, outputs
 from graftwork.data import Column, Samples
-from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError
 
@@ -101,14 +100,14 @@ def _unfit(samples: Samples, columns: tuple[str, ...], port: Port) -> str:
         name = columns[kinds.index("str")]
         reason = f"{name} of {samples.name} holds texts{_example(samples, name)}"
     else:
-        reason = _misfit(Column(shape, kinds[0]), kinds, port, where)
+        reason = misfit(Column(shape, kinds[0]), kinds, port, where)
     if not reason and samples.scale is not None and not port.dtype.startswith(("float", "bfloat")):
         reason = f"{where} would be scaled by {samples.scale:g}, which is for inputs of floating-point numbers"
     return reason and f"input {port.name!r} takes {Column(port.shape[1:], port.dtype)} and {reason}"
 
 
-def _misfit(column: Column, kinds: Sequence[str], port: Port, where: str) -> str:
-    """Return why entries of a shape, made of elements of some kinds, do not go into an input."""
+def misfit(column: Column, kinds: Sequence[str], port: Port, where: str) -> str:
+    """Return why entries of a shape, made of elements of some kinds, do not go into an input, "" if they do."""
     wanted = port.shape[1:]
     if port.dtype == "string" and any(kind != "str" for kind in kinds):
         return f"{where} holds numbers"
@@ -234,10 +233,20 @@ def check_labels(samples: Samples, target: Target) -> None:
         raise DataError(
             f"{where} are texts; say which classes there are, in the order of the model's outputs (classes)"
         )
-    _check_shape(column.shape, target, where)
+    check_shape(column.shape, target, where)
 
 
-def _check_shape(shape: tuple[int | None, ...], target: Target, where: str) -> None:
+def check_shape(shape: tuple[int | None, ...], target: Target, where: str) -> None:
+    """Refuse labels whose shape is not that of an output, nor that of numbers of its classes.
+
+    Args:
+        shape: The shape of one sample's label.
+        target: The output.
+        where: What messages call the labels.
+
+    Raises:
+        MismatchError: If they cannot be labels of it.
+    """
     whole = target.shape
     classes = whole[:-1] if target.kind in CATEGORICAL else whole
     allowed = [whole, classes, (*classes, 1)] + ([()] if whole == (1,) else [])
@@ -248,85 +257,6 @@ def _check_shape(shape: tuple[int | None, ...], target: Target, where: str) -> N
 
 def _same(a: tuple[int | None, ...], b: tuple[int | None, ...]) -> bool:
     return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
-
-
-def part_of(batch: tuple[Any, ...], ports: Mapping[str, Port], where: str, first: int = 0) -> Part:
-    """Return a batch of a stream as samples that were read.
-
-    Args:
-        batch: Inputs, and perhaps labels and weights.
-        ports: What the model takes.
-        where: What messages call the stream.
-        first: The number of the first sample in it.
-
-    Raises:
-        DataError: If the inputs are not those of the model, or labels and weights are not as many.
-    """
-    given = batch[0]
-    flat = (
-        list(given.values())
-        if isinstance(given, Mapping)
-        else list(given)
-        if isinstance(given, list | tuple)
-        else [given]
-    )
-    if isinstance(given, Mapping):
-        missing = [name for name in ports if name not in given]
-        if missing:
-            raise DataError(f"{where} yields {', '.join(map(repr, given))}, and the model takes {missing[0]!r}")
-        flat = [given[name] for name in ports]
-    if len(flat) != len(ports):
-        raise DataError(f"{where} yields {len(flat)} inputs, and the model takes {', '.join(ports)}")
-    found = {name: np.asarray(values) for name, values in zip(ports, flat, strict=True)}
-    for name, port in ports.items():
-        values = found[name]
-        column = Column(values.shape[1:], "str" if values.dtype.kind in "OUS" else values.dtype.name)
-        reason = f"{where} yields one number" if not values.ndim else _misfit(column, [column.dtype], port, where)
-        if not reason and column.dtype == "str" and port.dtype != "string":
-            reason = f"{where} holds texts"
-        if reason:
-            raise DataError(
-                f"input {name!r} takes batches of {Column(port.shape[1:], port.dtype)} and {reason} in each sample of a batch"
-            )
-    rest = [None if values is None else _one(values, where) for values in (*batch[1:3], None, None)]
-    counts = {len(values) if values.ndim else 0 for values in (*found.values(), *rest) if values is not None}
-    if len(counts) > 1:
-        raise DataError(
-            f"the inputs, labels and weights in a batch of {where} are of different lengths: {sorted(counts)}"
-        )
-    rows = np.arange(first, first + counts.pop(), dtype=np.int64)
-    return Part(rows, found, rest[0], rest[1])
-
-
-def _one(values: Any, where: str) -> NDArray[Any]:
-    if isinstance(values, Mapping) or (
-        isinstance(values, list | tuple) and any(hasattr(each, "shape") for each in values)
-    ):
-        raise DataError(f"{where} yields several labels; expected those of one output")
-    return np.asarray(values)
-
-
-def check_stream(stream: Stream, model: Any, target: Target | None = None) -> Part:
-    """Refuse, by its first batch, a stream that a model cannot take; return that batch.
-
-    Args:
-        stream: The stream.
-        model: The model.
-        target: The output that labels belong to; None if labels are not used.
-
-    Raises:
-        DataError: If the stream yields nothing, or what no model should be shown.
-        MismatchError: If there are no labels, or their shape does not fit.
-    """
-    for batch in stream:
-        part = part_of(batch, inputs(model), stream.name)
-        if target is not None:
-            if part.labels is None:
-                raise MismatchError(f"{stream.name} yields no labels", advice="yield (inputs, labels)")
-            _check_shape(part.labels.shape[1:], target, f"labels of {stream.name}")
-        check_part(part, stream.name, {target.name: target} if target is not None else None)
-        return part
-    raise DataError(f"{stream.name} yields no batches")
 
 
 def target_of(model: Any, kind: str | None) -> Target:

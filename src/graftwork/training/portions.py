@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.compose.ports import graph_of
+from graftwork.compose.ports import inputs
 from graftwork.data.base import Stream
 from graftwork.data.samples import Part, Samples
 from graftwork.errors import DataError
-from graftwork.models.lazy import keras
 from graftwork.training.contenders import Contender
-from graftwork.training.matching import Target, check_labels, check_part, matched
+from graftwork.training.feeding import arranged
+from graftwork.training.matching import Target, check_labels, check_part, check_shape, matched
 from graftwork.training.questions import LABELS, Question, columns_of, named_for
+from graftwork.training.streams import inputs_of, numbers_in, rows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class Feed:
                 self._begin = next(self._batches)
             except StopIteration:
                 raise DataError(f"there are no samples in {samples.name}") from None
-            self.columns = list(_labels(self._begin))
+            self.columns = list(_labels(self._begin, f"batch 0 of {samples.name}"))
 
     def expect(self, asked: Sequence[Question]) -> None:
         """Say which labels are read, and refuse those whose shape or kind tells that they cannot be.
@@ -103,7 +104,7 @@ class Feed:
                     part = taken.take(rows)
                     check_part(part, self._samples.name)
                     read[key] = list(part.inputs.values())
-                given[each.name] = keras.tree.pack_sequence_as(graph_of(each.model)._inputs_struct, read[key])
+                given[each.name] = arranged(each.model, dict(zip(taken.inputs, read[key], strict=True)))
             labels = {}
             for column, samples in self._labelled.items():
                 part = replace(samples, inputs={}, weights=None).take(rows)
@@ -115,46 +116,44 @@ class Feed:
             yield Portion(rows=rows, given=given, labels=labels, weights=dict.fromkeys(labels, counted.weights))
 
     def _of_stream(self) -> Iterator[Portion]:
-        done, where = 0, self._samples.name
-        for batch in itertools.chain([self._begin], self._batches):
-            flat = [np.asarray(each) for each in keras.tree.flatten(batch[0])]
-            rows = np.arange(done, done + len(flat[0]), dtype=np.int64)
-            check_part(Part(rows, {str(place): each for place, each in enumerate(flat)}, None, None), where)
-            found, counted = _labels(batch), _weights(batch)
+        done, name = 0, self._samples.name
+        for number, batch in enumerate(itertools.chain([self._begin], self._batches)):
+            where = f"batch {number:,} of {name}"
+            taken = {each.name: inputs_of(batch[0], inputs(each.model), where) for each in self._contenders}
+            found, counted = _labels(batch, where), _weights(batch, where)
+            missing = [column for column in self._wanted if column not in found]
+            if missing:
+                raise DataError(f"{where} has no labels {missing[0]!r}, as the first one had")
+            labels = {column: found[column] for column in self._wanted}
+            weights = {column: counted.get(column, counted.get("")) for column in self._wanted}
+            first = next(iter(taken.values()))
+            rows = rows_of(where, done, *first.values(), *labels.values(), *weights.values())
+            for each in taken.values():
+                check_part(Part(rows, each, None, None), name)
             for column, target in self._wanted.items():
-                if column not in found:
-                    raise DataError(f"a batch of {where} has no labels {column!r}, as the first one had")
-                if found[column].dtype.kind in "OUS":
-                    raise DataError(
-                        f"the labels {column!r} of {where} are texts or lists; its batches must hold arrays of numbers"
-                    )
-                part = Part(rows, {}, found[column], counted.get(column, counted.get("")))
-                check_part(part, where, {column: target})
-            yield Portion(
-                rows=rows,
-                given=dict.fromkeys((each.name for each in self._contenders), batch[0]),
-                labels={column: found[column] for column in self._wanted},
-                weights={column: counted.get(column, counted.get("")) for column in self._wanted},
-            )
+                check_shape(labels[column].shape[1:], target, f"labels {column!r} of {where}")
+                check_part(Part(rows, {}, labels[column], weights[column]), name, {column: target})
+            given = {each.name: arranged(each.model, taken[each.name]) for each in self._contenders}
+            yield Portion(rows=rows, given=given, labels=labels, weights=weights)
             done += len(rows)
 
 
-def _labels(batch: tuple[Any, ...]) -> dict[str, NDArray[Any]]:
+def _labels(batch: tuple[Any, ...], where: str) -> dict[str, NDArray[Any]]:
     """Return the labels of a batch of a stream by the names that columns would have."""
-    found = _by_output(batch[1]) if len(batch) > 1 and batch[1] is not None else {}
+    found = _by_output(batch[1], f"the labels in {where}") if len(batch) > 1 and batch[1] is not None else {}
     return {f"{LABELS}.{name}" if name else LABELS: values for name, values in found.items()}
 
 
-def _weights(batch: tuple[Any, ...]) -> dict[str, NDArray[Any]]:
+def _weights(batch: tuple[Any, ...], where: str) -> dict[str, NDArray[Any]]:
     """Return what samples of a stream count, likewise; under the empty name what they count for all labels."""
-    found = _by_output(batch[2]) if len(batch) > 2 and batch[2] is not None else {}
+    found = _by_output(batch[2], f"the weights in {where}") if len(batch) > 2 and batch[2] is not None else {}
     return {f"{LABELS}.{name}" if name else "": values for name, values in found.items()}
 
 
-def _by_output(values: Any) -> dict[str, NDArray[Any]]:
+def _by_output(values: Any, what: str) -> dict[str, NDArray[Any]]:
     """Return arrays by output: by its name or its place; under the empty name one alone."""
     if isinstance(values, Mapping):
-        return {str(name): np.asarray(each) for name, each in values.items()}
+        return {str(name): numbers_in(each, what) for name, each in values.items()}
     if isinstance(values, list | tuple) and all(hasattr(each, "shape") for each in values):
-        return {str(place): np.asarray(each) for place, each in enumerate(values)}
-    return {"": np.asarray(values)}
+        return {str(place): numbers_in(each, what) for place, each in enumerate(values)}
+    return {"": numbers_in(values, what)}

@@ -6,7 +6,7 @@ theirs. That is what `torch.optim.swa_utils.update_bn` estimates with batches in
 their order plays a part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from graftwork.models.configuration import layers_of
 from graftwork.models.copying import carry_over, copy_model
 from graftwork.models.lazy import keras
 from graftwork.training.activations import Activations
-from graftwork.training.feeding import tensor_of
+from graftwork.training.feeding import packed
 from graftwork.training.matching import matched
 from graftwork.training.moments import Moments
 from graftwork.training.statistics import Keeper, Watch, keepers
@@ -267,7 +267,7 @@ class _Work:
         if self.activations is None:
             done = 0
             for part in self.samples.batches(self.batch):
-                self.copy(_loose(part.inputs), training=False)
+                self.copy(packed(self.copy, part.inputs), training=False)
                 done += len(part.rows)
                 after(done)
             return
@@ -386,14 +386,6 @@ def _returning(called: Sequence[Keeper]) -> list[Keeper]:
             found.append(keeper)
         seen.add(keeper)
     return found
-
-
-def _loose(arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """Return arrays for a model that does not say what it takes: one by itself, numbered ones in a list, named ones by name."""
-    ready = {name: tensor_of(values) for name, values in arrays.items()}
-    if set(ready) == {""}:
-        return ready[""]
-    return list(ready.values()) if all(name.isdecimal() for name in ready) else ready
 
 
 def _check_batch(model: Any, count: int, batch: int) -> None:

@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork.data import Samples
+from graftwork.data.base import Stream
+from graftwork.data.samples import Part
 from graftwork.errors import OptionError
-from graftwork.models.data import Samples
+from graftwork.training.feeding import packed
+from graftwork.training.showing import Counted, only, shown
 
 PATCH_ELEMENTS = 1 << 23
 """As many elements of patches are laid out at a time."""
@@ -27,20 +31,20 @@ class Gram:
 
     Attributes:
         variable: The layer's kernel.
-        sums: ``XᵀX`` so far.
-        rows: Rows of X so far.
+        sums: ``XᵀX`` so far, each row as often as its sample counts.
+        rows: Rows of X so far, counted likewise.
         hidden: Whether the layer was called where its inputs cannot be seen.
     """
 
     variable: Any
     sums: NDArray[np.float64]
-    rows: int = 0
+    rows: float = 0.0
     hidden: bool = False
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """The matrix: XᵀX divided by the number of rows, symmetric to the last bit."""
-        return (self.sums + self.sums.T) / (2 * max(self.rows, 1))
+        return (self.sums + self.sums.T) / (2 * self.rows)
 
 
 @dataclass(slots=True)
@@ -50,16 +54,26 @@ class Found:
     Attributes:
         grams: By the `id` of the kernel.
         notes: Which layers have none, and why.
+        samples: How many samples there were.
     """
 
     grams: dict[int, Gram] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    samples: int = 0
+
+
+@dataclass(slots=True)
+class _Now:
+    """What each sample counts that the model is shown at the moment."""
+
+    weight: float = 1.0
 
 
 def grams_of(
     model: Any,
-    samples: Samples,
+    data: Samples | Stream,
     *,
+    samples: int | None = None,
     batch: int = 32,
     most_inputs: int = 8192,
     progress: Callable[[int], None] = lambda _: None,
@@ -67,17 +81,21 @@ def grams_of(
     """Return the Gram matrices of a model's dense layers and convolutions on some data.
 
     Dense, EinsumDense whose kernel has its inputs first and its outputs on the last axis alone, Conv1D, Conv2D and Conv3D with one
-    group, and each of these in TimeDistributed. Layers run as in inference; sums are float64.
+    group, and each of these in TimeDistributed. Layers run as in inference; sums are float64. Where samples have weights, those that count
+    differently are shown apart.
 
     Args:
         model: A live model.
-        samples: Its inputs.
+        data: Its inputs; labels are not looked at.
+        samples: Use the first so many samples.
         batch: Samples shown at a time.
         most_inputs: Layers with more inputs than this (whose matrix has that many rows and columns) are left out.
-        progress: Told the bytes of inputs dealt with.
+        progress: Told how many samples are dealt with.
 
     Raises:
         OptionError: If there is no such layer.
+        MismatchError: If the data does not go into the model.
+        DataError: If the data holds NaN or infinity.
     """
     found = Found()
     watched: dict[int, tuple[Any, Gram, Callable[[NDArray[Any]], Iterator[NDArray[Any]]]]] = {}
@@ -103,11 +121,15 @@ def grams_of(
         raise OptionError(
             f"model {model.name!r} has no dense layer or convolution that Gram matrices could be computed for"
         )
-    with _watching(watched):
-        for part in samples.batches(batch):
-            inputs = part.inputs[0] if len(part.inputs) == 1 else list(part.inputs)
-            model(inputs, training=False)
-            progress(part.nbytes)
+    counted, now = Counted(data.name), _Now()
+    with _watching(watched, now):
+        for part in shown(model, data, batch, most=samples):
+            for weight, alike in _alike(part, counted.add(part)):
+                now.weight = weight
+                model(packed(model, alike.inputs), training=False)
+            progress(counted.samples)
+    counted.refuse_nothing()
+    found.samples = counted.samples
     for layer, gram, _ in watched.values():
         if gram.hidden or not gram.rows:
             why = (
@@ -120,11 +142,21 @@ def grams_of(
     return found
 
 
+def _alike(part: Part, weights: NDArray[np.float32] | None) -> Iterator[tuple[float, Part]]:
+    """Yield what samples count, and those that count as much: which of a layer's rows are of which sample, nobody can tell."""
+    if weights is None:
+        yield 1.0, part
+        return
+    for weight in np.unique(weights[weights > 0]):
+        yield float(weight), only(part, weights == weight)
+
+
 @contextlib.contextmanager
 def _watching(
     watched: Mapping[int, tuple[Any, Gram, Callable[[NDArray[Any]], Iterator[NDArray[Any]]]]],
+    now: _Now,
 ) -> Iterator[None]:
-    """Have layers add up the Gram matrices of what they are called with."""
+    """Have layers add up the Gram matrices of what they are called with, as often as that counts."""
     import keras
 
     def watch(layer: Any, gram: Gram, make: Callable[[NDArray[Any]], Iterator[NDArray[Any]]]) -> None:
@@ -133,8 +165,8 @@ def _watching(
         def watched_call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
             if hasattr(inputs, "numpy"):
                 for rows in make(keras.ops.convert_to_numpy(inputs)):
-                    gram.sums += rows.T @ rows
-                    gram.rows += len(rows)
+                    gram.sums += now.weight * (rows.T @ rows)
+                    gram.rows += now.weight * len(rows)
             else:
                 gram.hidden = True
             return call(inputs, *args, **kwargs)

@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork.compose.ports import graph_of
+from graftwork.data import Samples
+from graftwork.data.base import Stream
 from graftwork.errors import OptionError
-from graftwork.models.data import Samples
-from graftwork.models.likelihood import as_targets, directions, drawn, kind_of, log_likelihood, logits_of
+from graftwork.training.feeding import arranged, tensor_of
+from graftwork.training.likelihood import as_targets, directions, drawn, kind_of, log_likelihood, logits_of
+from graftwork.training.matching import target_of
+from graftwork.training.showing import Counted, shown
 
 GRADIENT_BYTES = 1 << 28
 """Gradients of as many samples as fit into this are held at a time."""
@@ -29,31 +34,36 @@ LABELS = ("model", "sampled", "data")
 def information(
     model: Any,
     variables: Sequence[Any],
-    samples: Samples,
+    data: Samples | Stream,
     *,
     labels: str = "model",
     outputs: str = "auto",
+    samples: int | None = None,
     batch: int = 32,
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
-) -> list[NDArray[np.float64]]:
-    """Return, for each variable, the mean over samples of ``E[(∂ log p(y|x) / ∂θ)²]``.
+) -> tuple[list[NDArray[np.float64]], int]:
+    """Return, for each variable, the mean over samples of ``E[(∂ log p(y|x) / ∂θ)²]``, and how many samples that is of.
 
-    The square is taken for each sample by itself. Layers run as in inference. Sums are float64.
+    The square is taken for each sample by itself. Layers run as in inference. Sums are float64. Where samples have weights, the mean is
+    weighted.
 
     Args:
         model: A live model, on TensorFlow.
         variables: Variables of the model.
-        samples: Inputs, and labels where these are used.
+        data: Inputs, and labels where these are used.
         labels: Over which y the expectation is: all that the model can say, each as likely as it says (``model``); one, drawn from what it
             says (``sampled``); or the label in the data (``data``), which gives the empirical Fisher information.
-        outputs: What the model's outputs are; see `graftwork.models.likelihood`.
+        outputs: What the model's outputs are; see `graftwork.training.likelihood`.
+        samples: Use the first so many samples.
         batch: Most samples worked on at a time.
         seed: Fixes the labels that are drawn.
-        progress: Told the bytes of inputs dealt with.
+        progress: Told how many samples are dealt with.
 
     Raises:
-        OptionError: If an option makes no sense or labels do not fit.
+        OptionError: If an option makes no sense.
+        MismatchError: If the data does not go into the model, or labels are not of its output.
+        DataError: If the data holds NaN, or labels that are none.
     """
     import keras
 
@@ -63,18 +73,23 @@ def information(
         )
     if labels not in LABELS:
         raise OptionError(f"labels is {labels!r}; expected one of {', '.join(LABELS)}")
-    if labels == "data" and samples.labels is None:
-        raise OptionError(f"there are no labels in {samples.name}; add an array y, or use labels: model")
     kind = kind_of(model, outputs)
     values = [variable.value for variable in variables]
     size = sum(int(np.prod(value.shape)) for value in values)
     batch = max(min(batch, GRADIENT_BYTES // (4 * max(size, 1))), 1)
     sums = [np.zeros(value.shape, np.float64) for value in values]
     logging.getLogger("tensorflow").addFilter(_no_loops)
-    square = _squares(model, values, kind)
     generator = np.random.default_rng(seed)
-    for part in samples.batches(batch):
-        answers = np.asarray(logits_of(model(_given(model, part.inputs), training=False), kind))
+    labelled = labels == "data"
+    target = target_of(model, kind) if labelled and graph_of(model) is not None else None
+    counted = Counted(data.name)
+    square: Callable[..., Sequence[NDArray[np.float32]]] | None = None
+    for part in shown(model, data, batch, labelled=labelled, target=target, most=samples):
+        square = square or _squares(model, values, kind, list(part.inputs))
+        given = tuple(tensor_of(each) for each in part.inputs.values())
+        named = dict(zip(part.inputs, given, strict=True))
+        answers = np.asarray(logits_of(model(arranged(model, named), training=False), kind))
+        weights = counted.add(part)
         if labels == "model":
             count = answers[0].size
             if count > MOST_DIRECTIONS:
@@ -85,26 +100,30 @@ def information(
         else:
             known = (
                 as_targets(np.asarray(part.labels), answers.shape, kind)
-                if labels == "data"
+                if labelled
                 else drawn(answers, kind, generator)
             )
             rounds = [(known, -1)]
         for targets, k in rounds:
-            for total, found in zip(sums, square(part.inputs, targets, k), strict=True):
+            for total, found in zip(sums, square(given, targets, k, weights), strict=True):
                 total += found
-        progress(part.nbytes)
-    return [total / len(samples) for total in sums]
+        progress(counted.samples)
+    counted.refuse_nothing()
+    return [total / counted.total for total in sums], counted.samples
 
 
-def _squares(model: Any, values: Sequence[Any], kind: str) -> Callable[..., Sequence[NDArray[np.float32]]]:
+def _squares(
+    model: Any, values: Sequence[Any], kind: str, names: Sequence[str]
+) -> Callable[..., Sequence[NDArray[np.float32]]]:
     """Return what sums up the squared gradients of samples: of the log-likelihood of targets, or of direction k."""
     import tensorflow as tf
 
     def one(sample: tuple[tuple[Any, ...], Any, Any]) -> list[Any]:
         inputs, targets, k = sample
+        given = arranged(model, dict(zip(names, [x[None] for x in inputs], strict=True)))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            logits = logits_of(model(_given(model, [x[None] for x in inputs]), training=False), kind)[0]
+            logits = logits_of(model(given, training=False), kind)[0]
             scalar, factor = (
                 (log_likelihood(logits, kind, targets), tf.constant(1.0)) if k is None else directions(logits, kind, k)
             )
@@ -113,25 +132,25 @@ def _squares(model: Any, values: Sequence[Any], kind: str) -> Callable[..., Sequ
             tf.cast(factor, tf.float32) * tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32)) for g in gradients
         ]
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def exact(inputs: Any, k: Any) -> Any:
-        return [tf.reduce_sum(g, axis=0) for g in tf.vectorized_map(lambda x: one((x, None, k)), inputs)]
+    def summed(found: Sequence[Any], weights: Any) -> list[Any]:
+        if weights is None:
+            return [tf.reduce_sum(g, axis=0) for g in found]
+        return [tf.tensordot(weights, g, 1) for g in found]
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def given(inputs: Any, targets: Any) -> Any:
-        return [
-            tf.reduce_sum(g, axis=0)
-            for g in tf.vectorized_map(lambda pair: one((pair[0], pair[1], None)), (inputs, targets))
-        ]
+    def exact(inputs: Any, k: Any, weights: Any) -> Any:
+        return summed(tf.vectorized_map(lambda x: one((x, None, k)), inputs), weights)
 
-    def square(inputs: tuple[NDArray[Any], ...], targets: NDArray[np.float32], k: int) -> list[NDArray[np.float32]]:
+    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def given(inputs: Any, targets: Any, weights: Any) -> Any:
+        return summed(tf.vectorized_map(lambda pair: one((pair[0], pair[1], None)), (inputs, targets)), weights)
+
+    def square(
+        inputs: tuple[Any, ...], targets: NDArray[np.float32], k: int, weights: NDArray[np.float32] | None
+    ) -> list[NDArray[np.float32]]:
         arrays = tuple(tf.convert_to_tensor(x) for x in inputs)
-        found = given(arrays, tf.convert_to_tensor(targets)) if k < 0 else exact(arrays, tf.constant(k))
+        counts = None if weights is None else tf.convert_to_tensor(weights)
+        found = given(arrays, tf.convert_to_tensor(targets), counts) if k < 0 else exact(arrays, tf.constant(k), counts)
         return [np.asarray(part) for part in found]
 
     return square
-
-
-def _given(model: Any, inputs: Sequence[Any]) -> Any:
-    """Return inputs as the model is called with: one by itself, several in a list."""
-    return inputs[0] if len(inputs) == 1 else list(inputs)
