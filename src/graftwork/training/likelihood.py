@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.errors import OptionError
+from graftwork.errors import DataError, OptionError
 from graftwork.models.outputs import ending
 
 Outputs: TypeAlias = Literal["auto", "probabilities", "logits", "sigmoid", "regression"]
@@ -92,17 +92,17 @@ def as_targets(labels: NDArray[Any], shape: tuple[int, ...], kind: str) -> NDArr
         kind: What the outputs are.
 
     Raises:
-        OptionError: If they do not fit.
+        DataError: If they do not fit.
     """
     if kind in ("probabilities", "logits") and labels.shape in (shape[:-1], (*shape[:-1], 1)) and labels.shape != shape:
         numbers = labels.reshape(shape[:-1]).astype(np.int64)
         if numbers.min() < 0 or numbers.max() >= shape[-1] or (numbers != labels.reshape(shape[:-1])).any():
-            raise OptionError(
+            raise DataError(
                 f"labels lie between {labels.min()} and {labels.max()}; expected whole numbers from 0 to {shape[-1] - 1}"
             )
         return _one_hot(numbers, shape[-1])
     if labels.size != np.prod(shape):
-        raise OptionError(f"labels have the shape {labels.shape}, which does not fit outputs of shape {shape}")
+        raise DataError(f"labels have the shape {labels.shape}, which does not fit outputs of shape {shape}")
     return labels.reshape(shape).astype(np.float32)
 
 

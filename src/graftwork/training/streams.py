@@ -102,6 +102,8 @@ def inputs_of(given: Any, ports: Ports, where: str) -> dict[str, NDArray[Any]]:
         DataError: If these are not the inputs of the model.
     """
     found = {name: array_of(values, f"the inputs in {where}") for name, values in _flat(given, ports, where).items()}
+    if not found:
+        raise DataError(f"{where} holds no inputs")
     for name, values in found.items():
         if not values.ndim:
             raise DataError(f"{where} is one number; expected an array with one row per sample")
