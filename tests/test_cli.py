@@ -148,6 +148,7 @@ WRONG = {
     "seed": ["merge", *PAIR, "-o", "x.keras", "--seed", "one"],
     "size": ["merge", *PAIR, "-o", "x.keras", "--shard-size", "much"],
     "size of nothing": ["merge", *PAIR, "-o", "x.keras", "--shard-size", "0"],
+    "distil without a teacher": ["distill", "--data", "x.npz", "-o", "x.keras"],
     "plan of nothing": ["plan"],
     "plan merge of nothing": ["plan", "merge"],
     "plan of two recipes": ["plan", "recipe.yaml", "recipe.yaml"],
@@ -227,6 +228,15 @@ def test_a_loss_that_is_no_number_is_null_in_json():
         Result(Path("a.keras"), {"history": [{"loss": 0.5, "val_loss": float("inf"), "val_mae": float("nan")}]})
     )
     assert found == {"path": "a.keras", "tables": {"history": [{"loss": 0.5, "val_loss": None, "val_mae": None}]}}
+
+
+def test_a_switch_with_three_states_takes_no_value(graftwork):
+    """`--jit` and `--no-cache` are flags, as people type them: what follows is not taken for a value."""
+    done = graftwork(
+        "finetune", "birds.keras", "--data", "none.npz", "--jit", "--no-cache", "--dry-run", "-o", "x.keras"
+    )
+    assert done.status == 1 and "none.npz is not there" in done.err
+    assert "--jit / --no-jit" in graftwork("finetune", "--help").out
 
 
 def test_plan_reads_headers_and_makes_nothing(graftwork, folder: Path):

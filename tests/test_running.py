@@ -188,6 +188,20 @@ def test_mixed_precision_is_for_training_only(precision):
     assert not model.compiled
 
 
+def test_optimizers_as_people_write_them():
+    """By name, by class and settings as losses are, and as Keras writes them down; anything else is said to be none."""
+    for spelled in (
+        {"SGD": {"momentum": 0.9}},
+        {"sgd": {"momentum": 0.9}},
+        {"class_name": "SGD", "config": {"momentum": 0.9}},
+    ):
+        made = Fit(optimizer=spelled, learning_rate=0.5).made_optimizer()
+        assert (type(made).__name__, made.momentum, float(made.learning_rate)) == ("SGD", 0.9, 0.5)
+    for spelled in ({"Adamm": {}}, {"SGD": {"momentun": 0.9}}, {"SGD": 3}, {}, {"SGD": {}, "Adam": {}}, "adamm"):
+        with pytest.raises(OptionError, match="optimizer"):
+            Fit(optimizer=spelled).made_optimizer()
+
+
 def test_places_that_cannot_be_had_are_refused():
     """A device that is not there, and strategies that Keras or the batch cannot carry; the processor gives the same bits by name."""
     for fit, said in [

@@ -97,7 +97,7 @@ def distill(
         cache_limit: GiB that may be kept.
         epochs: How often all samples are seen.
         batch: Samples in a batch.
-        optimizer: Keras's name of an optimizer, or its configuration.
+        optimizer: Keras's name of an optimizer, a class and its settings, or its configuration.
         learning_rate: Its learning rate; by default its own.
         seed: Fixes the order of samples, new weights and the states of random layers.
         monitor: What tells the best epoch: a metric of the history; by default `val_loss` with validation data, else
@@ -294,7 +294,7 @@ def finetune(
         name: What the result is called; by default as the model.
         epochs: How often all samples are seen.
         batch: Samples in a batch.
-        optimizer: Keras's name of an optimizer, or its configuration.
+        optimizer: Keras's name of an optimizer, a class and its settings, or its configuration.
         learning_rate: Its learning rate; by default its own.
         seed: Fixes the order of samples, new weights and the states of random layers.
         monitor: What tells the best epoch: a metric of the history; by default `val_loss` with validation data,

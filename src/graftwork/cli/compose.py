@@ -51,6 +51,9 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
             "overwrite": given["overwrite"],
             "export": given["export"],
         }
+        for name in verb.flags:
+            if name in verb.lists and not given[name]:
+                raise typer.BadParameter("give one at least", param_hint=" / ".join(reversed(verb.flags[name])))
         with refusing():
             if given["dry_run"]:
                 report = api.check(kind, models, output=given["output"], **options, **wanted)

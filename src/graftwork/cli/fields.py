@@ -27,6 +27,9 @@ def option(name: str, field: FieldInfo, words: tuple[str, ...] = ()) -> inspect.
     if field.annotation is bool:
         flag = words if not field.default else (f"{words[0]}/--no-{words[0][2:]}",)
         return parameter(name, bool, typer.Option(*flag, help=text), bool(field.default))
+    if field.annotation == bool | None:
+        flag = (f"{words[0]}/--no-{words[0][2:]}",)
+        return parameter(name, bool | None, typer.Option(*flag, help=text, show_default=False), None)
     shown = field.get_default(call_default_factory=True) if not field.is_required() else None
     if shown not in (None, "", [], (), {}):
         text += f" [default: {shown}]"

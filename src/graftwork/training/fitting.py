@@ -22,7 +22,7 @@ class Fitting(Verb):
     """Samples in a batch."""
 
     optimizer: str | Mapping[str, Any] = "adam"
-    """Keras's name of an optimizer, or its configuration."""
+    """Keras's name of an optimizer, a class and its settings, or its configuration."""
 
     learning_rate: float | None = None
     """Its learning rate; by default its own."""

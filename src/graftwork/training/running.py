@@ -38,7 +38,7 @@ class Fit:
     Attributes:
         epochs: How often all samples are seen.
         batch: Samples in a batch.
-        optimizer: Keras's name of an optimizer, or its configuration.
+        optimizer: Keras's name of an optimizer, a class and its settings (``{"SGD": {"momentum": 0.9}}``), or its configuration.
         learning_rate: Its learning rate; by default its own.
         seed: Fixes the order of samples and the states of random layers.
         monitor: What tells the best epoch: a metric of the history; by default ``val_loss`` with validation data, else ``loss``.
@@ -89,10 +89,8 @@ class Fit:
             OptionError: If Keras knows none of that name or configuration.
         """
         try:
-            found = keras.optimizers.get(
-                dict(self.optimizer) if isinstance(self.optimizer, Mapping) else self.optimizer
-            )
-        except (ValueError, TypeError) as error:
+            found = keras.optimizers.get(_spelled(self.optimizer))
+        except (ValueError, TypeError, KeyError) as error:
             raise OptionError(f"optimizer {self.optimizer!r}: {str(error).splitlines()[0]}") from error
         config = found.get_config()
         if self.learning_rate is not None:
@@ -100,6 +98,16 @@ class Fit:
         if self.gradient_clip is not None:
             config["global_clipnorm"] = self.gradient_clip
         return type(found).from_config(config)
+
+
+def _spelled(optimizer: str | Mapping[str, Any]) -> Any:
+    """Return an optimizer as Keras spells it, of a class and its settings too: ``{"SGD": {"momentum": 0.9}}``."""
+    if isinstance(optimizer, str) or "class_name" in optimizer:
+        return optimizer if isinstance(optimizer, str) else dict(optimizer)
+    if len(optimizer) != 1 or not isinstance(next(iter(optimizer.values())) or {}, Mapping):
+        raise ValueError("write a class and its settings, such as {SGD: {momentum: 0.9}}")
+    ((name, settings),) = optimizer.items()
+    return {"class_name": name, "config": dict(settings or {})}
 
 
 @dataclass(slots=True)
