@@ -258,3 +258,74 @@ def test_two_devices_train_what_one_does():
     assert 0 < found["apart"] < 1e-5, "the same to rounding, yet not computed in the same way"
     assert found["kinds"] == ["ResourceVariable"]
     assert "divided evenly among 2 devices" in found["odd"]
+
+
+PLACED = """
+import sys, json
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import test_running as t
+import graftwork as gw
+from graftwork.training import contenders, features
+from graftwork.training.verbs import recalibrate
+found = {}
+
+def told(model):
+    return sorted({v._value.device.rpartition("/")[2].removeprefix("device:") for v in model.variables})
+
+def spied(owner, name, what):
+    real = getattr(owner, name)
+    def call(*arguments, **options):
+        said = real(*arguments, **options)
+        found.setdefault(f"{what} on {device}", set()).update(told(_model(arguments, said)))
+        return said
+    setattr(owner, name, call)
+
+def _model(arguments, said):
+    first = arguments[0]
+    return said[0] if isinstance(said, tuple) else getattr(first, "model", first)
+
+spied(features, "_said", "trunk")
+spied(contenders.Contender, "said", "judged")
+spied(recalibrate, "recalibrate", "recalibrated")
+x = given = t.keras.Input((6,), name="x")
+x = t.kl.BatchNormalization()(t.kl.Dense(8, activation="relu")(x))
+model = t.keras.Model(given, t.kl.Dense(2, activation="softmax")(x))
+data, made = (t.X, t.Y), {}
+for device in (None, "cpu:1"):
+    tuned = gw.finetune(model, data=data, head=2, epochs=1, device=device)
+    repaired = gw.recalibrate(model, data, device=device)
+    judged = gw.evaluate([model], data, device=device, timed=False)
+    made[device] = [w.tobytes() for w in (*tuned.get_weights(), *repaired.get_weights())], judged.to_dict()
+found["same"] = made[None] == made["cpu:1"]
+found["results"] = [told(tuned), told(repaired), told(model)]
+device, kinds = "low", []
+real = features._said
+features._said = lambda trunk, part, size: (kinds.append(sorted({l.compute_dtype for l in trunk.layers})), real(trunk, part, size))[1]
+low = gw.finetune(model, data=data, head=2, epochs=1, mixed_precision="bfloat16")
+found["kinds"], found["after"] = kinds[0], sorted({l.compute_dtype for l in low.layers})
+found["refused"] = []
+for verb in (gw.evaluate, gw.recalibrate):
+    try:
+        verb(model, data, device="gpu:7")
+    except t.OptionError as error:
+        found["refused"].append(str(error))
+print(json.dumps(found, default=sorted))
+"""
+
+
+def test_everything_that_goes_over_data_runs_where_it_is_told():
+    """The frozen trunk, judged models and recalibrated ones: on the second of two processors, to the same bits, with results as always."""
+    done = subprocess.run(
+        [sys.executable, "-c", PLACED, str(Path(__file__).parent)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for what in ("trunk", "judged", "recalibrated"):
+        assert (found[f"{what} on None"], found[f"{what} on cpu:1"]) == (["CPU:0"], ["CPU:1"]), what
+    assert found["same"] and found["results"] == [["CPU:0"]] * 3
+    assert "bfloat16" in found["kinds"] and found["after"] == ["float32"]
+    assert len(found["refused"]) == 2 and all("no device 'gpu:7'" in said for said in found["refused"])

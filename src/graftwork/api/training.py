@@ -175,6 +175,7 @@ def recalibrate(
     normalizations: bool = False,
     batch: int = 32,
     kept: float = 4.0,
+    device: str | None = None,
     **wanted: Unpack[Wanted],
 ) -> Any:
     """Give BatchNormalization layers the means and variances that they have on data, as merged weights need it.
@@ -190,6 +191,7 @@ def recalibrate(
         normalizations: Whether adapted Normalization layers get new statistics as well.
         batch: How many samples are run at a time; it does not change the result.
         kept: GiB of what layers give that are kept on the disk between passes; 0 computes it anew in each.
+        device: Where the model runs: `cpu`, `gpu:1`; by default where Keras does.
         **wanted: See `Wanted`.
 
     Returns:
@@ -209,6 +211,7 @@ def recalibrate(
         normalizations=normalizations,
         batch=batch,
         kept=kept,
+        device=device,
         **wanted,
     )
 
@@ -382,6 +385,7 @@ def evaluate(
     batch: int = 32,
     bins: int = 15,
     timed: bool = True,
+    device: str | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
     overwrite: bool = False,
@@ -405,6 +409,7 @@ def evaluate(
         batch: Samples dealt with at a time.
         bins: Bins of confidence that calibration is measured in.
         timed: Whether to measure how long models take.
+        device: Where models run: `cpu`, `gpu:1`; by default where Keras does.
         custom_objects: Classes and functions that files refer to and Keras does not know, by name.
         safe_mode: Whether code in files (of a Lambda layer) is refused; without it, loading runs that code.
         overwrite: Whether an existing output may be replaced.
@@ -435,6 +440,7 @@ def evaluate(
         batch=batch,
         bins=bins,
         timed=timed,
+        device=device,
         custom_objects=custom_objects,
         safe_mode=safe_mode,
         progress=progress,

@@ -48,6 +48,10 @@ def evaluate(
         int, typer.Option("--bins", min=1, help="Bins of confidence that calibration is measured in.")
     ] = 15,
     timed: Annotated[bool, typer.Option("--timed/--no-timed", help="Measure how long models take.")] = True,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Where models run: cpu, gpu:1; by default where Keras does.", show_default=False),
+    ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print a table of classes as well.")] = False,
     confusion: Annotated[
         Path | None,
@@ -88,6 +92,7 @@ def evaluate(
                 batch=batch,
                 bins=bins,
                 timed=timed,
+                device=device,
                 overwrite=overwrite,
                 progress=told,
             )

@@ -149,7 +149,12 @@ def unwarned() -> Iterator[None]:
 
 
 def contender(
-    name: str, source: Any, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
+    name: str,
+    source: Any,
+    custom_objects: Mapping[str, Any] | None = None,
+    *,
+    safe_mode: bool = True,
+    copied: bool = False,
 ) -> Contender:
     """Return a model to be asked.
 
@@ -158,6 +163,7 @@ def contender(
         source: A live Keras model, or a path to one in any format that loads, SavedModels among them.
         custom_objects: Classes and functions that a file refers to and Keras does not know, by name.
         safe_mode: Whether code in a file is refused.
+        copied: Whether a live model is copied, so that it stands where models are made just now.
 
     Raises:
         StoreError: If it cannot be loaded.
@@ -166,7 +172,7 @@ def contender(
     if not isinstance(source, str | PathLike):
         if not live.is_live(source):
             raise OptionError(f"model {name!r} is a {type(source).__name__}, expected a path or a keras.Model")
-        model = _apart(source)
+        model = _apart(source, copied=copied)
         return Contender(
             name=name,
             source=f"{type(source).__name__} {source.name!r}",
@@ -198,13 +204,13 @@ def contender(
     )
 
 
-def _apart(model: Any) -> Any:
+def _apart(model: Any, *, copied: bool) -> Any:
     """Return a model of the same layers whose being asked leaves no trace in the caller's; a copy where asking changes layers."""
     if not isinstance(model, keras.Model):
         raise OptionError(f"{type(model).__name__} is not a Keras 3 model; give a keras.Model")
     inputs(model)  # refuses a model that does not say what it takes
     graph = graph_of(model)
     plain = type(model).__module__.startswith("keras.")
-    if not plain or any(getattr(layer, "stateful", False) for layer in layers_of(model)):
+    if copied or not plain or any(getattr(layer, "stateful", False) for layer in layers_of(model)):
         return copy_model(model)
     return keras.Model(graph._inputs_struct, graph._outputs_struct, name=model.name)

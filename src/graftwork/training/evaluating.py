@@ -18,6 +18,7 @@ from graftwork.training.contenders import Contender, contender, unwarned
 from graftwork.training.evaluation import Evaluation, Judged, Pair, Verdict
 from graftwork.training.judging import Agreement, Figures, Judge, judge
 from graftwork.training.metrics import BINS, Floats, Reasons
+from graftwork.training.placing import on_device
 from graftwork.training.portions import Feed, Portion
 from graftwork.training.questions import Question, questions
 from graftwork.training.remembering import remembering
@@ -37,6 +38,7 @@ def evaluate(
     batch: int = 32,
     bins: int = BINS,
     timed: bool = True,
+    device: str | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
     progress: Progress | None = None,
@@ -55,6 +57,7 @@ def evaluate(
         batch: How many samples are dealt with at a time.
         bins: Bins of confidence in which calibration is measured.
         timed: Whether to measure how long models take.
+        device: Where models run: `cpu`, `gpu:1`; by default where Keras does.
         custom_objects: Classes and functions that files refer to and Keras does not know, by name.
         safe_mode: Whether code in files is refused.
         progress: Is told how far the work is.
@@ -62,18 +65,21 @@ def evaluate(
     Raises:
         MismatchError: If samples are not what a model takes, or models speak about different things.
         DataError: If samples hold NaN, or labels that are none.
-        OptionError: If it is not known what an output gives, or an option makes no sense.
+        OptionError: If it is not known what an output gives, there is no such device, or an option makes no sense.
         StoreError: If a model cannot be loaded.
     """
     if batch < 1 or bins < 1 or top < 1:
         raise OptionError(f"batch ({batch}), bins ({bins}) and top ({top}) must be at least 1")
     named = _by_name(models)
-    contenders = [contender(name, each, custom_objects, safe_mode=safe_mode) for name, each in named.items()]
-    feed = Feed(contenders, samples, batch)
-    asked = questions(contenders, feed.columns, samples, outputs=outputs, classes=classes, labels=labels)
-    feed.expect(asked)
-    benches = [_Bench(question, contenders, top, bins) for question in asked]
-    with unwarned():
+    with on_device(device), unwarned():
+        contenders = [
+            contender(name, each, custom_objects, safe_mode=safe_mode, copied=device is not None)
+            for name, each in named.items()
+        ]
+        feed = Feed(contenders, samples, batch)
+        asked = questions(contenders, feed.columns, samples, outputs=outputs, classes=classes, labels=labels)
+        feed.expect(asked)
+        benches = [_Bench(question, contenders, top, bins) for question in asked]
         count = _ask(contenders, feed, benches, samples, progress)
         latencies = {
             each.name: each.latency(feed.first.given[each.name], len(feed.first.rows), batch) if timed else None

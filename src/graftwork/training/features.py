@@ -29,6 +29,7 @@ from graftwork.errors import MismatchError, OutputError, StoreError
 from graftwork.models.configuration import configuration_of, layers_of
 from graftwork.models.lazy import keras
 from graftwork.training.feeding import packed
+from graftwork.training.placing import asked_on
 from graftwork.training.remembering import remembering
 
 COLUMN = "features"
@@ -92,6 +93,8 @@ def features(
     *,
     batch: int,
     folder: Path,
+    device: str | None = None,
+    precision: str | None = None,
     check: Callable[[Part], None] = lambda part: None,
     tell: Callable[[int, int], None] = lambda done, count: None,
 ) -> Samples:
@@ -101,7 +104,9 @@ def features(
         trunk: A model with one output.
         samples: The samples, `matched` with it.
         batch: How many are run at a time.
-        folder: Where the features are kept; those of the same trunk, samples and batch are found there.
+        folder: Where the features are kept; those of the same trunk, samples, batch, device and precision are found there.
+        device: Where the trunk runs: `cpu`, `gpu:1`; by default where Keras does.
+        precision: What its layers compute in, ``"float16"`` or ``"bfloat16"``; by default what they do.
         check: Refuses samples, as they are read.
         tell: Told how many samples are done, and how many there are.
 
@@ -109,18 +114,22 @@ def features(
         StoreError: If the folder holds the features of something else.
         OutputError: If they cannot be written.
         MismatchError: If the trunk does not give one row for each sample.
+        OptionError: If there is no such device.
     """
-    told = f"{digest(trunk)} {samples.fingerprint()} {batch} {keras.__version__} {keras.config.backend()}"
+    how = [batch, device, precision, keras.__version__, keras.config.backend()]
+    told = f"{digest(trunk)} {samples.fingerprint()} {' '.join(map(str, how))}"
     key = hashlib.sha256(told.encode()).hexdigest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         rows = _Rows(folder, key, len(samples))
-        while rows.done < len(samples):
-            part = samples.take(samples.rows[rows.done : rows.done + batch])
-            check(part)
-            found = _said(trunk, part, batch if rows.done else 0)
-            rows.add(found.astype(np.float32) if found.dtype.itemsize < 4 else found)
-            tell(rows.done, len(samples))
+        if rows.done < len(samples):
+            with asked_on(trunk, device, precision) as asked:
+                while rows.done < len(samples):
+                    part = samples.take(samples.rows[rows.done : rows.done + batch])
+                    check(part)
+                    found = _said(asked, part, batch if rows.done else 0)
+                    rows.add(found.astype(np.float32) if found.dtype.itemsize < 4 else found)
+                    tell(rows.done, len(samples))
         table = Featured(samples, rows.mapped(), key)
     except OSError as error:
         raise OutputError(f"features cannot be kept in {folder}: {error}") from error
@@ -163,7 +172,8 @@ class _Rows:
             ) from error
         if not fits or not whole or not 0 <= done <= self._count:
             raise StoreError(
-                f"{self._state.parent} holds features of another trunk, other data or another batch; name another folder, or remove it"
+                f"{self._state.parent} holds features of another trunk, other data, or run otherwise (batch, device, precision); name "
+                "another folder, or remove it"
             )
         self._told, self.done = told, done
         self._array = np.memmap(self._file, dtype, "r+", shape=shape)

@@ -345,7 +345,14 @@ class Finetuning:
                 self.progress(f"features: {done:,} of {count:,} samples", done, count)
 
         return features(
-            trunk, data, batch=self.fit.batch, folder=folder, check=lambda part: self._check(part, data.name), tell=tell
+            trunk,
+            data,
+            batch=self.fit.batch,
+            folder=folder,
+            device=self.fit.device,
+            precision=self.fit.mixed_precision,
+            check=lambda part: self._check(part, data.name),
+            tell=tell,
         )
 
     def _fine_stage(

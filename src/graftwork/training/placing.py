@@ -45,6 +45,36 @@ def placed(model: Any, fit: Fit) -> Iterator[Any]:
                 variable.assign(keras.ops.convert_to_numpy(value))
 
 
+@contextlib.contextmanager
+def on_device(device: str | None) -> Iterator[None]:
+    """Let models be made, loaded and asked on a device, as long as this lasts.
+
+    Raises:
+        OptionError: If there is no such device.
+    """
+    check_device(device)
+    with keras.device(device) if device is not None else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def asked_on(model: Any, device: str | None, precision: str | None) -> Iterator[Any]:
+    """Yield a model to be asked in place of another: a copy where a device is named, else the model itself.
+
+    Args:
+        model: A Functional that nobody else uses meanwhile.
+        device: Where it runs; None for where its variables are.
+        precision: What layers compute in; see `in_precision`.
+
+    Raises:
+        OptionError: If there is no such device.
+    """
+    with on_device(device):
+        working = copy_model(model) if device is not None else model
+        with in_precision(working, precision):
+            yield working
+
+
 def alias(model: Any) -> Any:
     """Return another model of the same layers: it can be compiled without a trace in the first."""
     graph = graph_of(model)
@@ -95,8 +125,7 @@ def check_place(fit: Fit) -> None:
     """
     if fit.device is not None and fit.strategy is not None:
         raise OptionError("device and strategy exclude each other: a strategy takes all devices of a kind")
-    if fit.device is not None and not any(_same(fit.device, each) for each in _devices()):
-        raise OptionError(f"there is no device {fit.device!r}; there are {', '.join(_devices())}")
+    check_device(fit.device)
     if fit.strategy == "multi_worker":
         raise OptionError(
             f"strategy='multi_worker' cannot be had: fit of Keras {keras.__version__} fails under MultiWorkerMirroredStrategy, as it "
@@ -117,6 +146,16 @@ def check_place(fit: Fit) -> None:
             f"a batch of {fit.batch} cannot be divided evenly among {len(_of_a_kind())} devices, and those with fewer samples would count "
             "as much as the others"
         )
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that there is not.
+
+    Raises:
+        OptionError: If there is none of this name; with those that there are.
+    """
+    if device is not None and not any(_same(device, each) for each in _devices()):
+        raise OptionError(f"there is no device {device!r}; there are {', '.join(_devices())}")
 
 
 @functools.cache

@@ -10,7 +10,9 @@ from graftwork.compose.base import Composed, Member, Progress, Trained, Verb, ve
 from graftwork.compose.ports import graph_of
 from graftwork.data import Samples, open_data
 from graftwork.errors import DataError
+from graftwork.models.lazy import keras
 from graftwork.training.matching import matched
+from graftwork.training.placing import check_device, on_device
 from graftwork.training.recalibrating import KEPT_BYTES, outlook, recalibrate
 
 
@@ -41,8 +43,12 @@ class Recalibrate(Verb):
     kept: float = Field(KEPT_BYTES / 2**30, ge=0)
     """GiB of what layers give that are kept on the disk between passes; 0 computes it anew in each."""
 
+    device: str | None = None
+    """Where the model runs: `cpu`, `gpu:1`; by default where Keras does."""
+
     def compose(self, members: Sequence[Member]) -> Composed:
         """Look at what would be done; see `Verb.compose`."""
+        check_device(self.device)
         model = members[0].model
         samples = open_data(self.data)
         if not isinstance(samples, Samples):
@@ -64,18 +70,19 @@ class Recalibrate(Verb):
                     done_in_all = (number - 1) * len(samples) + done
                     progress(f"recalibrate: pass {number}/{passes}", done_in_all, passes * len(samples))
 
-            made, report = recalibrate(
-                model,
-                samples,
-                batch=self.batch,
-                layers=self.layers,
-                normalizations=self.normalizations,
-                kept_bytes=int(self.kept * 2**30),
-                compiled=False,
-                progress=tell,
-            )
+            with on_device(self.device):
+                made, report = recalibrate(
+                    model,
+                    samples,
+                    batch=self.batch,
+                    layers=self.layers,
+                    normalizations=self.normalizations,
+                    kept_bytes=int(self.kept * 2**30),
+                    compiled=False,
+                    progress=tell,
+                )
             for variable, value in zip(model.variables, made.variables, strict=True):
-                variable.assign(value)
+                variable.assign(keras.ops.convert_to_numpy(value))
             return Trained(notes=report.notes, tables={"recalibrated": [asdict(row) for row in report.layers]})
 
         return Composed(
