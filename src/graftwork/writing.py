@@ -210,7 +210,7 @@ def write_merge(
         tensors=len(plan.specs),
         size_bytes=_size(target.path, row),
         seconds=time.perf_counter() - begin,
-        notes=(*plan.notes, *outcome.notes, *getattr(writer, "notes", ()), *found),
+        notes=(*plan.notes, *outcome.notes, *getattr(writer, "notes", ()), *found, *staged.notes),
         tables=plan.tables,
     )
 

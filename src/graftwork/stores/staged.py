@@ -2,7 +2,8 @@
 
 Everything is written under a temporary name beside the target (so that the last step is a rename within one file system), and
 only moved when it has been completed, synced, reopened and compared. Whatever ends the work before that, an error, Ctrl-C, a signal
-turned into an exception, the temporary is removed. An existing target stays what it was until the very last step, and comes back
+turned into an exception, the temporary is removed; what a run leaves that is killed outright, the next one removes (see
+`graftwork.stores.leftovers`). An existing target stays what it was until the very last step, and comes back
 if that fails.
 """
 
@@ -10,12 +11,12 @@ import fnmatch
 import glob
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from graftwork.errors import OutputError
+from graftwork.stores import leftovers
 from graftwork.stores.base import Format
 
 MAX_NAME_BYTES = 255
@@ -32,16 +33,18 @@ class Staged:
 
     Attributes:
         path: Where to write.
+        notes: What a run that was killed has left there and cannot be removed; filled when the ``with`` is entered.
     """
 
     def __init__(self, target: Path, row: Format, *, overwrite: bool = False) -> None:
         self.target, self.row, self.overwrite = target, row, overwrite
-        # the start of the name tells people whose file it is; the whole could make it too long
-        self.path = target.with_name(f".{target.name[:40]}.{os.getpid()}-{secrets.token_hex(3)}.graftwork-tmp")
-        self._aside = self.path.with_name(self.path.name + "-old")
+        self.path = leftovers.temporary(target)
+        self.notes: tuple[str, ...] = ()
+        self._aside = self.path.with_name(self.path.name + leftovers.ASIDE)
         self._moved = self._done = False
 
     def __enter__(self) -> "Staged":
+        self.notes = leftovers.clear(self.target)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -146,14 +149,12 @@ def _stem(target: Path, row: Format) -> str:
     return target.name.removesuffix(next((s for s in row.suffixes if target.name.endswith(s)), ""))
 
 
-def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse a target that is a source, exists, or cannot be made.
+def check_location(target: Path, sources: Iterable[Path]) -> None:
+    """Refuse a target that is a source, or where nothing can be made.
 
     Args:
         target: Where a result shall appear.
-        row: Its format.
         sources: Every file that is read.
-        overwrite: Whether an existing result may be replaced.
 
     Raises:
         OutputError: With the reason.
@@ -168,12 +169,44 @@ def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrit
     if not os.access(parent, os.W_OK):
         raise OutputError(f"the target's directory {parent} cannot be written to")
     for source in sources:
-        if _same(target, source) or (target.is_dir() and _same(target, source.parent) and row.directory):
-            raise OutputError(f"the target {target} is one of the sources; graftwork never writes over what it reads")
+        if _same(target, source):
+            raise _over_source(target)
         if source.is_dir() and parent.resolve().is_relative_to(source.resolve()):
             raise OutputError(
                 f"the target {target} lies inside {source}, which is one of the sources; write it elsewhere"
             )
+
+
+def _over_source(target: Path) -> OutputError:
+    return OutputError(f"the target {target} is one of the sources; graftwork never writes over what it reads")
+
+
+def refuse_existing(target: Path) -> None:
+    """Refuse a target that exists and is not an empty directory.
+
+    Raises:
+        OutputError: If it does.
+    """
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target} exists; pass --overwrite (overwrite=True) to replace it")
+
+
+def check_target(target: Path, row: Format, sources: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse a target that is a source, exists, or cannot be made.
+
+    Args:
+        target: Where a result shall appear.
+        row: Its format.
+        sources: Every file that is read.
+        overwrite: Whether an existing result may be replaced.
+
+    Raises:
+        OutputError: With the reason.
+    """
+    sources = list(sources)
+    check_location(target, sources)
+    if row.directory and target.is_dir() and any(_same(target, source.parent) for source in sources):
+        raise _over_source(target)
     if row.files_beside:
         _check_beside(target, row, sources, overwrite=overwrite)
     if not os.path.lexists(target):
