@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -342,3 +343,58 @@ def test_the_same_words_in_python(small_models: Path, tmp_path: Path):
     assert line - {"help", "as_json"} <= python
     with pytest.raises(OptionError, match="give a list of models"):
         gw.merge(str(small_models / "birds.keras"), output=tmp_path / "x.keras")  # type: ignore[arg-type]
+
+
+def test_help_says_what_options_take():
+    """Generated options too: a number where one is wanted, the words that there are, a list only where there may be several."""
+    from graftwork.training.verbs import VERBS
+
+    def command(*words: str) -> click.Command:
+        found: Any = typer.main.get_command(app)
+        for word in words:
+            found = found.get_command(None, word)
+        return found
+
+    shown = {
+        p.name: p.metavar for p in command("finetune").params if p.name in VERBS["finetune"].model_fields and p.metavar
+    }
+    assert {name: shown[name] for name in ("seed", "learning_rate", "mode", "unfreeze", "loss", "at", "data")} == {
+        "seed": "<int>",
+        "learning_rate": "<float>",
+        "mode": "<min|max>",
+        "unfreeze": "<int|str|list[int]|list[str]>",
+        "loss": "<str|name=value>",
+        "at": "<str>",
+        "data": "<value>",
+    }
+    average = command("ckpt", "average").params
+    assert {p.name: p.metavar for p in average if p.name in ("last", "seed", "set")} == {
+        "last": "<int>",
+        "seed": "<int>",
+    }
+
+
+@pytest.mark.parametrize("backend", ["jax", "nonsense"])
+def test_a_backend_that_is_not_there_is_one_sentence(small_models: Path, tmp_path: Path, backend: str):
+    """Not installed, or the name of none."""
+    (tmp_path / "jax.py").write_text("raise ModuleNotFoundError(\"No module named 'jax'\")")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "graftwork",
+            "extract",
+            small_models / "birds.keras",
+            "--at",
+            "stem",
+            "-o",
+            tmp_path / "o.keras",
+        ],
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith(f"error: Keras cannot be imported with KERAS_BACKEND={backend}: ")
+    assert done.stderr.count("\n") == 1 and "set KERAS_BACKEND to one that is installed" in done.stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import GraftworkError, OutputError
+from graftwork.models.lazy import keras
 
 DIGITS: Mapping[str, tuple[int, ...]] = {
     "low": (0, 1, 2, 3, 4, 5, 6),
@@ -166,9 +167,7 @@ def _data() -> tuple[Any, Any, Any, Any]:
 
 
 def _new_model() -> Any:
-    import keras
-    from keras import layers
-
+    layers = keras.layers
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -184,7 +183,6 @@ def _new_model() -> Any:
 
 def train(folder: Path) -> None:
     """Train and save every model of `TRAINED`; the same on every run."""
-    import keras
     import numpy as np
 
     if keras.backend.backend() == "tensorflow":
@@ -211,7 +209,6 @@ def train(folder: Path) -> None:
 
 def evaluate(folder: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the accuracy of saved models on the images kept apart: on all, and on the digits each was tuned on."""
-    import keras
     import numpy as np
 
     _, _, x, y = _data()

@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,9 +33,35 @@ def option(name: str, field: FieldInfo, words: tuple[str, ...] = ()) -> inspect.
     shown = field.get_default(call_default_factory=True) if not field.is_required() else None
     if shown not in (None, "", [], (), {}):
         text += f" [default: {shown}]"
-    if is_word(field.annotation):
-        return parameter(name, str | None, typer.Option(*words, help=text, show_default=False), None)
-    return parameter(name, list[str] | None, typer.Option(*words, help=text, show_default=False), None)
+    info = typer.Option(*words, help=text, metavar=f"<{taken(field.annotation)}>", show_default=False)
+    return parameter(name, str | None if is_word(field.annotation) else list[str] | None, info, None)
+
+
+def taken(annotation: Any) -> str:
+    """Return what an option of a type takes, as the help shows it: ``int``, ``float|auto``, ``list[str]``, ``name=str``, or ``value``."""
+    return "|".join(dict.fromkeys(_kinds(annotation))) or "value"
+
+
+def _kinds(annotation: Any) -> Iterator[str]:
+    """Yield what a type is called, each part of a union by itself."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for part in arguments:
+            yield from _kinds(part)
+    elif origin is Annotated:
+        yield from _kinds(arguments[0])
+    elif origin is Literal:
+        yield from map(str, arguments)
+    elif annotation is bool:
+        yield from ("true", "false")
+    elif annotation in (str, int, float):
+        yield annotation.__name__
+    elif origin in (list, tuple, Sequence):
+        yield f"list[{taken(arguments[0])}]"
+    elif origin is Mapping:
+        yield f"name={arguments[1].__name__}" if arguments[1] in (str, int, float) else "name=value"
+    elif annotation is not types.NoneType:
+        yield "value"
 
 
 def is_word(annotation: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from graftwork import models
+from graftwork.errors import OptionError
 
 
 class _Lazy:
@@ -24,12 +25,23 @@ keras: Any = _Lazy()
 
 
 def load_keras() -> Any:
-    """Return Keras, imported as loudly as `graftwork.models.quiet` allows."""
-    if not models.quiet or "keras" in sys.modules:
-        return importlib.import_module("keras")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with without_stderr():
-        return importlib.import_module("keras")
+    """Return Keras, imported as loudly as `graftwork.models.quiet` allows.
+
+    Raises:
+        OptionError: If it cannot be imported, as where its backend is not installed.
+    """
+    silent = models.quiet and "keras" not in sys.modules
+    if silent:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with without_stderr() if silent else contextlib.nullcontext():
+            return importlib.import_module("keras")
+    except (ImportError, ValueError) as error:  # of names that are no backend's, Keras says the latter
+        chosen = os.environ.get("KERAS_BACKEND")
+        backend = f"KERAS_BACKEND={chosen}" if chosen else "the backend that its configuration names, if any"
+        raise OptionError(
+            f"Keras cannot be imported with {backend}: {error}; install what is missing, or set KERAS_BACKEND to one that is installed"
+        ) from error
 
 
 @contextlib.contextmanager
