@@ -9,7 +9,7 @@ from graftwork import estimates, extraction
 from graftwork.api.plans import PlanReport, of_merge
 from graftwork.composing import CompositionPlan, check_composition
 from graftwork.data import Samples
-from graftwork.jobs import Job, check_adapter, check_servable
+from graftwork.jobs import Job, LaterPlan, check_adapter, check_servable
 from graftwork.judging import EvaluationPlan, check_evaluation
 from graftwork.models.savedmodel import ServablePlan
 from graftwork.stores.staged import free_bytes
@@ -82,7 +82,32 @@ class ServableReport:
         return asdict(self)
 
 
-Report = PlanReport | CompositionReport | ServableReport
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterReport:
+    """A step of which only its making, or that of a step before, tells what it would do.
+
+    Attributes:
+        step: Name of the step.
+        verb: What it does.
+        models: Names of what goes in.
+        waits_for: The step after which it can be planned.
+        free_bytes: Free disk at the target, where one is named.
+        notes: What the user should know.
+    """
+
+    step: str
+    verb: str
+    models: tuple[str, ...]
+    waits_for: str
+    free_bytes: int | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        return asdict(self)
+
+
+Report = PlanReport | CompositionReport | ServableReport | LaterReport
 """What a step would do."""
 
 
@@ -103,7 +128,25 @@ def report_of(name: str, job: Job, target: Target | None, threads: int | None) -
         return of_servable(name, plan, target)
     if isinstance(plan, EvaluationPlan):
         return of_evaluation(name, plan, target)
+    if isinstance(plan, LaterPlan):
+        return of_later(name, job, plan, target)
     return of_merge(name, plan, target, threads)
+
+
+def of_later(name: str, job: Job, plan_: LaterPlan, target: Target | None) -> LaterReport:
+    """Return what is known of a step that cannot be planned yet; see `report_of`."""
+    if target is not None:
+        job.check(target)
+    return LaterReport(
+        step=name,
+        verb=plan_.kind,
+        models=plan_.models,
+        waits_for=plan_.waits_for,
+        free_bytes=free_bytes(target.path) if target is not None else None,
+        notes=(
+            f"what {plan_.waits_for!r} holds is only known once it is made: `run` plans {name!r} then, and refuses then what does not fit",
+        ),
+    )
 
 
 def of_evaluation(name: str, plan_: EvaluationPlan, target: Target | None) -> ServableReport:

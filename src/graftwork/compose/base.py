@@ -6,7 +6,8 @@ have shapes and no values (`graftwork.models.skeleton`): whatever can be refused
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -108,6 +109,7 @@ class Verb(BaseModel):
         flags: Those of them that are options on the command line, and the words for these.
         served: Those of its arguments that may be SavedModels; its option `signatures` says which signature of each is asked.
         fed: The options that are data: whatever `graftwork.data.open_data` opens, and in recipes a name under ``data``.
+        relative: The options that are paths of files or directories, where they are texts; in recipes relative to the recipe.
     """
 
     model_config = ConfigDict(
@@ -121,6 +123,7 @@ class Verb(BaseModel):
     flags: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     served: ClassVar[tuple[str, ...]] = ()
     fed: ClassVar[tuple[str, ...]] = ()
+    relative: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def roles(cls, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -144,6 +147,11 @@ class Verb(BaseModel):
     def copies(self) -> Mapping[str, int]:
         """Return how many copies of a model it needs, by the name of the member; one of each that is not named."""
         return {}
+
+    def below(self, root: Path) -> Self:
+        """Return the verb with its files found from a directory; ``~`` is the user's home."""
+        given = {name: value for name in self.relative if isinstance(value := getattr(self, name), str) and value}
+        return self.model_copy(update={name: str(root / Path(value).expanduser()) for name, value in given.items()})
 
     def compose(self, members: Sequence[Member]) -> Composed:
         """Make the result of the members.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.jobs.adapters import check_adapter, plan_adapter_step
-from graftwork.jobs.base import Job, PlannedReader, reader_of
+from graftwork.jobs.base import Job, LaterJob, LaterPlan, UnmadeError, reader_of
 from graftwork.jobs.compositions import assembly, plan_assembly, plan_assembly_step, plan_compose_step
 from graftwork.jobs.declared import check_servable, declared
 from graftwork.jobs.estimates import estimated, plan_estimate_step, write_estimate
@@ -24,7 +24,9 @@ from graftwork.stores import Reader
 __all__ = [
     "JOBS",
     "Job",
-    "PlannedReader",
+    "LaterJob",
+    "LaterPlan",
+    "UnmadeError",
     "assembly",
     "check_adapter",
     "check_servable",

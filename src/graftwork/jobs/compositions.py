@@ -70,7 +70,7 @@ def plan_compose_step(step: ComposeStep, recipe: Recipe, readers: Mapping[str, R
         for name, value in given.items()
         if value is not None
     }
-    verb = step.verb.model_copy(update=opened) if opened else step.verb
+    verb = step.verb.below(root).model_copy(update=opened)
     return ComposeJob(plan_composition(verb, sources), step.export, step.settings())
 
 

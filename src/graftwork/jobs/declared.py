@@ -7,8 +7,8 @@ from pathlib import Path
 
 from graftwork import ckpt
 from graftwork.ckpt.lift import compared, plan_lift
-from graftwork.errors import OptionError, OutputError
-from graftwork.jobs.base import LastJob
+from graftwork.errors import OptionError, OutputError, StoreError
+from graftwork.jobs.base import LastJob, PlannedReader, UnmadeError
 from graftwork.jobs.merges import MergeJob
 from graftwork.models import savedmodel
 from graftwork.models.savedmodel import FROZEN, ServablePlan
@@ -26,7 +26,12 @@ class ServableJob(LastJob):
     """Something made of SavedModels; see `Job`."""
 
     plan: ServablePlan
-    between: tuple[str, str] = ("", "")
+
+    @property
+    def between(self) -> tuple[str, str]:
+        """Return ending and format."""
+        row = _row(self.plan)
+        return (row.suffixes[0] if row.suffixes else ""), row.name
 
     def check(self, target: Target) -> None:
         """See `Job.check`."""
@@ -37,8 +42,12 @@ class ServableJob(LastJob):
         return write_servable(self.plan, target, progress)
 
 
+def _row(plan: ServablePlan) -> Format:
+    return FROZEN if plan.format == FROZEN.name else FORMATS[plan.format]
+
+
 def _servable_row(plan: ServablePlan, target: Target) -> Format:
-    row = FROZEN if plan.format == FROZEN.name else FORMATS[plan.format]
+    row = _row(plan)
     if target.format not in (None, row.name):
         raise OptionError(f"the result of {plan.kind} is written as {row.name}, not as {target.format!r}")
     if row.suffixes and not target.path.name.endswith(row.suffixes):
@@ -79,7 +88,7 @@ def write_servable(plan: ServablePlan, target: Target, progress: Progress | None
         tensors=0,
         size_bytes=sum(file.stat().st_size for file in files),
         seconds=time.perf_counter() - begin,
-        notes=(*plan.notes, *notes),
+        notes=(*plan.notes, *notes, *staged.notes),
         tables=plan.tables,
     )
 
@@ -94,14 +103,27 @@ def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Pat
 
     Raises:
         GraftworkError: If it cannot be done.
+        UnmadeError: If it can only be told once an earlier step has been made.
     """
     if isinstance(step, SavedmodelLift):
         return MergeJob(plan_lift(step, readers), lambda reader: compared(step, readers[step.source], reader))
     if isinstance(step, CheckpointStep):
         return MergeJob(ckpt.PLANS[step.kind](step, readers))
-    sources = [(label, readers[label].path) for label in step.inputs()]
+    sources = [(label, _directory(step.kind, label, readers[label])) for label in step.inputs()]
     for name in step.paths:
         given = getattr(step, name)
         found = [root / Path(path).expanduser() for path in ((given,) if isinstance(given, str) else given)]
         sources += [(label_of(path), path) for path in found]
     return ServableJob(savedmodel.PLANS[step.kind](sources, **step.wishes(root)))
+
+
+def _directory(kind: str, label: str, reader: Reader) -> Path:
+    """Return where a SavedModel lies whose program is read."""
+    if not isinstance(reader, PlannedReader):
+        return reader.path
+    if reader.makes not in ("saved_model", ""):
+        raise StoreError(
+            f"step {label!r} makes a {reader.makes} model, and {kind} takes SavedModels; list it under `outputs`, `graftwork export` it, "
+            "and go on from there in a recipe of its own"
+        )
+    raise UnmadeError(label)

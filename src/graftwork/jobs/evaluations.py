@@ -10,6 +10,7 @@ from graftwork.judging import JSON, EvaluationPlan, check_evaluation, write_eval
 from graftwork.recipe import Recipe, Step
 from graftwork.recipe.training import EvaluateStep
 from graftwork.stores import Reader
+from graftwork.training.placing import check_device
 from graftwork.writing import Progress, Result, Target
 
 
@@ -31,6 +32,8 @@ class EvaluationJob(LastJob):
 
 def plan_evaluation_step(step: EvaluateStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
     """Return the job of an evaluation."""
+    if step.device is not None:
+        check_device(step.device)
     data = recipe.data.get(step.data, step.data) if isinstance(step.data, str) else step.data
     wishes = {name: value for name, value in step.wishes().items() if name != "data"}
     models = tuple((name, readers[name].path) for name in step.models)

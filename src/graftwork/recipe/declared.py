@@ -29,7 +29,6 @@ class DeclaredStep(Step):
         arguments: The options that are arguments on the command line, behind models and files.
         flags: Names of an option on the command line, where they are not those of the field.
         relative: The options that are paths of files; relative to the recipe.
-        is_model: Whether later steps can use the result.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -39,7 +38,11 @@ class DeclaredStep(Step):
     arguments: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[dict[str, tuple[str, ...]]] = {}
     relative: ClassVar[tuple[str, ...]] = ()
-    is_model: ClassVar[bool] = True
+
+    @property
+    def is_model(self) -> bool:
+        """Whether later steps can use the result."""
+        return True
 
     def inputs(self) -> Iterator[str]:
         """Yield the names of the models."""

@@ -18,7 +18,6 @@ class SavedModelStep(DeclaredStep):
     """A step that works on SavedModels; a kind of it is a class below this one, and is listed when it is declared."""
 
     kind: ClassVar[str] = ""
-    is_model: ClassVar[bool] = False
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
@@ -36,7 +35,6 @@ class SavedmodelLift(SavedModelStep):
 
     kind: ClassVar[str] = "savedmodel_lift"
     takes: ClassVar[tuple[str, ...]] = ("source", "into")
-    is_model: ClassVar[bool] = True
 
     source: Name
     """The SavedModel or checkpoint."""
@@ -199,3 +197,8 @@ class SavedmodelJoinFrozen(SavedModelStep):
     """What comes out: a ``saved_model``, or a ``frozen_graph`` again."""
     examples: str | None = None
     """An ``.npz`` file with inputs for the comparison with the graphs, by their names; by default random ones."""
+
+    @property
+    def is_model(self) -> bool:
+        """Whether later steps can use the result: a frozen graph is a file that `graph` and `graphs` name, no model."""
+        return self.result == "saved_model"

@@ -13,7 +13,6 @@ class EvaluateStep(DeclaredStep):
     """Say how good models are on data: every figure that their outputs ask for, agreement, time and size, as a JSON file."""
 
     kind: ClassVar[str] = "evaluate"
-    is_model: ClassVar[bool] = False
 
     models: Names
     """The models."""
@@ -33,3 +32,10 @@ class EvaluateStep(DeclaredStep):
     """Bins of confidence that calibration is measured in."""
     timed: bool = True
     """Whether to measure how long models take."""
+    device: str | None = None
+    """Where models run: `cpu`, `gpu:1`; by default where Keras does."""
+
+    @property
+    def is_model(self) -> bool:
+        """Whether later steps can use the result: figures are no model."""
+        return False

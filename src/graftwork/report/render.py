@@ -322,12 +322,31 @@ def servable(report: Any) -> None:
     _notes(report.notes)
 
 
+def later(report: Any) -> None:
+    """Print what is known of a step that cannot be planned yet.
+
+    Args:
+        report: A `graftwork.api.reports.LaterReport`.
+    """
+    _facts(
+        [
+            ("step", report.step if report.step == report.verb else f"{report.step}: {report.verb}"),
+            ("models", ", ".join(report.models)),
+            ("planned", f"after {report.waits_for} is made"),
+            ("free disk", size(report.free_bytes) if report.free_bytes is not None else None),
+        ]
+    )
+    _notes(report.notes)
+
+
 def report(found: Any, *, tensors: bool = False, coefficients: bool = False) -> None:
     """Print what a step would do, whatever kind of step it is."""
     if hasattr(found, "members"):
         composition(found)
     elif hasattr(found, "signatures"):
         servable(found)
+    elif hasattr(found, "waits_for"):
+        later(found)
     else:
         plan(found, tensors=tensors, coefficients=coefficients)
 

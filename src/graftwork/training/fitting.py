@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from graftwork.training.running import Fit, forget
 
 class Fitting(Verb):
     """A verb that trains; verbs are classes below this one, which has no word of its own."""
+
+    relative: ClassVar[tuple[str, ...]] = ("log", "tensorboard", "run")
 
     epochs: int = Field(10, ge=1)
     """How often all samples are seen."""
@@ -102,7 +104,7 @@ class Fitting(Verb):
         Args:
             told: What else it depends on: models and data.
         """
-        beside = {*self.fed, "log", "tensorboard", "run"}
+        beside = {*self.fed, *self.relative}
         options = {name: getattr(self, name) for name in type(self).model_fields if name not in beside}
         return hashlib.sha256(json.dumps([options, told], sort_keys=True, default=_plain).encode()).hexdigest()
 

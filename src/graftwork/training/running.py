@@ -203,7 +203,10 @@ class _Keeper:
         """Take up the state on disk, if there is one; return the number of the epoch that comes next."""
         if self.folder is None:
             return 0
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the state of the run cannot be kept in {self.folder}: {error}") from error
         path = self.folder / STATE
         if not path.exists():
             return 0

@@ -33,6 +33,7 @@ class Distill(Fitting):
     flags: ClassVar[Mapping[str, tuple[str, ...]]] = {"teachers": ("-t", "--teacher"), "student": ("-s", "--student")}
     served: ClassVar[tuple[str, ...]] = ("teachers", "student")
     fed: ClassVar[tuple[str, ...]] = ("data", "validation")
+    relative: ClassVar[tuple[str, ...]] = (*Fitting.relative, "cache")
 
     data: Any
     """What to learn from: inputs, and labels where there are any."""
