@@ -178,6 +178,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_made_that_it_does_not_n
                 }
             )
         )
+    ensemble = {"both": {"savedmodel_ensemble": {"models": ["one", "two"]}}}
+    taught = recipe({**ensemble, "small": {"distill": {"teachers": ["both"], "student": "trunk", "data": "new"}}})
+    assert [getattr(report, "waits_for", "") for report in gw.plan(taught)] == ["", "", "both"]
     joined = {"savedmodel_join_frozen": {"graphs": ["a.pb", "b.pb"], "result": "frozen_graph"}}
     with pytest.raises(RecipeError, match="'bridged' uses 'joined', whose result no later step can use"):
         gw.plan(recipe({"joined": joined, "bridged": {"savedmodel_bridge": {"source": "joined"}}}))

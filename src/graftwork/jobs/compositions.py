@@ -11,7 +11,7 @@ from graftwork.compose.naming import Names
 from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, write_composition
 from graftwork.data import open_data
 from graftwork.errors import MismatchError, OptionError
-from graftwork.jobs.base import Job
+from graftwork.jobs.base import Job, PlannedReader, UnmadeError
 from graftwork.jobs.merges import MergeJob
 from graftwork.recipe import AssembleStep, Recipe, Step
 from graftwork.recipe.composition import ComposeStep
@@ -53,7 +53,11 @@ class ComposeJob:
 
 
 def plan_compose_step(step: ComposeStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
-    """Return the job of a composition."""
+    """Return the job of a composition.
+
+    Raises:
+        UnmadeError: If it can only be told once an earlier step has been made.
+    """
     taken = Names()
     sources = [
         Source(
@@ -71,6 +75,10 @@ def plan_compose_step(step: ComposeStep, recipe: Recipe, readers: Mapping[str, R
         if value is not None
     }
     verb = step.verb.below(root).model_copy(update=opened)
+    for role, name in step.models:
+        reader = readers[name]
+        if role in verb.served and isinstance(reader, PlannedReader) and reader.makes == "saved_model":
+            raise UnmadeError(name)  # a program that the verb reads
     return ComposeJob(plan_composition(verb, sources), step.export, step.settings())
 
 
