@@ -48,6 +48,7 @@ from graftwork.training.teachers import (
     target_said,
     teachers_of,
 )
+from graftwork.training.tokens import check_all
 
 if TYPE_CHECKING:
     from graftwork.training.verbs.distill import Distill
@@ -334,6 +335,8 @@ class Distilling:
         for data in (self.data, self.validation):
             if isinstance(data, Samples):
                 check_values(data, targets)
+                for model in (student, *(teacher.model for teacher in self.teachers)):
+                    check_all(model, data)
         alpha = wishes.alpha if wishes.alpha is not None else ALPHA if self.labelled else 1.0
         if alpha < 1 and not self.labelled:
             raise DataError(

@@ -39,6 +39,7 @@ from graftwork.training.remembering import check_order
 from graftwork.training.running import Fit, History, run
 from graftwork.training.seeding import seeded
 from graftwork.training.streams import parts_of
+from graftwork.training.tokens import check_tokens, vocabularies
 
 CHANGING = ("probabilities", "sigmoid")
 """What a model gives that no head is put on: the answers to its old task."""
@@ -70,6 +71,7 @@ class Finetuning:
         self.aim.made_loss()
         self.data = self._fitting(self.data)
         check_order(member.name, self.model, self.data)
+        self.known = vocabularies(self.model)
         self.validation = None if self.validation is None else self._fitting(self.validation)
         self.why_not = self.halves.why_not or why_not_once(self.halves.trunk(), self.halves.port, self.data)
         self._check_options()
@@ -303,16 +305,17 @@ class Finetuning:
 
     def _check(self, part: Read, where: str) -> None:
         check_part(part, where, {self.target.name: self.target})
-        self._check_switches(part, where)
+        self._check_more(part, where)
 
-    def _check_switches(self, part: Read, where: str) -> None:
+    def _check_more(self, part: Read, where: str) -> None:
+        check_tokens(self.known, part.inputs, part.rows, where)
         if self.target.kind in LABELS and part.labels is not None:
             check_switches(part.labels, part.rows, where)
 
     def _batches(self, stream: Stream) -> Iterator[Read]:
         """Go through a stream, and refuse what the model cannot learn from."""
         for part in parts_of(stream, inputs(self.model), self.target):
-            self._check_switches(part, stream.name)
+            self._check_more(part, stream.name)
             yield part
 
     def _head_stage(self, folder: Path) -> None:

@@ -17,6 +17,7 @@ from graftwork.training.feeding import arranged
 from graftwork.training.matching import Target, check_labels, check_part, check_shape, matched
 from graftwork.training.questions import LABELS, Question, columns_of, named_for
 from graftwork.training.streams import inputs_of, numbers_in, rows_of
+from graftwork.training.tokens import check_tokens, vocabularies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Feed:
 
     def __init__(self, contenders: Sequence[Contender], samples: Samples | Stream, batch: int) -> None:
         self._contenders, self._samples, self._batch = contenders, samples, batch
+        self._known = {each.name: vocabularies(each.model) for each in contenders}
         self._wanted: Mapping[str, Target] = {}
         if isinstance(samples, Samples):
             plain = replace(samples, labels=None, weights=None)
@@ -104,6 +106,9 @@ class Feed:
                     part = taken.take(rows)
                     check_part(part, self._samples.name)
                     read[key] = list(part.inputs.values())
+                check_tokens(
+                    self._known[each.name], dict(zip(taken.inputs, read[key], strict=True)), rows, self._samples.name
+                )
                 given[each.name] = arranged(each.model, dict(zip(taken.inputs, read[key], strict=True)))
             labels = {}
             for column, samples in self._labelled.items():
@@ -128,8 +133,9 @@ class Feed:
             weights = {column: counted.get(column, counted.get("")) for column in self._wanted}
             first = next(iter(taken.values()))
             rows = rows_of(where, done, *first.values(), *labels.values(), *weights.values())
-            for each in taken.values():
+            for owner, each in taken.items():
                 check_part(Part(rows, each, None, None), name)
+                check_tokens(self._known[owner], each, rows, name)
             for column, target in self._wanted.items():
                 check_shape(labels[column].shape[1:], target, f"labels {column!r} of {where}")
                 check_part(Part(rows, {}, labels[column], weights[column]), name, {column: target})

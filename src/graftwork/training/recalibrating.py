@@ -25,6 +25,7 @@ from graftwork.training.feeding import packed
 from graftwork.training.matching import matched
 from graftwork.training.moments import Moments
 from graftwork.training.statistics import Keeper, Watch, keepers
+from graftwork.training.tokens import check_all
 from graftwork.training.turns import Turns, Unit, turns
 
 KEPT_BYTES = 4 << 30
@@ -169,6 +170,7 @@ def recalibrate(
         _check_batch(model, len(samples), batch)
     if not len(samples):
         raise DataError(f"there are no samples in {samples.name}")
+    check_all(model, samples)
     copy = copy_model(model, compiled=compiled)
     found, notes = keepers(copy, layers, normalizations=normalizations)
     order = turns(copy, found)

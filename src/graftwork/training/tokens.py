@@ -1,0 +1,87 @@
+"""Numbers that stand for words: an Embedding layer knows so many, and beyond them Keras fails, wraps around, or gives zeros, by device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.compose.graph import Graph, is_graph
+from graftwork.compose.ports import inputs
+from graftwork.data import Samples
+from graftwork.errors import DataError
+from graftwork.models.lazy import keras
+
+BATCH = 1024
+"""Samples that are looked at in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an input goes into.
+
+    Attributes:
+        layer: The Embedding layer.
+        count: How many numbers it knows, from 0 on.
+    """
+
+    layer: str
+    count: int
+
+
+def vocabularies(model: Any) -> dict[str, Known]:
+    """Return the smallest Embedding that each input of a model goes into as it is, by the input's name."""
+    if not is_graph(model):
+        return {}
+    graph = Graph(model, deep=True)
+    names = dict(zip(graph.inputs, inputs(model), strict=True))
+    found: dict[str, Known] = {}
+    for step in graph.steps:
+        if isinstance(step.operation, keras.layers.Embedding) and step.takes[0] in names:
+            name, known = names[step.takes[0]], Known(step.operation.name, int(step.operation.input_dim))
+            if name not in found or known.count < found[name].count:
+                found[name] = known
+    return found
+
+
+def check_tokens(
+    known: Mapping[str, Known], given: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], where: str
+) -> None:
+    """Refuse numbers that an Embedding layer does not know.
+
+    Args:
+        known: What inputs go into; see `vocabularies`.
+        given: Samples, by input.
+        rows: Their numbers.
+        where: What messages call the data.
+
+    Raises:
+        DataError: With the first sample that holds one.
+    """
+    for name, each in known.items():
+        wrong = (given[name] < 0) | (given[name] >= each.count)
+        if wrong.any():
+            place = tuple(np.argwhere(wrong)[0])
+            raise DataError(
+                f"input {name!r} of sample {rows[place[0]]:,} of {where} is {given[name][place]}, and Embedding {each.layer!r} knows "
+                f"{each.count:,}: expected whole numbers from 0 to {each.count - 1:,}"
+            )
+
+
+def check_all(model: Any, samples: Samples) -> None:
+    """Go through all samples, and refuse numbers that Embedding layers of a model do not know.
+
+    Args:
+        model: The model.
+        samples: The samples, `matched` with it or with a model that takes the same inputs in this order.
+
+    Raises:
+        DataError: If there is one.
+    """
+    found = vocabularies(model)
+    if not found:
+        return
+    known = {ours: found[name] for name, ours in zip(inputs(model), samples.inputs, strict=True) if name in found}
+    for part in samples.batches(BATCH):
+        check_tokens(known, part.inputs, part.rows, samples.name)
