@@ -244,6 +244,7 @@ def made(plan: Bridge, result: Result = "auto") -> Bridged:
             notes = [
                 f"{path.name} becomes a frozen layer around signature {plan.signature.name!r}: it cannot be rebuilt ({brief(error)})"
             ]
+    register()  # before TensorFlow, which Keras imports as loudly as is wanted
     folder = hold(path)
     running = Running(folder.path, plan.signature.name, list(plan.inputs), plan.wanted)
     specs: dict[str, tuple[tuple[int | None, ...], str]] = {}
