@@ -34,7 +34,8 @@ def option(name: str, field: FieldInfo, words: tuple[str, ...] = ()) -> inspect.
     if shown not in (None, "", [], (), {}):
         text += f" [default: {shown}]"
     info = typer.Option(*words, help=text, metavar=f"<{taken(field.annotation)}>", show_default=False)
-    return parameter(name, str | None if is_word(field.annotation) else list[str] | None, info, None)
+    kind: Any = str if is_word(field.annotation) else list[str]
+    return parameter(name, kind, info) if field.is_required() else parameter(name, kind | None, info, None)
 
 
 def taken(annotation: Any) -> str:
