@@ -148,6 +148,9 @@ def test_streams_are_trained_on_in_every_epoch():
     assert losses[-1] < losses[0] and model.output_shape == (None, 3)
     with pytest.raises(OptionError, match="head=10"):
         tuned(trunk, data=lambda: iter(batches))
+    columns = [(x, np.eye(3, dtype="float32")[y]) for x, y in batches]
+    _, _, again = tuned(trunk, data=lambda: iter(columns), head=3, epochs=3, learning_rate=0.05)
+    np.testing.assert_allclose([row["loss"] for row in again["history"]], losses, rtol=1e-5)
     for bad, message in (
         ((X[:8, 1:], Y[:8]), r"batch 4 of .* is float32 \(5, 6, 2\)"),
         ((X[:8], np.eye(4)[Y[:8]]), r"labels of batch 4 of .* have the shape \(4,\)"),

@@ -287,6 +287,19 @@ def test_training_is_the_same_for_the_same_seed():
 # Streams ---------------------------------------------------------------------------------------------------------------
 
 
+class Endless(keras.utils.PyDataset):
+    """Batches without a number of them, which Keras takes with `steps_per_epoch`."""
+
+    def __getitem__(self, place):
+        return np.zeros((2, 3), "float32"), np.zeros(2)
+
+
+def test_a_data_set_without_an_end_is_refused():
+    """It would be read for ever."""
+    with pytest.raises(DataError, match=r"never ends.*__len__"):
+        open_data(Endless())
+
+
 class Sheets(keras.utils.PyDataset):
     def __len__(self):
         return 3

@@ -29,6 +29,10 @@ class Batches:
         self.source, self.name = source, name
         if _is_of(source, "Dataset", "tensorflow") and int(source.cardinality()) == ENDLESS:
             raise DataError(f"{name} never ends; leave repeat() out, or say how many batches are meant (take)")
+        if hasattr(source, "__getitem__") and not hasattr(source, "__len__"):
+            raise DataError(
+                f"{name} never ends, since its class does not say how many batches there are; give it a __len__"
+            )
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         found = self.source

@@ -32,8 +32,9 @@ from graftwork.training.features import COLUMN, digest, features, why_not_once
 from graftwork.training.feeding import dataset, fitted, streamed
 from graftwork.training.forgetting import Task
 from graftwork.training.halves import halves
+from graftwork.training.lessons import first_labels
 from graftwork.training.matching import Target, check_labels, check_part, matched, target_of
-from graftwork.training.objectives import LABELS, check_switches, objective
+from graftwork.training.objectives import LABELS, check_switches, has_columns, objective
 from graftwork.training.placing import alias, check_place, placed
 from graftwork.training.remembering import check_order
 from graftwork.training.running import Fit, History, run
@@ -273,6 +274,9 @@ class Finetuning:
         self.said: list[str] = []
         tables: dict[str, Any] = {}
         before = self.task.remember() if self.task is not None else None
+        if not isinstance(self.data, Samples):
+            labels = first_labels(self.data, inputs(self.model))
+            self.aim = replace(self.aim, spread=labels is not None and has_columns(self.target, labels.shape[1:]))
         with self._folder() as folder:
             told = (_print(self.data), _print(self.validation), digest(self.model))
             self.key = self.wishes.key(*told)

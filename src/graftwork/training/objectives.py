@@ -62,7 +62,7 @@ def objective(target: Target, data: Samples | Stream, loss: LossSpec | None) -> 
 
     Args:
         target: The output.
-        data: What it is trained on; of a stream nothing tells how labels come, so they are taken for numbers of classes.
+        data: What it is trained on; of a stream its first batch tells later how labels come (`has_columns`).
         loss: What the user wants.
 
     Raises:
@@ -74,9 +74,18 @@ def objective(target: Target, data: Samples | Stream, loss: LossSpec | None) -> 
             "regression), or give the head an activation"
         )
     shape = data.table.columns[data.labels].shape if isinstance(data, Samples) and data.labels is not None else ()
-    classes = target.shape[-1] if target.shape else None
-    whole = len(shape) == len(target.shape) and bool(shape) and shape[-1] == classes and classes != 1
-    return Objective(target.kind, target.kind in CLASSES and whole, loss)
+    return Objective(target.kind, has_columns(target, shape), loss)
+
+
+def has_columns(target: Target, shape: tuple[int | None, ...]) -> bool:
+    """Return whether labels of classes have a column for each, not the number of one.
+
+    Args:
+        target: The output.
+        shape: The shape of a label.
+    """
+    whole = len(shape) == len(target.shape) and bool(shape) and shape[-1] == target.shape[-1] != 1
+    return target.kind in CLASSES and whole
 
 
 def check_switches(labels: NDArray[Any], rows: NDArray[np.int64], where: str) -> None:
