@@ -94,7 +94,7 @@ def test_sizes_that_are_free():
         (plain((4,), "int32"), X, {}, "holds fractions, which would be cut off"),
         (plain((1,), "uint8"), Y, {}, "holds int64, which may not fit; save it as uint8"),
         (plain((1,), "int32"), Y, {"scale": 0.5}, "would be scaled by 0.5, which is for inputs of floating-point"),
-        (plain(), {"a": X, "b": X}, {"x": ["a", "b"]}, r"input 'x' gets no column, the model has no input '0'.*there are a, b"),
+        (plain(), {"a": X, "b": X}, {"x": ["a", "b"]}, r"gives 2 inputs in order \(a, b\), and model .* takes one, 'x'.*x=\{x: \[a, b\]\}"),
         (plain(), (({"z": X}), Y), {}, r"the model has no input 'z'; say which column goes into which input, x=\{x: …\}"),
     ],
     ids=str,
