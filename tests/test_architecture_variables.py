@@ -395,11 +395,11 @@ def _nested() -> keras.Model:
 
 def _compiled_inside() -> keras.Model:
     base = keras.Sequential([keras.Input((4,)), L.Dense(2)], name="base")
-    base.compile("adam", "mse", metrics=["mae"])
+    base.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
     base.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
     inputs = keras.Input((4,))
     model = keras.Model(inputs, L.Dense(2, name="head")(base(inputs)))
-    model.compile(keras.optimizers.SGD(momentum=0.5), "mse", metrics=["mae"])
+    model.compile(keras.optimizers.SGD(momentum=0.5), "mse", metrics=["mae"], run_eagerly=True)
     model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
     return model
 
@@ -635,12 +635,12 @@ def test_keras2_model_is_laid_out_as_keras2_saves_it(tmp_path: Path) -> None:
     tf_keras = pytest.importorskip("tf_keras")
     T = tf_keras.layers
     base = tf_keras.Sequential([tf_keras.Input((4,)), T.Dense(2), T.BatchNormalization()], name="base")
-    base.compile("adam", "mse", metrics=["mae"])
+    base.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
     base.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
     inputs = tf_keras.Input((4,))
     head = T.Dense(2, name="head")
     model = tf_keras.Model(inputs, head(head(base(inputs)) + 1.0))
-    model.compile("adam", "mse", metrics=["mae", "accuracy"])
+    model.compile("adam", "mse", metrics=["mae", "accuracy"], run_eagerly=True)
     model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
     check_keras2(model, tmp_path / "model.keras")
     names = name_tree(read(tmp_path / "model.keras")[1])

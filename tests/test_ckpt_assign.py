@@ -628,7 +628,7 @@ def test_a_keras_model_begins_from_a_bert_of_tensorflow_1(bert):
 
     model = keras_bert()
     model.get_layer("norm").trainable = False
-    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=True)
     model.fit(np.zeros((2, 10)), np.zeros((2, 5)), verbose=0)
     before = {v.path: np.array(v) for v in model.variables}
     state = [np.array(v) for v in model.optimizer.variables]
@@ -684,7 +684,7 @@ def test_a_file_begins_from_the_same(bert, tmp_path):
     import tensorflow as tf
 
     model = keras_bert(40, 16, 3)
-    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=True)
     model.fit(np.zeros((2, 10)), np.zeros((2, 3)), verbose=0)
     model.save(tmp_path / "m.keras")
     model.save_weights(tmp_path / "m.weights.h5")

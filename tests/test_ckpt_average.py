@@ -352,7 +352,7 @@ def test_an_average_of_objects_is_restored_by_tensorflow(tf, tmp_path, kind):
     def build():
         model = keras.Sequential([keras.layers.Dense(4, name="a"), keras.layers.Dense(2, name="b")])
         model.build((None, 3))
-        model.compile(keras.optimizers.Adam(0.05), "mse")
+        model.compile(keras.optimizers.Adam(0.05), "mse", run_eagerly=True)
         step = tf.Variable(0, dtype=tf.int64, name="global_step")
         return tf.train.Checkpoint(model=model, optimizer=model.optimizer, step=step), model, step
 
@@ -466,7 +466,7 @@ def test_an_average_of_keras_files_goes_on_training_where_the_last_was(tmp_path)
     for k in range(3):
         layers = [keras.Input((3,)), keras.layers.Dense(4, name=f"a{k}"), keras.layers.Dense(2, name=f"b{k}")]
         model = keras.Sequential(layers)
-        model.compile(keras.optimizers.Adam(0.01), "mse")
+        model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=True)
         model.fit(np.ones((8, 3)), np.ones((8, 2)), batch_size=8, epochs=k + 1, verbose=0)
         model.save(tmp_path / f"epoch-{k}.keras")
         paths.append(model)

@@ -439,7 +439,7 @@ def fitted(keras, seed):
     inputs = keras.Input((8,))
     hidden = keras.layers.BatchNormalization(name="norm")(keras.layers.Dense(4, name="first")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(2, name="second")(hidden))
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     rng = np.random.default_rng(seed)
     model.fit(rng.standard_normal((4, 8)), rng.standard_normal((4, 2)), verbose=0)
     return model
@@ -464,7 +464,7 @@ def test_tensorflow_restores_moved_objects(tf, tmp_path, version):
     models = [fitted(keras, seed) for seed in range(2)]
     if version == "legacy":
         for model in models:
-            model.compile(keras.optimizers.legacy.Adam(), "mse")
+            model.compile(keras.optimizers.legacy.Adam(), "mse", run_eagerly=True)
             model.fit(np.ones((4, 8)), np.ones((4, 2)), verbose=0)
     saved, fresh = models
     prefix = tf.train.Checkpoint(model=saved, optimizer=saved.optimizer).save(str(tmp_path / "a"))

@@ -234,7 +234,7 @@ def test_live_results_are_what_was_planned_and_sources_stay(case):
     assert report.parameters["trained"] == sum(int(np.prod(v.shape)) for v in result.trainable_weights)
     assert [tuple(port["shape"]) for port in report.inputs] == [tuple(x.shape) for x in result.inputs]
     assert [tuple(port["shape"]) for port in report.outputs] == [tuple(x.shape) for x in result.outputs]
-    result.compile("sgd", "mse")
+    result.compile("sgd", "mse", run_eagerly=True)
     x = images(result)
     result.fit(x, np.zeros(result(x).shape), verbose=0)
     assert [state(model) for model in models] == before
@@ -261,13 +261,13 @@ def test_files_reload_plain_and_predict_the_same(case, folder, tmp_path):
     assert case.verb in record
 
 
-def test_the_command_and_the_recipe_make_what_python_makes(folder, tmp_path):
+def test_the_command_and_the_recipe_make_what_python_makes(folder, tmp_path, commands):
     """One meaning: the same architecture and the same predictions from all three, for every verb."""
-    commands, steps, outputs = [], {}, {}
+    typed, steps, outputs = [], {}, {}
     for case in CASES:
         name = case.verb.replace("_", "-")
         files = [str(folder / f"{model}.keras") for model in case.models]
-        commands.append(
+        typed.append(
             [
                 name,
                 *case.words(files),
@@ -282,16 +282,9 @@ def test_the_command_and_the_recipe_make_what_python_makes(folder, tmp_path):
         outputs[f"step_{case.verb}"] = f"recipe_{case.verb}.keras"
     recipe = {"models": {name: str(folder / f"{name}.keras") for name in MODELS}, "steps": steps, "outputs": outputs}
     (tmp_path / "all.yaml").write_text(yaml.safe_dump(recipe))
-    script = (
-        "import sys, json\n"
-        "from graftwork.cli.app import app\n"
-        "for command in json.loads(sys.argv[1]):\n"
-        "    app(command, standalone_mode=False)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(commands)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    for command in typed:
+        done = commands.graftwork(command)
+        assert done.returncode == 0, done.stderr
     gw.run(tmp_path / "all.yaml", check=False)
 
     for case in CASES:
@@ -449,13 +442,11 @@ def test_merges_and_compositions_in_one_recipe(folder, tmp_path):
     np.testing.assert_allclose(merged(x), both(x), rtol=1e-5)
 
 
-def test_the_command_line_of_verbs(folder, tmp_path):
+def test_the_command_line_of_verbs(folder, tmp_path, commands):
     """Statuses and streams: 0 and a path, 1 and one line, 2 for wrong words; `plan VERB` makes nothing."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "graftwork", *arguments], cwd=folder, capture_output=True, text=True, check=False
-        )
+        return commands.graftwork(arguments, cwd=folder)
 
     planned = run("plan", "ensemble", "a.keras", "b.keras", "--json")
     assert planned.returncode == 0 and json.loads(planned.stdout)["outputs"][0]["shape"] == [None, 5]

@@ -17,7 +17,7 @@ from graftwork.training.distillation import Voice, averaged, divergence, taught
 from graftwork.training.features import digest
 from graftwork.training.hints import Hint, Telling
 
-pytestmark = [pytest.mark.keras, pytest.mark.xdist_group("distill")]
+pytestmark = pytest.mark.keras
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(96, 6)).astype(np.float32)

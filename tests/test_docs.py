@@ -1,7 +1,8 @@
 """Everything that README and docs show is run, and everything they list is complete.
 
 A ``console`` block is run command by command in a directory with the models of `small_models`; where it shows output, that must
-come out, with ``…`` for any text in a line and a line of ``…`` for any lines. A ``yaml`` block that begins with a comment ``# NAME.yaml``
+come out, with ``…`` for any text in a line and a line of ``…`` for any lines. README's commands are processes of their own; those of other
+documents are run by `commands`. A ``yaml`` block that begins with a comment ``# NAME.yaml``
 is there as that file; one that is a recipe is planned. ``python`` blocks are run in order in one process.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from commands import Commands
 
 import graftwork as gw
 from graftwork.methods import METHODS
@@ -49,9 +51,8 @@ def workplace(request: pytest.FixtureRequest, small_models: Path, tmp_path: Path
     return tmp_path
 
 
-def environment() -> dict[str, str]:
-    beside = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": beside + os.pathsep + os.environ["PATH"], "COLUMNS": "100", "PYTHONUTF8": "1"}
+def environment(beside: Path) -> dict[str, str]:
+    return {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100", "PYTHONUTF8": "1"}
 
 
 def pattern(shown: str) -> str:
@@ -63,8 +64,9 @@ def pattern(shown: str) -> str:
 
 
 @pytest.mark.parametrize("document", with_blocks("console"), ids=name_of)
-def test_commands_print_what_is_shown(document: Path, workplace: Path):
+def test_commands_print_what_is_shown(document: Path, workplace: Path, commands: Commands):
     """Whoever types what a document shows sees what it shows."""
+    real = document.name == "README.md"
     for body in blocks(document, "console"):
         for step in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
             command, _, shown = step.partition("\n")
@@ -74,7 +76,7 @@ def test_commands_print_what_is_shown(document: Path, workplace: Path):
             done = subprocess.run(
                 ["bash", "-c", command],
                 cwd=workplace,
-                env=environment(),
+                env=environment(Path(sys.executable).parent if real else commands.folder),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -99,13 +101,11 @@ def test_recipes_can_be_planned(document: Path, workplace: Path):
 
 
 @pytest.mark.parametrize("document", with_blocks("python"), ids=name_of)
-def test_python_runs(document: Path, workplace: Path):
+def test_python_runs(document: Path, workplace: Path, commands: Commands):
     """Python that a document shows runs as it stands."""
     script = workplace / "blocks.py"
     script.write_text("\n".join(blocks(document, "python")), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, script], cwd=workplace, env=environment(), capture_output=True, text=True, check=False
-    )
+    done = commands.python(script, cwd=workplace, env=environment(commands.folder))
     assert done.returncode == 0, done.stderr[-2000:]
 
 

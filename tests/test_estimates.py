@@ -1,8 +1,6 @@
 """What data tells of a model: Fisher information and Gram matrices, against plain loops, and all the way through the command line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -348,33 +346,27 @@ def trained(tmp_path_factory):
     for name, classes in (("low", (0, 1)), ("high", (2, 3))):
         model = keras.saving.load_model(folder / "base.keras")
         mine = np.isin(labels, classes)
-        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", jit_compile=False)
         model.fit(images[mine], labels[mine], epochs=10, verbose=0)
         model.save(folder / f"{name}.keras")
         np.savez(folder / f"{name}.npz", x=images[mine], y=labels[mine])
     return folder
 
 
-def command(folder, *arguments):
-    """Run the command line in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "graftwork", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.parametrize(("verb", "method", "option"), [("fisher", "fisher", "fisher"), ("gram", "regmean", "gram")])
-def test_from_data_to_a_merged_model(trained, verb, method, option):
+def test_from_data_to_a_merged_model(trained, commands, verb, method, option):
     """Files of estimates are made, found by a merge, recorded by name, and count in the result; the source stays as it was."""
     before = (trained / "low.keras").read_bytes()
     for name in ("low", "high"):
-        done = command(trained, verb, f"{name}.keras", "--data", f"{name}.npz", "-o", f"{name}.{verb}.safetensors")
+        done = commands.graftwork(
+            [verb, f"{name}.keras", "--data", f"{name}.npz", "-o", f"{name}.{verb}.safetensors"], cwd=trained
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{name}.{verb}.safetensors\n"
     files = f"[low.{verb}.safetensors, high.{verb}.safetensors]"
 
-    done = command(
-        trained, "merge", "low.keras", "high.keras", "-m", method, "--set", f"{option}={files}", "-o", f"{verb}.keras"
-    )
+    merge = ["merge", "low.keras", "high.keras", "-m", method, "--set", f"{option}={files}", "-o", f"{verb}.keras"]
+    done = commands.graftwork(merge, cwd=trained)
 
     assert done.returncode == 0, done.stderr
     merged = keras.saving.load_model(trained / f"{verb}.keras")
@@ -389,7 +381,7 @@ def test_from_data_to_a_merged_model(trained, verb, method, option):
         return sum(float(((a - b) ** 2).sum()) for a, b in pairs)
 
     assert strayed(merged) < strayed(mean)
-    found = json.loads(command(trained, "inspect", f"{verb}.keras", "--json").stdout)["provenance"]
+    found = json.loads(commands.graftwork(["inspect", f"{verb}.keras", "--json"], cwd=trained).stdout)["provenance"]
     assert found["merge"][option] == [f"low.{verb}.safetensors", f"high.{verb}.safetensors"]
     assert [source["label"] for source in found["sources"]] == ["low", "high", f"{option} of low", f"{option} of high"]
     assert (trained / "low.keras").read_bytes() == before

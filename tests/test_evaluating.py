@@ -15,7 +15,7 @@ from graftwork.report import plots, render
 from graftwork.training.evaluating import evaluate
 from graftwork.training.evaluation import Evaluation
 
-pytestmark = [pytest.mark.keras, pytest.mark.xdist_group("evaluating")]
+pytestmark = pytest.mark.keras
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(70, 5)).astype(np.float32)

@@ -4,8 +4,6 @@ import hashlib
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -53,7 +51,7 @@ def net(*more: kl.Layer) -> keras.Model:
 
 def tuned(trunk, data=(X[TRAIN], Y[TRAIN]), **options):
     """Return what `finetune` makes of a live model, its notes and its tables."""
-    verb = Finetune(data=data, **{"epochs": 2, "batch": 8, **options})
+    verb = Finetune(data=data, **{"epochs": 2, "batch": 8, "jit": False, **options})
     composed = verb.compose([Member(name=trunk.name, model=copy_model(trunk))])
     done = composed.train(None)
     return composed.model, " | ".join((*composed.notes, *done.notes)), done.tables
@@ -85,8 +83,8 @@ def test_kept_features_change_nothing_but_the_time():
     """The same losses, epoch by epoch, as Keras's fit of the whole model with a frozen trunk: the same order, the same first weights."""
     trunk = net()
     data = {"data": (X[TRAIN], Y[TRAIN], np.linspace(0.5, 1.5, 30)), "validation": (X[TEST], Y[TEST])}
-    _, once, tables = tuned(trunk, **data, epochs=4, learning_rate=0.05)
-    model, always, whole = tuned(trunk, **data, epochs=4, learning_rate=0.05, cache=False)
+    _, once, tables = tuned(trunk, **data, epochs=4, learning_rate=0.05, jit=None)
+    model, always, whole = tuned(trunk, **data, epochs=4, learning_rate=0.05, jit=None, cache=False)
 
     assert "runs once" in once and "every epoch: cache=False" in always
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
@@ -207,22 +205,21 @@ def made(name, kill):
     notes = []
     t.gw.finetune(folder / "trunk.keras", data=folder / "data.npz", validation=folder / "data.npz", head=["Dropout", 4, 3],
         epochs=3, batch=8, patience=2, unfreeze=1, l2_sp=0.01, interpolate=0.5, seed=5, log=str(folder / f"{name}.csv"),
-        output=folder / f"{name}.keras", check=False, progress=progress, report=notes)
+        output=folder / f"{name}.keras", jit=False, check=False, progress=progress, report=notes)
     model = t.keras.saving.load_model(folder / f"{name}.keras")
     return hashlib.sha256(b"".join(t.np.asarray(w).tobytes() for w in model.weights)).hexdigest(), notes
 print(json.dumps([made("killed", kill), made("whole", "")]))
 """
 
 
-def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path):
+def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path, commands):
     """SIGKILL among features, in the head's training and in that of the layers below; the state beside the output goes once it is there."""
     net().save(tmp_path / "trunk.keras")
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     script = SCRIPT.replace('["Dropout", 4, 3]', '[{"Dropout": {"rate": 0.3}}, 4, 3]')
 
     def process(kill):
-        command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), kill]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return commands.python(script, Path(__file__).parent, tmp_path, kill)
 
     for kill in ("features: 48 ", "head: epoch 3/3, step 2", "fine-1: epoch 2/3, step 1"):
         assert process(kill).returncode == -signal.SIGKILL

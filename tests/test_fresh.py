@@ -2,6 +2,7 @@
 
 import ast
 import math
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import graftwork as gw
 from graftwork.errors import OptionError, StoreError
-from graftwork.models import alone
+from graftwork.models import alone, fresh
 from graftwork.models.difference import compare
 from graftwork.models.examples import WORDS, inputs_for
 from graftwork.models.fresh import predict_in_fresh_process, self_check
@@ -27,6 +28,12 @@ def keras():
     import keras
 
     return keras
+
+
+@pytest.fixture(autouse=True)
+def real_processes(monkeypatch):
+    """Here, a fresh process is one."""
+    monkeypatch.setattr(fresh, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="module")

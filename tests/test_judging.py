@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from commands import Commands
 from keras import layers as kl
 
 import graftwork as gw
@@ -32,21 +32,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(made / "data.npz", x=x, y=y)
     for seed, name in ((1, "a"), (2, "b")):
         model = classifier(name, 0)
-        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", jit_compile=False)
         model.fit(x[seed::2], y[seed::2], epochs=3, verbose=0)
         model.save(made / f"{name}.keras")
     return made
 
 
-def command(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "graftwork", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == status, done.stderr
-    return done
+@pytest.fixture
+def command(commands: Commands):
+    """Runs a command, which ends with the status that is said."""
+
+    def run(*words: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = commands.graftwork(words)
+        assert done.returncode == status, done.stderr
+        return done
+
+    return run
 
 
-def test_an_evaluation_is_the_same_three_ways(folder, tmp_path):
+def test_an_evaluation_is_the_same_three_ways(folder, tmp_path, command):
     """Command, step and function tell the figures that NumPy finds; nothing is written twice."""
     found = gw.evaluate([folder / "a.keras", folder / "b.keras"], folder / "data.npz", timed=False, top=2)
     with np.load(folder / "data.npz") as data:
@@ -85,7 +89,7 @@ def test_an_evaluation_is_the_same_three_ways(folder, tmp_path):
     assert json.loads((tmp_path / "judged.json").read_text())["verdicts"] == plain["verdicts"]
 
 
-def test_a_merge_is_recalibrated_where_the_recipe_gives_data(folder, tmp_path):
+def test_a_merge_is_recalibrated_where_the_recipe_gives_data(folder, tmp_path, command):
     """The statistics are those of the merged model's own activations; the other weights are those of the plain merge."""
     recipe = {
         "models": {name: str(folder / f"{name}.keras") for name in "ab"},
@@ -118,7 +122,7 @@ def test_a_merge_is_recalibrated_where_the_recipe_gives_data(folder, tmp_path):
     )
 
 
-def test_wrong_data_is_refused_before_anything_is_made(folder, tmp_path):
+def test_wrong_data_is_refused_before_anything_is_made(folder, tmp_path, command):
     """Shapes by the plan; a target without an architecture; a name that nothing has."""
     np.savez(tmp_path / "narrow.npz", x=np.ones((4, 7), "float32"))
     with pytest.raises(gw.GraftworkError, match="takes float32"):

@@ -28,7 +28,6 @@ pytestmark = [
         not NAMED and not (ENVIRONMENT / ".installed").exists(),
         reason="mergekit is not installed; `make bench-peers` does it",
     ),
-    pytest.mark.xdist_group("peer"),
 ]
 
 TOLERANCE = 1e-5

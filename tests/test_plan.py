@@ -733,7 +733,7 @@ def test_a_wrong_number_of_classes_is_refused(tmp_path):
 
 def trained(seed):
     model = randomize(mlp(), seed)
-    model.compile("adam", "mse", metrics=["mae"])
+    model.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
     rng = np.random.default_rng(seed)
     model.fit(rng.normal(size=(32, 6)), rng.normal(size=(32, 3)), epochs=2, verbose=0)
     return model

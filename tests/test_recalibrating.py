@@ -494,7 +494,7 @@ def test_adapted_normalizations_on_request():
 def test_compiled_models_stay_compiled():
     """With their optimizer's state, unless told otherwise."""
     model = branched()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
     model.fit(X, np.arange(24) % 3, epochs=1, verbose=0)
     found, _ = recalibrate(model, open_data(X))
     assert found.optimizer is not model.optimizer
@@ -567,7 +567,7 @@ def digits():
 
 def trained(model, x, y, epochs, seed, rate=2e-3):
     keras.utils.set_random_seed(seed)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
     return model
 

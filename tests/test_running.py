@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -247,11 +245,9 @@ print(json.dumps(found))
 """
 
 
-def test_two_devices_train_what_one_does():
+def test_two_devices_train_what_one_does(commands):
     """Each batch divided among two logical devices, in one run after another: the same but for rounding, in a plain model."""
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED, str(Path(__file__).parent)], capture_output=True, text=True, check=False
-    )
+    done = commands.python(MIRRORED, Path(__file__).parent)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     np.testing.assert_allclose(found["mirrored"], found["None"], rtol=1e-5)

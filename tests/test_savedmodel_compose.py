@@ -18,7 +18,7 @@ from graftwork.models.combining import CALIBRATED, FAMILIES
 from graftwork.models.savedmodel import beside, legacy, reduction
 from graftwork.models.savedmodel.combine import plan_combine
 
-pytestmark = [pytest.mark.keras, pytest.mark.xdist_group("servables")]
+pytestmark = pytest.mark.keras
 made = gw.savedmodel
 KERNEL = np.arange(12).reshape(4, 3)
 WORDS = ["cat", "dog", "bird", "fish"]

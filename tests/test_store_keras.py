@@ -8,7 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import json
 import shutil
 import subprocess
-import sys
 import zipfile
 
 import keras
@@ -255,7 +254,7 @@ assert "graftwork" not in sys.modules
 """
 
 
-def load_afresh(tmp_path, jobs):
+def load_afresh(commands, tmp_path, jobs):
     """Return predictions of (model file, weights file, name, inputs) that a process of its own makes, or its errors."""
     given = []
     for k, (path, weights, name, inputs) in enumerate(jobs):
@@ -265,14 +264,12 @@ def load_afresh(tmp_path, jobs):
             np.save(tmp_path / f"{k}.npy", inputs)
             given.append((str(path), str(weights or ""), None, str(tmp_path / f"{k}.npy")))
     (tmp_path / "jobs.json").write_text(json.dumps(given))
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(tmp_path / "jobs.json")], capture_output=True, text=True, check=False
-    )
+    done = commands.python(LOADER, tmp_path / "jobs.json")
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(x.removeprefix("result:")) for x in done.stdout.splitlines() if x.startswith("result:")]
 
 
-def test_keras_loads_what_is_written_in_a_fresh_process(zoo, tmp_path):
+def test_keras_loads_what_is_written_in_a_fresh_process(zoo, tmp_path, commands):
     """Every model, merged with another into every format that Keras loads: predictions are those of weights averaged by hand."""
     folder, models = zoo
     jobs, wanted, labels = [], [], []
@@ -306,13 +303,13 @@ def test_keras_loads_what_is_written_in_a_fresh_process(zoo, tmp_path):
                 jobs[-1] = (*jobs[-1][:3], inputs_of(name, model))
             wanted.append(target)
             labels.append((name, format_name))
-    for label, found, target in zip(labels, load_afresh(tmp_path, jobs), wanted, strict=True):
+    for label, found, target in zip(labels, load_afresh(commands, tmp_path, jobs), wanted, strict=True):
         assert not isinstance(found, str), (label, found)
         tolerance = 2e-2 if label[0] == "half" else 1e-5
         np.testing.assert_allclose(found, target, rtol=tolerance, atol=tolerance, err_msg=str(label))
 
 
-def test_legacy_files_of_keras_3_are_merged_into_what_keras_loads(zoo, tmp_path):
+def test_legacy_files_of_keras_3_are_merged_into_what_keras_loads(zoo, tmp_path, commands):
     """By way of its own layout, and into every other format; a model whose legacy file Keras cannot load itself is left out."""
     folder, models = zoo
     jobs, wanted, labels = [], [], []
@@ -325,7 +322,7 @@ def test_legacy_files_of_keras_3_are_merged_into_what_keras_loads(zoo, tmp_path)
             jobs.append((out, None, name, None if name == "lookup" else inputs_of(name, model)))
             wanted.append(target)
             labels.append((name, format_name))
-    for label, found, target in zip(labels, load_afresh(tmp_path, jobs), wanted, strict=True):
+    for label, found, target in zip(labels, load_afresh(commands, tmp_path, jobs), wanted, strict=True):
         assert not isinstance(found, str), (label, found)
         np.testing.assert_allclose(found, target, rtol=1e-5, atol=1e-5, err_msg=str(label))
 

@@ -737,7 +737,7 @@ def fitted(keras, seed, build):
     """Return a small model after one step of training."""
     keras.utils.set_random_seed(seed)
     model = build(keras)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     rng = np.random.default_rng(seed)
     model.fit(rng.standard_normal((4, 8)), rng.standard_normal((4, 2)), verbose=0)
     return model

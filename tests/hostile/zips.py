@@ -55,7 +55,7 @@ def archive(
     comment_length: int | None = None,
 ) -> bytes:
     """Return an archive; the keywords lie in the record at its end."""
-    out, central = bytearray(before), b""
+    out, central = bytearray(before), bytearray()
     for m in members:
         at = len(out) if m.offset is None else m.offset
         size = len(m.data) if m.size is None else m.size
