@@ -184,7 +184,7 @@ def test_a_sample_of_weight_two_is_there_twice(images, verb):
 
 
 @pytest.mark.parametrize("verb", ["fisher", "gram"])
-def test_any_data_is_shown(tmp_path, verb):
+def test_any_data_is_shown(tmp_path, verb, commands):
     """Tables, directories of images, examples: what the same arrays give. Command, step and function make the same file of a part."""
     from PIL import Image
 
@@ -225,7 +225,8 @@ def test_any_data_is_shown(tmp_path, verb):
     table.save(tmp_path / "table.keras")
     half = {"csv": "people.csv", "part": [0.5, 1.0], **columns}
     (tmp_path / "half.yaml").write_text(json.dumps(half), "utf-8")
-    told = command(tmp_path, verb, "table.keras", "--data", "half.yaml", "-o", "told.safetensors", "--samples", "3")
+    words = [verb, "table.keras", "--data", "half.yaml", "-o", "told.safetensors", "--samples", "3"]
+    told = commands.graftwork(words, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     recipe = {
         "models": {"table": str(tmp_path / "table.keras")},

@@ -313,11 +313,9 @@ print(json.dumps(found, default=sorted))
 """
 
 
-def test_everything_that_goes_over_data_runs_where_it_is_told():
+def test_everything_that_goes_over_data_runs_where_it_is_told(commands):
     """The frozen trunk, judged models and recalibrated ones: on the second of two processors, to the same bits, with results as always."""
-    done = subprocess.run(
-        [sys.executable, "-c", PLACED, str(Path(__file__).parent)], capture_output=True, text=True, check=False
-    )
+    done = commands.python(PLACED, Path(__file__).parent)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     for what in ("trunk", "judged", "recalibrated"):
