@@ -480,6 +480,8 @@ def module(tmp_path, monkeypatch):
         def batches(count=2):
             for number in range(count):
                 yield np.full((3, 2), number), np.arange(3)
+        def forever():
+            yield from batches(10**9)
         def iterator():
             return iter([(np.ones((3, 2)),)])
         def fails():
@@ -507,6 +509,15 @@ def test_functions(module):
     assert [len(list(again)) for _ in range(2)] == [1, 1]
     assert open_data(stream) is stream
     assert sys.path == before
+
+
+def test_so_many_batches_of_what_never_ends(module):
+    """They are one pass, from the beginning each time; samples are no batches."""
+    stream = open_data({"python": "made_here:forever", "batches": 4}, root=module)
+    assert [[int(x[0, 0]) for x, _ in stream] for _ in range(2)] == [[0, 1, 2, 3]] * 2
+    assert len(list(open_data({"python": "made_here:batches", "batches": 4}, root=module))) == 2
+    with pytest.raises(DataError, match=r"`batches` is for what yields them.*say `part`"):
+        open_data({"python": "made_here:arrays", "batches": 4}, root=module)
 
 
 @pytest.mark.parametrize(

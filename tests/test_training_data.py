@@ -383,7 +383,7 @@ def test_streams_without_beginning_or_end():
     with pytest.raises(DataError, match="yields no batches"):
         list(parts_of(open_data(lambda: iter([])), inputs(plain())))
     with pytest.raises(
-        DataError, match=r"never ends; leave repeat\(\) out, or say how many batches are meant \(take\)"
+        DataError, match=r"never ends; leave repeat\(\) out, or say how many batches are meant \(take, "
     ):
         open_data(tf.data.Dataset.from_tensor_slices(X).batch(5).repeat())
     assert len(list(open_data(tf.data.Dataset.from_tensor_slices(X).batch(5).repeat().take(7)))) == 7

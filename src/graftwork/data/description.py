@@ -83,6 +83,9 @@ class Description(BaseModel):
     arguments: Mapping[str, Any] = Field(default_factory=dict)
     """Arguments of the function."""
 
+    batches: PositiveInt | None = None
+    """How many of the batches that a function yields are one pass over the data, for one that never ends; without it, all."""
+
     @model_validator(mode="after")
     def _makes_sense(self) -> "Description":
         said = [name for name in SOURCES if getattr(self, name) is not None]
@@ -128,5 +131,6 @@ SPECIAL = {
     "features": ("tfrecord",),
     "split": ("tfds",),
     "arguments": ("python",),
+    "batches": ("python",),
 }
 """The kinds of sources that a field is for, of those that are not for all."""

@@ -128,8 +128,10 @@ def open_data(data: Any, *, root: Path = Path(), **further: Any) -> Samples | St
         except OSError as error:
             raise DataError(f"{error.filename or said} cannot be read: {error.strerror}") from error
         if not isinstance(table, Table):
-            table = _table_of(table, said.python or kind)
+            table = _table_of(table, said.python or kind, said.batches)
     if isinstance(table, Table):
+        if said.batches is not None:
+            raise DataError(f"`batches` is for what yields them, and {table.name} holds samples; say `part`")
         return _roles(table, said)
     stream: Stream = table
     given = [name for name in FOR_COLUMNS if getattr(said, name) is not None]
@@ -158,7 +160,7 @@ def _described(data: Any, root: Path, further: Mapping[str, Any]) -> tuple[Descr
         return _parsed({kind: str(data)}, further), root, None
     if isinstance(data, Mapping) and not any(hasattr(value, "shape") for value in data.values()):
         return _parsed(data, further), root, None
-    return _parsed({}, further), root, _table_of(data, "the data")
+    return _parsed({}, further), root, _table_of(data, "the data", further.get("batches"))
 
 
 def _kind_of(path: Path) -> str:
@@ -194,12 +196,12 @@ def _parsed(said: Any, further: Mapping[str, Any], where: str = "the data is") -
         ) from error
 
 
-def _table_of(data: Any, name: str) -> Table | Stream:
-    """Return arrays in memory as a table, what yields batches as a stream."""
+def _table_of(data: Any, name: str, batches: int | None = None) -> Table | Stream:
+    """Return arrays in memory as a table, what yields batches as a stream of all of them or of so many."""
     if isinstance(data, Table):
         return data
     if is_stream(data):
-        return Batches(data, name)
+        return Batches(data, name, batches)
     if isinstance(data, Mapping):
         return Arrays({str(key): _array(value, str(key), name) for key, value in data.items()}, name)
     if hasattr(data, "__next__"):

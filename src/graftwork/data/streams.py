@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,15 +21,20 @@ class Batches:
     Args:
         source: A `tf.data.Dataset`, a `keras.utils.PyDataset`, or a function that returns a new iterator each time it is called.
         name: What messages call it.
+        most: How many batches are read at most; all, if None.
 
     Raises:
-        DataError: If it says itself that it never ends.
+        DataError: If it says itself that it never ends, and nothing is said of how much of it is meant.
     """
 
-    def __init__(self, source: Any, name: str) -> None:
-        self.source, self.name = source, name
+    def __init__(self, source: Any, name: str, most: int | None = None) -> None:
+        self.source, self.name, self.most = source, name, most
+        if most is not None:
+            return
         if _is_of(source, "Dataset", "tensorflow") and int(source.cardinality()) == ENDLESS:
-            raise DataError(f"{name} never ends; leave repeat() out, or say how many batches are meant (take)")
+            raise DataError(
+                f"{name} never ends; leave repeat() out, or say how many batches are meant (take, or `batches` in a description)"
+            )
         if hasattr(source, "__getitem__") and not hasattr(source, "__len__"):
             raise DataError(
                 f"{name} never ends, since its class does not say how many batches there are; give it a __len__"
@@ -39,12 +45,12 @@ class Batches:
         if hasattr(found, "as_numpy_iterator"):
             found = found.as_numpy_iterator()
         elif hasattr(found, "__getitem__"):
-            found = map(found.__getitem__, range(len(found)))
+            found = map(found.__getitem__, range(len(found)) if hasattr(found, "__len__") else itertools.count())
         else:
             found = found()
             if not hasattr(found, "__iter__"):
                 raise DataError(f"{self.name} returns a {type(found).__name__}; expected an iterator of batches")
-        for number, batch in enumerate(found):
+        for number, batch in enumerate(itertools.islice(found, self.most)):
             one = batch if isinstance(batch, tuple) else (batch,)
             if not 1 <= len(one) <= 3:
                 raise DataError(
