@@ -915,7 +915,7 @@ print(len(samples), total, most - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("kind", ["npz", "npz compressed", "npy Fortran", "csv", "parquet", "texts"])
 def test_memory_does_not_grow_with_the_data(tmp_path, kind):
-    """300 MB of samples are read, shuffled, by a process that holds less than half of that; nothing is left behind."""
+    """300 MB of samples are read, shuffled, by a process that holds less than two thirds of that; nothing is left behind."""
     count, width = 150_000, 512
     path, x = tmp_path / "d", "x"
     values = np.ones((count, width), np.float32)
@@ -960,7 +960,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, kind):
     rows, total, grown = done.stdout.split()
     assert int(rows) == count
     assert float(total) == pytest.approx(expected, rel=1e-6)
-    assert int(grown) < 140, f"{grown} MB"
+    assert int(grown) < 180, f"{grown} MB"
     assert not list(place.iterdir())
 
 
