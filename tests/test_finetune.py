@@ -33,6 +33,9 @@ Y = np.digitize(X[:, :3].std(axis=(1, 2, 3)), [0.9, 1.5]).astype("int64")
 TRAIN, TEST = slice(0, None, 3), slice(1, None, 3)
 
 
+TENSORFLOW = pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="SavedModels run in TensorFlow")
+
+
 def net(*more: kl.Layer) -> keras.Model:
     """A classifier of four classes with BatchNormalization; `more` stands before its pooling."""
     keras.utils.set_random_seed(1)
@@ -399,6 +402,7 @@ def test_heads_of_all_kinds():
     assert tuned(nested, head="own", outputs="logits", epochs=1)[2]["history"]
 
 
+@TENSORFLOW
 def test_a_savedmodel_is_a_trunk(tmp_path):
     """Bridged as a frozen layer, its features are kept, and the head is trained."""
     import tensorflow as tf

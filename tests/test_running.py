@@ -23,6 +23,11 @@ X = rng.normal(size=(70, 6)).astype("float32")
 Y = (X.sum(axis=1) > 0).astype("int64")
 
 
+TENSORFLOW = pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="strategies and logical devices are TensorFlow's"
+)
+
+
 def net(seed: int = 0) -> keras.Model:
     """A small network with Dropout, whose states and weights differ from process to process unless something seeds them."""
     keras.utils.set_random_seed(seed)
@@ -200,6 +205,7 @@ def test_optimizers_as_people_write_them():
             Fit(optimizer=spelled).made_optimizer()
 
 
+@TENSORFLOW
 def test_places_that_cannot_be_had_are_refused():
     """A device that is not there, and strategies that Keras or the batch cannot carry; the processor gives the same bits by name."""
     for fit, said in [
@@ -245,6 +251,7 @@ print(json.dumps(found))
 """
 
 
+@TENSORFLOW
 def test_two_devices_train_what_one_does(commands):
     """Each batch divided among two logical devices, in one run after another: the same but for rounding, in a plain model."""
     done = commands.python(MIRRORED, Path(__file__).parent)
@@ -313,6 +320,7 @@ print(json.dumps(found, default=sorted))
 """
 
 
+@TENSORFLOW
 def test_everything_that_goes_over_data_runs_where_it_is_told(commands):
     """The frozen trunk, judged models and recalibrated ones: on the second of two processors, to the same bits, with results as always."""
     done = commands.python(PLACED, Path(__file__).parent)
