@@ -425,9 +425,11 @@ def test_sequences_are_learned_where_they_are_not_padded():
     options = {"epochs": 1, "optimizer": "sgd", "learning_rate": 1e-30, "temperature": 1, "alpha": 0.5, "cache": False}
     p, q = (np.asarray(each(words), np.float64)[:, :3] for each in (teacher, student))
     found = row(distilled([teacher], student, (words, tags), **options))
-    assert found["distillation"] == pytest.approx(kl(p, q).mean(), rel=1e-4, abs=3e-6)
     expected = -np.log(np.take_along_axis(q, tags[:, :3, None], -1)).mean()
-    assert found["supervised"] == pytest.approx(expected, rel=1e-4)
+    assert found["loss"] == pytest.approx((kl(p, q).mean() + expected) / 2, rel=1e-5)
+    if keras.config.backend() == "tensorflow":  # Keras takes masks off what metrics are shown on JAX
+        assert found["distillation"] == pytest.approx(kl(p, q).mean(), rel=1e-4)
+        assert found["supervised"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_is_drawn_when_a_model_is_loaded_makes_no_other_model(tmp_path):
