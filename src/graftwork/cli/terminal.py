@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import signal
 import sys
 import threading
@@ -132,14 +131,7 @@ def as_plain(result: Any) -> dict[str, Any]:
     """Return a result as plain JSON values."""
     from dataclasses import asdict
 
-    found: dict[str, Any] = _finite(json.loads(json.dumps(asdict(result), default=str)))
+    from graftwork.report.plain import finite
+
+    found: dict[str, Any] = finite(json.loads(json.dumps(asdict(result), default=str)))
     return found
-
-
-def _finite(value: Any) -> Any:
-    """Return plain values with None for NaN and infinity, which JSON does not know: a loss may have become one."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

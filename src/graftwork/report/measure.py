@@ -14,6 +14,7 @@ import numpy as np
 from graftwork.executor.gather import read_gathered
 from graftwork.kernels.convert import decode
 from graftwork.pairing import Pairing, Source, explore
+from graftwork.report.plain import finite
 from graftwork.stores.base import RAW_DTYPES, Reader
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
@@ -95,7 +96,7 @@ class Diff:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; what is infinite or not a number becomes None."""
-        found: dict[str, Any] = _plain(asdict(self))
+        found: dict[str, Any] = finite(asdict(self))
         found["identical"] = self.identical
         return found
 
@@ -251,16 +252,6 @@ def count_nonfinite(reader: Reader, progress: Callable[[int], None] | None = Non
         if bad:
             found[name] = bad
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 __all__ = ["Diff", "LayerDiff", "Pairing", "TensorDiff", "count_nonfinite", "diff"]
