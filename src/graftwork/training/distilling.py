@@ -335,8 +335,7 @@ class Distilling:
         for data in (self.data, self.validation):
             if isinstance(data, Samples):
                 check_values(data, targets)
-                for model in (student, *(teacher.model for teacher in self.teachers)):
-                    check_all(model, data)
+                check_all(data, student, *(teacher.model for teacher in self.teachers))
         alpha = wishes.alpha if wishes.alpha is not None else ALPHA if self.labelled else 1.0
         if alpha < 1 and not self.labelled:
             raise DataError(

@@ -33,8 +33,8 @@ from graftwork.training.feeding import dataset, fitted, streamed
 from graftwork.training.forgetting import Task
 from graftwork.training.halves import halves
 from graftwork.training.lessons import first_labels
-from graftwork.training.matching import Target, check_labels, check_part, matched, target_of
-from graftwork.training.objectives import LABELS, check_switches, has_columns, objective
+from graftwork.training.matching import SWITCHES, Target, check_labels, check_part, matched, target_of
+from graftwork.training.objectives import check_switches, has_columns, objective
 from graftwork.training.placing import alias, check_place, placed
 from graftwork.training.remembering import check_order
 from graftwork.training.running import Fit, History, run
@@ -313,7 +313,7 @@ class Finetuning:
 
     def _check_more(self, part: Read, where: str) -> None:
         check_tokens(self.known, part.inputs, part.rows, where)
-        if self.target.kind in LABELS and part.labels is not None:
+        if self.target.kind in SWITCHES and part.labels is not None:
             check_switches(part.labels, part.rows, where)
 
     def _batches(self, stream: Stream) -> Iterator[Read]:

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from graftwork.data import Samples
 from graftwork.errors import MismatchError
 from graftwork.training.feeding import predictions
-from graftwork.training.losses import CLASSES
-from graftwork.training.matching import Target, check_labels
-from graftwork.training.objectives import LABELS
+from graftwork.training.matching import CATEGORICAL, SWITCHES, Target, check_labels
 
 
 @dataclass(slots=True)
@@ -91,10 +89,10 @@ class Task:
 def _right(values: NDArray[Any], labels: NDArray[Any], kind: str) -> Mapping[str, NDArray[Any]]:
     """Return for each sample how good an answer is."""
     rows = len(values)
-    if kind in CLASSES:
+    if kind in CATEGORICAL:
         meant = labels.argmax(-1) if labels.shape == values.shape else labels.reshape(values.shape[:-1])
         return {"accuracy": (values.argmax(-1) == meant).reshape(rows, -1).mean(axis=1)}
-    if kind in LABELS:
+    if kind in SWITCHES:
         said = values > (0.5 if kind == "sigmoid" else 0.0)
         return {"accuracy": (said == (labels.reshape(values.shape) > 0.5)).reshape(rows, -1).mean(axis=1)}
     wrong = values.astype(np.float64) - labels.reshape(values.shape)
@@ -106,6 +104,6 @@ def _moved(now: NDArray[Any], then: NDArray[Any], kind: str | None) -> Mapping[s
     a, b = now.astype(np.float64).reshape(len(now), -1), then.astype(np.float64).reshape(len(then), -1)
     far = np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(b, axis=1), np.finfo(np.float32).tiny)
     found = {"moved": far}
-    if kind in CLASSES:
+    if kind in CATEGORICAL:
         found["agreement"] = (now.argmax(-1) == then.argmax(-1)).reshape(len(now), -1).mean(axis=1)
     return found

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import DataError, OptionError
 from graftwork.models.outputs import ending
+from graftwork.training.matching import CATEGORICAL
 
 Outputs: TypeAlias = Literal["auto", "probabilities", "logits", "sigmoid", "regression"]
 """What a model's outputs are: probabilities of classes, their logits, probabilities of independent yes and no, or numbers."""
@@ -64,7 +65,7 @@ def directions(logits: Any, kind: str, k: Any) -> tuple[Any, Any]:
     """
     import tensorflow as tf
 
-    if kind in ("probabilities", "logits"):
+    if kind in CATEGORICAL:
         log_p = tf.reshape(tf.nn.log_softmax(logits, axis=-1), [-1])[k]
         return log_p, tf.exp(log_p)
     one = tf.reshape(logits, [-1])[k]
@@ -76,7 +77,7 @@ def log_likelihood(logits: Any, kind: str, y: Any) -> Any:
     """Return log p(y|x) of one sample, but for constants."""
     import tensorflow as tf
 
-    if kind in ("probabilities", "logits"):
+    if kind in CATEGORICAL:
         return tf.reduce_sum(tf.nn.log_softmax(logits, axis=-1) * y)
     if kind == "sigmoid":
         return -tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logits))
@@ -94,7 +95,7 @@ def as_targets(labels: NDArray[Any], shape: tuple[int, ...], kind: str) -> NDArr
     Raises:
         DataError: If they do not fit.
     """
-    if kind in ("probabilities", "logits") and labels.shape in (shape[:-1], (*shape[:-1], 1)) and labels.shape != shape:
+    if kind in CATEGORICAL and labels.shape in (shape[:-1], (*shape[:-1], 1)) and labels.shape != shape:
         numbers = labels.reshape(shape[:-1]).astype(np.int64)
         if numbers.min() < 0 or numbers.max() >= shape[-1] or (numbers != labels.reshape(shape[:-1])).any():
             raise DataError(
@@ -109,7 +110,7 @@ def as_targets(labels: NDArray[Any], shape: tuple[int, ...], kind: str) -> NDArr
 def drawn(logits: NDArray[Any], kind: str, generator: np.random.Generator) -> NDArray[np.float32]:
     """Return labels drawn from what the model says, in the shape of the outputs."""
     numbers = logits.astype(np.float64)
-    if kind in ("probabilities", "logits"):
+    if kind in CATEGORICAL:
         noisy = numbers + generator.gumbel(size=numbers.shape)
         return _one_hot(noisy.argmax(axis=-1), numbers.shape[-1])
     if kind == "sigmoid":

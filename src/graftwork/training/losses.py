@@ -9,9 +9,9 @@ from pydantic import BeforeValidator
 
 from graftwork.errors import OptionError, UnknownNameError
 from graftwork.models.lazy import keras
+from graftwork.training.matching import CATEGORICAL
 
 LOGITS = ("logits", "sigmoid_logits")
-CLASSES = ("probabilities", "logits")
 
 
 def _as_plain(value: Any) -> Any:
@@ -60,7 +60,7 @@ def loss_for(spec: LossSpec, kind: str, *, spread: bool) -> Any:
         OptionError: If it takes numbers of classes and labels have a column for each.
     """
     found = loss_of(spec, kind)
-    if kind not in CLASSES or not type(found).__module__.startswith("keras."):
+    if kind not in CATEGORICAL or not type(found).__module__.startswith("keras."):
         return found
     sparse = type(found).__name__.startswith("Sparse")
     if sparse and spread:

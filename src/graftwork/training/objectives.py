@@ -10,10 +10,8 @@ from graftwork.data import Samples
 from graftwork.data.base import Stream
 from graftwork.errors import DataError, OptionError
 from graftwork.models.lazy import keras
-from graftwork.training.losses import CLASSES, LossSpec, loss_for
-from graftwork.training.matching import Target
-
-LABELS = ("sigmoid", "sigmoid_logits")
+from graftwork.training.losses import LossSpec, loss_for
+from graftwork.training.matching import CATEGORICAL, SWITCHES, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +37,20 @@ class Objective:
         if self.loss is not None:
             return loss_for(self.loss, self.kind, spread=self.spread)
         losses = keras.losses
-        if self.kind in CLASSES:
+        if self.kind in CATEGORICAL:
             usual = losses.CategoricalCrossentropy if self.spread else losses.SparseCategoricalCrossentropy
             return usual(from_logits=self.kind == "logits")
-        if self.kind in LABELS:
+        if self.kind in SWITCHES:
             return losses.BinaryCrossentropy(from_logits=self.kind == "sigmoid_logits")
         return losses.MeanSquaredError()
 
     def made_metrics(self) -> list[Any]:
         """Return new metrics of Keras: accuracy, or for values the mean absolute error."""
         metrics = keras.metrics
-        if self.kind in CLASSES:
+        if self.kind in CATEGORICAL:
             usual = metrics.CategoricalAccuracy if self.spread else metrics.SparseCategoricalAccuracy
             return [usual(name="accuracy")]
-        if self.kind in LABELS:
+        if self.kind in SWITCHES:
             return [metrics.BinaryAccuracy(name="accuracy", threshold=0.5 if self.kind == "sigmoid" else 0.0)]
         return [metrics.MeanAbsoluteError(name="mae")]
 
@@ -85,7 +83,7 @@ def has_columns(target: Target, shape: tuple[int | None, ...]) -> bool:
         shape: The shape of a label.
     """
     whole = len(shape) == len(target.shape) and bool(shape) and shape[-1] == target.shape[-1] != 1
-    return target.kind in CLASSES and whole
+    return target.kind in CATEGORICAL and whole
 
 
 def check_switches(labels: NDArray[Any], rows: NDArray[np.int64], where: str) -> None:

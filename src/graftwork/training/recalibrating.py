@@ -170,7 +170,7 @@ def recalibrate(
         _check_batch(model, len(samples), batch)
     if not len(samples):
         raise DataError(f"there are no samples in {samples.name}")
-    check_all(model, samples)
+    check_all(samples, model)
     copy = copy_model(model, compiled=compiled)
     found, notes = keepers(copy, layers, normalizations=normalizations)
     order = turns(copy, found)

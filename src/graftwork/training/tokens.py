@@ -69,19 +69,21 @@ def check_tokens(
             )
 
 
-def check_all(model: Any, samples: Samples) -> None:
-    """Go through all samples, and refuse numbers that Embedding layers of a model do not know.
+def check_all(samples: Samples, *models: Any) -> None:
+    """Go through all samples once, and refuse numbers that Embedding layers of models do not know.
 
     Args:
-        model: The model.
-        samples: The samples, `matched` with it or with a model that takes the same inputs in this order.
+        samples: The samples.
+        models: What they are shown to; they are `matched` with each, or with a model that takes the same inputs in this order.
 
     Raises:
         DataError: If there is one.
     """
-    found = vocabularies(model)
-    if not found:
-        return
-    known = {ours: found[name] for name, ours in zip(inputs(model), samples.inputs, strict=True) if name in found}
-    for part in samples.batches(BATCH):
+    known: dict[str, Known] = {}
+    for model in models:
+        found = vocabularies(model)
+        for name, ours in zip(inputs(model), samples.inputs, strict=True) if found else ():
+            if name in found and (ours not in known or found[name].count < known[ours].count):
+                known[ours] = found[name]
+    for part in samples.batches(BATCH) if known else ():
         check_tokens(known, part.inputs, part.rows, samples.name)
