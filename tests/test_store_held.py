@@ -5,10 +5,10 @@ import resource
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+from descriptors import open_under
 from safetensors.numpy import load_file, save_file
 
 import graftwork as gw
@@ -16,19 +16,14 @@ from graftwork.stores import held, open_store
 from graftwork.stores.held import HeldFile
 
 
-def opened():
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_no_more_than_so_many_stay_open(tmp_path, monkeypatch):
     """Five files, two places: every one is read, again and again, from several threads."""
     monkeypatch.setattr(held, "MOST", 2)
-    before = opened()
     files = []
     for k in range(5):
         (tmp_path / str(k)).write_bytes(bytes([k]) * 10)
         files.append(HeldFile(tmp_path / str(k)))
-    assert opened() - before <= 2
+    assert open_under(tmp_path) <= 2
     wrong = []
 
     def read():
@@ -44,10 +39,10 @@ def test_no_more_than_so_many_stay_open(tmp_path, monkeypatch):
         thread.join()
 
     assert not wrong
-    assert opened() - before <= 2
+    assert open_under(tmp_path) <= 2
     for file in files:
         file.close()
-    assert opened() == before
+    assert open_under(tmp_path) == 0
     with pytest.raises(gw.GraftworkError, match="closed"), files[0].descriptor():
         pass
 

@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from descriptors import open_under
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -45,10 +45,6 @@ def make(folder, shards=None, config=CONFIG, **more):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return folder
-
-
-def open_files():
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def write_index(folder, weight_map):
@@ -301,10 +297,10 @@ def test_what_is_refused_and_why(tmp_path, case):
     edit, message = REFUSED[case]
     folder = make(tmp_path / "m", two_shards())
     edit(folder)
-    before = open_files()
+    before = open_under(tmp_path)
     with pytest.raises(StoreError, match=message):
         open_store(folder)
-    assert open_files() == before
+    assert open_under(tmp_path) == before
 
 
 def test_pickles_are_never_read(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from descriptors import open_under
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize, safe_open
@@ -78,11 +79,6 @@ def reference(path):
 def expected(arrays):
     """Return what `reference` should say of arrays."""
     return {n: (CODES[a.dtype.name], a.shape, a.tobytes()) for n, a in arrays.items()}
-
-
-def open_files():
-    """Return how many descriptors this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @pytest.fixture
@@ -308,10 +304,10 @@ def test_what_is_refused_and_why(tmp_path, case):
     """Every contradiction is found when the file is opened, and the message says which."""
     data, message = REFUSED[case]
     (tmp_path / "f.safetensors").write_bytes(data)
-    before = open_files()
+    before = open_under(tmp_path)
     with pytest.raises(StoreError, match=message):
         open_store(tmp_path / "f.safetensors")
-    assert open_files() == before
+    assert open_under(tmp_path) == before
 
 
 STRICTER = {
@@ -401,10 +397,10 @@ def test_reading_and_writing_outside_a_tensor_is_a_mistake(tmp_path, like):
 )
 def test_what_cannot_be_written_is_refused(tmp_path, like, spec, message):
     """Before any value is, and leaving no descriptor open."""
-    before = open_files()
+    before = open_under(tmp_path)
     with pytest.raises(OutputError, match=message):
         SafetensorsWriter(tmp_path / "a.safetensors", [spec], like=like, provenance="")
-    assert open_files() == before
+    assert open_under(tmp_path) == before
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP])
