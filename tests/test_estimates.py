@@ -183,6 +183,26 @@ def test_a_sample_of_weight_two_is_there_twice(images, verb):
     same(verb(cnn(), lambda: iter([(x[:4], y[:4], weights[:4]), (x[4:], y[4:], weights[4:])])), expected)
 
 
+@pytest.mark.parametrize("weights", [None, [1, 2, 1, 0, 1, 1, 1]])
+@pytest.mark.parametrize("count", [7, 6, 4, 3])
+def test_grams_of_a_model_of_one_batch_size_are_those_of_one_of_any(images, count, weights):
+    """Samples that fill up a batch count nothing, whatever their number has in common with the size."""
+
+    def model(size):
+        x = given = keras.Input(batch_shape=(size, 8))
+        x = layers.Dense(6, activation="tanh", kernel_initializer=keras.initializers.GlorotNormal(0), name="first")(x)
+        x = keras.ops.reshape(x, (size or -1, 2, 3))  # a batch that is spelled out takes no other
+        return keras.Model(given, layers.Dense(2, kernel_initializer="ones", name="second")(x))
+
+    data = (images[0][:count, 0, :, 0], None, None if weights is None else np.array(weights[:count], np.float32))
+
+    found, expected = gw.gram(model(4), data, batch=5), gw.gram(model(None), data)
+
+    assert set(found) == {"first/kernel", "second/kernel"}
+    for name, gram in found.items():
+        np.testing.assert_allclose(gram, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("verb", ["fisher", "gram"])
 def test_any_data_is_shown(tmp_path, verb, commands):
     """Tables, directories of images, examples: what the same arrays give. Command, step and function make the same file of a part."""

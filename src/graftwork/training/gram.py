@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork.compose.ports import graph_of
 from graftwork.data import Samples
 from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import OptionError
+from graftwork.training.asking import fixed
 from graftwork.training.feeding import packed
 from graftwork.training.showing import Counted, only, shown
 
@@ -82,7 +84,7 @@ def grams_of(
 
     Dense, EinsumDense whose kernel has its inputs first and its outputs on the last axis alone, Conv1D, Conv2D and Conv3D with one
     group, and each of these in TimeDistributed. Layers run as in inference; sums are float64. Where samples have weights, those that count
-    differently are shown apart.
+    differently are shown apart. A model that takes batches of one size gets as many as it takes.
 
     Args:
         model: A live model.
@@ -122,11 +124,13 @@ def grams_of(
             f"model {model.name!r} has no dense layer or convolution that Gram matrices could be computed for"
         )
     counted, now = Counted(data.name), _Now()
+    size = fixed(model) if graph_of(model) is not None else None
     with _watching(watched, now):
         for part in shown(model, data, batch, most=samples):
             for weight, alike in _alike(part, counted.add(part)):
-                now.weight = weight
-                model(packed(model, alike.inputs), training=False)
+                for share, whole in _in_batches(alike, size):
+                    now.weight = weight * share
+                    model(packed(model, whole.inputs), training=False)
             progress(counted.samples)
     counted.refuse_nothing()
     found.samples = counted.samples
@@ -149,6 +153,24 @@ def _alike(part: Part, weights: NDArray[np.float32] | None) -> Iterator[tuple[fl
         return
     for weight in np.unique(weights[weights > 0]):
         yield float(weight), only(part, weights == weight)
+
+
+def _in_batches(part: Part, size: int | None) -> Iterator[tuple[float, Part]]:
+    """Yield samples in batches of the only size that a model takes, and what each counts there.
+
+    Those that are left over after full batches are shown again and again until batches are full and each was there equally often, and count
+    less by as much: nothing else tells the rows of those that fill up a batch.
+    """
+    count = len(part.rows)
+    if size is None:
+        yield 1.0, part
+        return
+    left = count % size
+    for first in range(0, count - left, size):
+        yield 1.0, only(part, slice(first, first + size))
+    rounds = left // math.gcd(left, size)
+    for number in range(rounds):
+        yield left / (rounds * size), only(part, count - left + np.arange(number * size, (number + 1) * size) % left)
 
 
 @contextlib.contextmanager
