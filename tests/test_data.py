@@ -4,6 +4,7 @@ import gzip
 import io
 import itertools
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from graftwork.data import KINDS, Description, Samples, open_data
 from graftwork.data.description import SOURCES
 from graftwork.data.opening import told
+from graftwork.data.streams import Batches
 from graftwork.errors import DataError, UnknownNameError
 
 arrow = pytest.importorskip("pyarrow")
@@ -527,9 +529,12 @@ def test_so_many_batches_of_what_never_ends(module):
         ("nowhere_at_all:x", "no module 'nowhere_at_all', neither in"),
         ("made_here:no", "module 'made_here' has no function 'no'"),
         ("made_here:number", "is a int, not a function"),
-        ("made_here:fails", "made_here:fails failed: ValueError: no luck"),
+        ("made_here:fails", r"made_here:fails failed: ValueError: no luck \(made_here.py, line \d+\)$"),
         ("made_here:endless", "made_here:endless is a int; expected"),
-        ("broken_here:x", "module 'broken_here' fails: ZeroDivisionError"),
+        (
+            "broken_here:x",
+            r"module 'broken_here' fails: ZeroDivisionError: division by zero \(broken_here.py, line 1\)$",
+        ),
     ],
 )
 def test_functions_that_fail(module, spelling, message):
@@ -549,6 +554,44 @@ def test_generators():
         list(open_data(lambda: iter([(X, Y, W, W)])))
     with pytest.raises(DataError, match="returns a int; expected an iterator"):
         list(open_data(lambda: 3))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no luck\nat all"), r"ValueError: no luck \(test_data\.py, line \d+\)"),
+        (KeyError("lost"), r"KeyError: 'lost' \(test_data\.py, line \d+\)"),
+        (DataError("ours"), None),
+        (KeyboardInterrupt(), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_of_what_makes_batches(error, told, indexed):
+    """They are told with the batch and the line, and kept as the cause; what is ours stays as it is, and so do interruptions."""
+
+    def batches():
+        yield X, Y
+        raise error
+
+    class Sheets:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            if number:
+                raise error
+            return X, Y
+
+    found = iter(Batches(Sheets() if indexed else batches, "the data"))
+    next(found)
+    with pytest.raises(BaseException) as raised:
+        next(found)
+    if told is None:
+        assert raised.value is error
+    else:
+        assert isinstance(raised.value, DataError) and raised.value.__cause__ is error
+        assert re.fullmatch(rf"batch 1 of the data cannot be made: {told}", str(raised.value))
 
 
 class Features:

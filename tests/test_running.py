@@ -1,7 +1,9 @@
 """Training that is interrupted, ends early, or runs elsewhere: the same weights come out, and nothing is lost without a word."""
 
 import csv
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -9,12 +11,14 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
+from graftwork.compose.ports import inputs
 from graftwork.data import open_data
-from graftwork.errors import OptionError, StoreError
-from graftwork.training.feeding import dataset
+from graftwork.errors import DataError, OptionError, StoreError
+from graftwork.training.feeding import dataset, fitted, streamed
 from graftwork.training.matching import matched
 from graftwork.training.placing import check_place, placed
 from graftwork.training.running import STATE, Fit, forget, run
+from graftwork.training.streams import parts_of
 
 pytestmark = pytest.mark.keras
 
@@ -145,6 +149,26 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
         trained(Fit(epochs=3, batch=16, optimizer="sgd", learning_rate=1e38), folder=tmp_path)
     with pytest.raises(OptionError, match="no metric 'val_f1'"):
         trained(Fit(epochs=1, batch=16, monitor="val_f1"))
+
+
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("call", [1, 4])
+def test_what_a_feed_raises_comes_out_of_training(call, measured):
+    """Keras asks for the first batch itself and leaves the later ones to TensorFlow; the error and its cause are the same."""
+    model, cause, calls = net(), KeyError("lost"), itertools.count(1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+
+    def made(part):
+        if next(calls) == call:
+            raise DataError("a batch cannot be made") from cause
+        return fitted(model, part)
+
+    stream = open_data(lambda: iter([(X[:8], Y[:8])] * 3))
+    failing = streamed(lambda: parts_of(stream, inputs(model)), made)
+    whole = streamed(lambda: parts_of(stream, inputs(model)), partial(fitted, model))
+    with pytest.raises(DataError, match="a batch cannot be made") as raised:
+        run(model, whole if measured else failing, Fit(epochs=3), validation=failing if measured else None)
+    assert raised.value.__cause__ is cause
 
 
 def test_progress_and_logs_say_how_far_it_is(tmp_path):

@@ -389,6 +389,17 @@ def test_streams_without_beginning_or_end():
     assert len(list(open_data(tf.data.Dataset.from_tensor_slices(X).batch(5).repeat().take(7)))) == 7
 
 
+def test_errors_of_tensorflow_s_data():
+    """What it says stands behind much else; all of it is the cause."""
+    numbers = tf.data.Dataset.from_tensor_slices([[1.0], [2.0], [-1.0]])
+    stream = iter(open_data(numbers.map(lambda x: tf.debugging.check_numerics(tf.math.log(x), "a log")).batch(1)))
+    next(stream), next(stream)
+    message = r"batch 2 of the data cannot be made: InvalidArgumentError: a log : Tensor had NaN values"
+    with pytest.raises(DataError, match=rf"^{message}$") as raised:
+        next(stream)
+    assert isinstance(raised.value.__cause__, tf.errors.InvalidArgumentError)
+
+
 def test_later_batches_count_on():
     """Samples of a stream are numbered through."""
     assert part_of((X[:3],), inputs(plain()), "s", first=20).rows.tolist() == [20, 21, 22]

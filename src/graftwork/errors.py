@@ -17,6 +17,7 @@ A message says which thing, where, what was found against what was expected, and
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -86,3 +87,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return "there are none"
     shown = ", ".join(repr(n) for n in known[:12])
     return f"there are {shown}" + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+
+
+_PLACES = re.compile(
+    r"Exception encountered when calling |Graph execution error|Detected at node|<stack traces|File \"|Arguments received"
+)
+_MARKS = re.compile(r"\x1b\[\d*m|\s*\[\[\{\{.*|\s*\[Op:.*|\{\{.*?\}\} ?")
+
+
+def gist(error: BaseException) -> str:
+    """Return what another library's error is about, in one line: its type, and what TensorFlow says behind its lists of places."""
+    texts = (line.strip() for line in str(error).splitlines())
+    said = next(filter(None, (_MARKS.sub("", text) for text in texts if not _PLACES.match(text))), "")
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__

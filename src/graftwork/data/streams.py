@@ -5,14 +5,22 @@ import importlib
 import inspect
 import itertools
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import DataError
+from graftwork.errors import DataError, GraftworkError, gist
 
 ENDLESS = -1
 """What TensorFlow says of the number of batches if there is no last one."""
+
+END: Any = object()
+"""Stands behind the last batch."""
+
+INSTALLED = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
+"""Where code lies that is nobody's own."""
 
 
 class Batches:
@@ -41,22 +49,36 @@ class Batches:
             )
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        found = self.source
-        if hasattr(found, "as_numpy_iterator"):
-            found = found.as_numpy_iterator()
-        elif hasattr(found, "__getitem__"):
-            found = map(found.__getitem__, range(len(found)) if hasattr(found, "__len__") else itertools.count())
-        else:
-            found = found()
-            if not hasattr(found, "__iter__"):
-                raise DataError(f"{self.name} returns a {type(found).__name__}; expected an iterator of batches")
-        for number, batch in enumerate(itertools.islice(found, self.most)):
+        found = itertools.islice(self._read(), self.most)
+        for number in itertools.count():
+            try:
+                batch = next(found, END)
+            except GraftworkError:
+                raise
+            except Exception as error:
+                raise DataError(f"batch {number:,} of {self.name} cannot be made: {_why(error)}") from error
+            if batch is END:
+                return
             one = batch if isinstance(batch, tuple) else (batch,)
             if not 1 <= len(one) <= 3:
                 raise DataError(
                     f"batch {number:,} of {self.name} has {len(one)} parts; expected inputs, labels and weights"
                 )
             yield one
+
+    def _read(self) -> Iterator[Any]:
+        """Yield what the source does."""
+        source = self.source
+        if hasattr(source, "as_numpy_iterator"):
+            yield from source.as_numpy_iterator()
+        elif hasattr(source, "__getitem__"):
+            for place in range(len(source)) if hasattr(source, "__len__") else itertools.count():
+                yield source[place]
+        else:
+            made = source()
+            if not hasattr(made, "__iter__"):
+                raise DataError(f"{self.name} returns a {type(made).__name__}; expected an iterator of batches")
+            yield from made
 
 
 def is_stream(data: Any) -> bool:
@@ -99,7 +121,7 @@ def called(spelling: str, arguments: Mapping[str, Any], root: Path) -> Any:
     try:
         found = made()
     except Exception as error:
-        raise DataError(f"{spelling} failed: {type(error).__name__}: {error}") from error
+        raise DataError(f"{spelling} failed: {_why(error)}") from error
     return made if hasattr(found, "__next__") else found
 
 
@@ -115,9 +137,16 @@ def _function(module: str, name: str, root: Path) -> Callable[..., Any]:
     except AttributeError as error:
         raise DataError(f"module {module!r} has no function {name!r}") from error
     except Exception as error:
-        raise DataError(f"module {module!r} fails: {type(error).__name__}: {error}") from error
+        raise DataError(f"module {module!r} fails: {_why(error)}") from error
     finally:
         sys.path.remove(place)
     if not callable(found):
         raise DataError(f"{module}:{name} is a {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
+
+
+def _why(error: Exception) -> str:
+    """Return what somebody's own code raised, and the line of it: the command line shows no more."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if each.filename != __file__ and not each.filename.startswith((*INSTALLED, "<"))]
+    return gist(error) + (f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else "")

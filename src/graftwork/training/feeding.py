@@ -1,5 +1,7 @@
 """Samples as Keras takes them: batches in the structure of a model's inputs, in an order that a seed fixes."""
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -63,6 +65,37 @@ def predictions(model: Any, samples: Samples, batch: int) -> Iterator[tuple[Any,
         yield part, {name: np.asarray(value) for name, value in zip(names, said, strict=True)}
 
 
+def kept_if_raised(get: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    """Return the `__getitem__` of a `keras.utils.PyDataset` which keeps what it raises, for `raised_as_it_was`."""
+
+    @functools.wraps(get)
+    def kept(self: Any, number: int) -> Any:
+        try:
+            return get(self, number)
+        except BaseException as error:
+            self.raised = error, error.__cause__
+            raise
+
+    return kept
+
+
+@contextlib.contextmanager
+def raised_as_it_was(*feeds: Any) -> Iterator[None]:
+    """Raise what a feed raised while Keras asked it as it was: Keras takes the cause away, and TensorFlow makes an error of the text alone.
+
+    Args:
+        feeds: Whose `__getitem__` is `kept_if_raised`; None for one that there is not.
+    """
+    try:
+        yield
+    except Exception:
+        for feed in feeds:
+            error, cause = getattr(feed, "raised", (None, None))
+            if error is not None:
+                raise error from cause
+        raise
+
+
 def dataset(model: Any, samples: Samples, batch: int, *, seed: int | None = None) -> Any:
     """Return samples as a `keras.utils.PyDataset` for `fit`: the same batches for the same seed, another order in each epoch.
 
@@ -85,6 +118,7 @@ def dataset(model: Any, samples: Samples, batch: int, *, seed: int | None = None
         def __len__(self) -> int:
             return -(-len(samples) // batch)
 
+        @kept_if_raised
         def __getitem__(self, number: int) -> Any:
             return fitted(model, samples.take(self._order.rows[number * batch : (number + 1) * batch]))
 
@@ -133,6 +167,7 @@ def streamed(batches: Callable[[], Iterator[Part]], made: Callable[[Part], Any])
         def __len__(self) -> int:
             return count
 
+        @kept_if_raised
         def __getitem__(self, number: int) -> Any:
             if number == 0:
                 self._rest = batches()

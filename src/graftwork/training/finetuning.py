@@ -29,7 +29,7 @@ from graftwork.training.anchoring import anchored, between, curve, values_of
 from graftwork.training.contenders import unwarned
 from graftwork.training.crowning import WORDS, crowned, solved, wanted_by
 from graftwork.training.features import COLUMN, digest, features, why_not_once
-from graftwork.training.feeding import dataset, fitted, streamed
+from graftwork.training.feeding import dataset, fitted, raised_as_it_was, streamed
 from graftwork.training.forgetting import Task
 from graftwork.training.halves import halves
 from graftwork.training.lessons import first_labels
@@ -432,7 +432,9 @@ class Finetuning:
         found: dict[str, float] = {}
         for word, each in (("", data), ("val_", validation)):
             if each is not None:
-                said = judge.evaluate(self._feed(judge, each, None), verbose=0, return_dict=True)
+                feed = self._feed(judge, each, None)
+                with raised_as_it_was(feed):
+                    said = judge.evaluate(feed, verbose=0, return_dict=True)
                 found |= {f"{word}{name}": float(value) for name, value in said.items()}
         return found
 

@@ -14,7 +14,7 @@ from graftwork.errors import DataError
 from graftwork.models.lazy import keras
 from graftwork.training import feeding
 from graftwork.training.caching import Cache
-from graftwork.training.feeding import tensor_of
+from graftwork.training.feeding import kept_if_raised, tensor_of
 from graftwork.training.matching import Target
 from graftwork.training.streams import part_of, parts_of
 from graftwork.training.teachers import Teacher
@@ -111,6 +111,7 @@ def lessons(
         def __len__(self) -> int:
             return -(-len(samples) // batch)
 
+        @kept_if_raised
         def __getitem__(self, number: int) -> Any:
             places = self._order[number * batch : (number + 1) * batch]
             part = samples.take(samples.rows[places])

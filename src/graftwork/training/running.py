@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import OptionError, OutputError, StoreError
 from graftwork.models.lazy import keras
-from graftwork.training.feeding import in_order
+from graftwork.training.feeding import in_order, raised_as_it_was
 from graftwork.training.seeding import seed_layers
 
 Progress = Callable[[str, int, int], None]
@@ -160,6 +160,7 @@ def run(
     Raises:
         StoreError: If the folder holds the state of another run, or no state at all that can be read.
         OptionError: If the metric to monitor does not exist, or the loss is no number any more.
+        DataError: If batches cannot be had.
     """
     begin = time.perf_counter()
     keeper = _keeper(model, fit, validation is not None, folder, key)
@@ -171,15 +172,16 @@ def run(
     if progress is not None:
         known.append(_telling(progress, verb, first, fit.epochs, len(feed)))
     if not keeper.history.stopped and first < fit.epochs:
-        model.fit(
-            feed,
-            epochs=fit.epochs,
-            initial_epoch=first,
-            validation_data=validation,
-            callbacks=known,
-            shuffle=False,
-            verbose=0,
-        )
+        with raised_as_it_was(feed, validation):
+            model.fit(
+                feed,
+                epochs=fit.epochs,
+                initial_epoch=first,
+                validation_data=validation,
+                callbacks=known,
+                shuffle=False,
+                verbose=0,
+            )
     keeper.finish()
     keeper.history.seconds = time.perf_counter() - begin
     return keeper.history
