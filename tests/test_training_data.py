@@ -1,5 +1,6 @@
 """Data against models, and what TensorFlow and Keras give as data."""
 
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import graftwork as gw
 from graftwork.compose.ports import inputs
 from graftwork.data import open_data
-from graftwork.errors import DataError, MismatchError
+from graftwork.errors import DataError, MismatchError, gist
+from graftwork.training.failing import failing
 from graftwork.training.feeding import dataset, in_order, predictions
 from graftwork.training.matching import Target, check_labels, check_values, matched, target_of
 from graftwork.training.streams import part_of, parts_of
@@ -282,6 +285,67 @@ def test_training_is_the_same_for_the_same_seed():
     for a, b, c in zip(trained(ours), trained(ours), trained(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c)
+
+
+# What only the model itself knows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "fisher", "gram", "recalibrate", "finetune", "train", "distill"])
+def test_what_a_model_fails_on_is_told(verb):
+    """Which model, which batch, and what TensorFlow says of it, in one line."""
+    word = keras.Input((1,), dtype="string", name="word")
+    known = layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot", num_oov_indices=0)(word)
+    hidden = layers.BatchNormalization()(layers.Dense(3)(known))
+    model = keras.Model(word, layers.Dense(2, activation="softmax")(hidden), name="lookup")
+    data = np.array([["a"], ["b"], ["b"], ["zebra"], ["a"]]), np.array([0, 1, 1, 0, 0])
+    do = {
+        "evaluate": lambda: gw.evaluate([model], data, batch=2, timed=False),
+        "fisher": lambda: gw.fisher(model, data, batch=2),
+        "gram": lambda: gw.gram(model, data, batch=2),
+        "recalibrate": lambda: gw.recalibrate(model, data, batch=2),
+        "finetune": lambda: gw.finetune(model, data=data, batch=2, name="trunk"),
+        "train": lambda: gw.finetune(model, data=data, batch=2, epochs=1, cache=False),
+        "distill": lambda: gw.distill([model], model, data=data, batch=2, cache=True),
+    }
+    with pytest.raises(DataError) as raised:
+        do[verb]()
+    which = "while it is trained" if verb == "train" else "on the batch of the data that begins with sample 2"
+    message = str(raised.value)
+    assert re.fullmatch(
+        rf"model '\w+' fails {which}: InvalidArgumentError: .*all inputs should be in vocabulary.*zebra.*", message
+    )
+    assert isinstance(raised.value.__cause__, tf.errors.InvalidArgumentError)
+
+
+def test_errors_of_code_stay_what_they_are():
+    """Nobody takes a bug for something about the data."""
+    bug = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug") as raised, failing("m", "somehow"):
+        raise bug
+    assert raised.value is bug
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("one line", "ValueError: one line"),
+        ("a list [[1, 2]]\nmore", "ValueError: a list [[1, 2]]"),
+        ("", "ValueError"),
+        (
+            "Graph execution error:\n\nDetected at node a/Assert defined at (most recent call last):\n"
+            '  File "/x/y.py", line 63, in call\n\nassertion failed: [no such word]\n\t [[{{node a/Assert}}]] [Op:__inference_1]',
+            "ValueError: assertion failed: [no such word]",
+        ),
+        (
+            "Exception encountered when calling Reshape.call().\n\n\x1b[1m{{function_node __wrapped}} 30 values [Op:Reshape]\x1b[0m\n\n"
+            "Arguments received by Reshape.call():\n  • x=1",
+            "ValueError: 30 values",
+        ),
+    ],
+)
+def test_the_gist_of_an_error(said, told):
+    """It stands behind the places and between the marks of Keras and TensorFlow."""
+    assert gist(ValueError(said)) == told
 
 
 # Streams ---------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from graftwork.compose.graph import Graph, Key, Step
 from graftwork.compose.naming import Names
 from graftwork.data import Samples
 from graftwork.models.lazy import keras
+from graftwork.training.failing import failing, on
 from graftwork.training.feeding import packed
 
 
@@ -65,7 +66,8 @@ class Activations:
         try:
             done = 0
             for values, count in self._begun(steps):
-                self._run(steps, values, last)
+                with failing(self._graph.model.name, on(self._samples.rows[done:], self._samples.name)):
+                    self._run(steps, values, last)
                 if new is not None and not new.add(values, done, count, room):
                     new.close()
                     new = None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.compose.ports import Port, graph_of, inputs, outputs
-from graftwork.errors import MismatchError, OptionError
+from graftwork.errors import MismatchError, OptionError, gist
 from graftwork.models import live
 from graftwork.models.configuration import layers_of
 from graftwork.models.copying import copy_model
@@ -21,7 +21,6 @@ from graftwork.models.lazy import keras
 from graftwork.models.outputs import Ending, ending
 from graftwork.models.savedmodel.answering import Answering, answering
 from graftwork.stores import open_store
-from graftwork.stores.files import brief
 from graftwork.training.asking import asked, fixed, ready, rows
 
 WARM_UP, ROUNDS, ENOUGH = 3, 30, 1.0
@@ -92,9 +91,7 @@ class Contender:
         try:
             flat = [np.asarray(each) for each in keras.tree.flatten(asked(self.model, given, count))]
         except (ValueError, TypeError, KeyError) as error:
-            raise MismatchError(
-                f"model {self.name!r} does not take the samples as they come: {brief(error)}"
-            ) from error
+            raise MismatchError(f"model {self.name!r} does not take the samples as they come: {gist(error)}") from error
         for name, values in zip(self.ports, flat, strict=True):
             if not values.ndim or len(values) != count:
                 raise MismatchError(

@@ -410,7 +410,7 @@ class Distilling:
             return lessons.streamed(data, ports, teachers, labelled=labelled, target=self.student.target)
 
         def asked(part: Part, places: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
-            return lessons.ask(teachers, part.inputs)
+            return lessons.ask(teachers, part, data.name)
 
         said: Says = asked
         if cache is not None:

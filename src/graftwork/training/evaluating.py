@@ -16,6 +16,7 @@ from graftwork.stores import label_of
 from graftwork.training.answers import Answer, classes_of, leading, numbers_of, switches_of, weights_of
 from graftwork.training.contenders import Contender, contender, unwarned
 from graftwork.training.evaluation import Evaluation, Judged, Pair, Verdict
+from graftwork.training.failing import failing, on
 from graftwork.training.judging import Agreement, Figures, Judge, judge
 from graftwork.training.metrics import BINS, Floats, Reasons
 from graftwork.training.placing import on_device
@@ -121,7 +122,10 @@ def _ask(
     """Ask every model about all samples, and return how many there are."""
     count, whole = 0, len(samples) if isinstance(samples, Samples) else 0
     for part in feed:
-        said = {each.name: each.said(part.given[each.name], len(part.rows)) for each in contenders}
+        said = {}
+        for each in contenders:
+            with failing(each.name, on(part.rows, samples.name)):
+                said[each.name] = each.said(part.given[each.name], len(part.rows))
         for bench in benches:
             bench.add(part, said, samples.name)
         count += len(part.rows)

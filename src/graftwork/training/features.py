@@ -28,6 +28,7 @@ from graftwork.data.samples import Part
 from graftwork.errors import MismatchError, OutputError, StoreError
 from graftwork.models.configuration import configuration_of, layers_of
 from graftwork.models.lazy import keras
+from graftwork.training.failing import failing, on
 from graftwork.training.feeding import packed
 from graftwork.training.placing import asked_on
 from graftwork.training.remembering import remembering
@@ -127,7 +128,8 @@ def features(
                 while rows.done < len(samples):
                     part = samples.take(samples.rows[rows.done : rows.done + batch])
                     check(part)
-                    found = _said(asked, part, batch if rows.done else 0)
+                    with failing(trunk.name, on(part.rows, samples.name)):
+                        found = _said(asked, part, batch if rows.done else 0)
                     rows.add(found.astype(np.float32) if found.dtype.itemsize < 4 else found)
                     tell(rows.done, len(samples))
         table = Featured(samples, rows.mapped(), key)

@@ -12,6 +12,7 @@ from graftwork.compose.ports import graph_of
 from graftwork.data import Samples
 from graftwork.data.samples import Part
 from graftwork.models.lazy import keras
+from graftwork.training.failing import failing, on
 
 
 def arranged(model: Any, given: Mapping[str, Any]) -> Any:
@@ -61,7 +62,8 @@ def predictions(model: Any, samples: Samples, batch: int) -> Iterator[tuple[Any,
 
     names = list(outputs(model))
     for part in samples.batches(batch):
-        said = keras.tree.flatten(model.predict_on_batch(packed(model, part.inputs)))
+        with failing(model.name, on(part.rows, samples.name)):
+            said = keras.tree.flatten(model.predict_on_batch(packed(model, part.inputs)))
         yield part, {name: np.asarray(value) for name, value in zip(names, said, strict=True)}
 
 

@@ -28,6 +28,7 @@ from graftwork.models.outputs import ending
 from graftwork.training.anchoring import anchored, between, curve, values_of
 from graftwork.training.contenders import unwarned
 from graftwork.training.crowning import WORDS, crowned, solved, wanted_by
+from graftwork.training.failing import failing
 from graftwork.training.features import COLUMN, digest, features, why_not_once
 from graftwork.training.feeding import dataset, fitted, raised_as_it_was, streamed
 from graftwork.training.forgetting import Task
@@ -433,7 +434,7 @@ class Finetuning:
         for word, each in (("", data), ("val_", validation)):
             if each is not None:
                 feed = self._feed(judge, each, None)
-                with raised_as_it_was(feed):
+                with failing(self.model.name, f"while it is measured on {each.name}"), raised_as_it_was(feed):
                     said = judge.evaluate(feed, verbose=0, return_dict=True)
                 found |= {f"{word}{name}": float(value) for name, value in said.items()}
         return found

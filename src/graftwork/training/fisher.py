@@ -11,6 +11,7 @@ from graftwork.compose.ports import graph_of
 from graftwork.data import Samples
 from graftwork.data.base import Stream
 from graftwork.errors import OptionError
+from graftwork.training.failing import failing, on
 from graftwork.training.feeding import arranged, tensor_of
 from graftwork.training.likelihood import as_targets, directions, drawn, kind_of, log_likelihood, logits_of
 from graftwork.training.matching import target_of
@@ -88,7 +89,8 @@ def information(
         square = square or _squares(model, values, kind, list(part.inputs))
         given = tuple(tensor_of(each) for each in part.inputs.values())
         named = dict(zip(part.inputs, given, strict=True))
-        answers = np.asarray(logits_of(model(arranged(model, named), training=False), kind))
+        with failing(model.name, on(part.rows, data.name)):
+            answers = np.asarray(logits_of(model(arranged(model, named), training=False), kind))
         weights = counted.add(part)
         if labels == "model":
             count = answers[0].size
@@ -105,7 +107,9 @@ def information(
             )
             rounds = [(known, -1)]
         for targets, k in rounds:
-            for total, found in zip(sums, square(given, targets, k, weights), strict=True):
+            with failing(model.name, on(part.rows, data.name)):
+                squares = square(given, targets, k, weights)
+            for total, found in zip(sums, squares, strict=True):
                 total += found
         progress(counted.samples)
     counted.refuse_nothing()

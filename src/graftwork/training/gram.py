@@ -20,6 +20,7 @@ from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import OptionError
 from graftwork.training.asking import fixed
+from graftwork.training.failing import failing, on
 from graftwork.training.feeding import packed
 from graftwork.training.showing import Counted, only, shown
 
@@ -130,7 +131,8 @@ def grams_of(
             for weight, alike in _alike(part, counted.add(part)):
                 for share, whole in _in_batches(alike, size):
                     now.weight = weight * share
-                    model(packed(model, whole.inputs), training=False)
+                    with failing(model.name, on(whole.rows, data.name)):
+                        model(packed(model, whole.inputs), training=False)
             progress(counted.samples)
     counted.refuse_nothing()
     found.samples = counted.samples

@@ -14,6 +14,7 @@ from graftwork.errors import DataError
 from graftwork.models.lazy import keras
 from graftwork.training import feeding
 from graftwork.training.caching import Cache
+from graftwork.training.failing import failing, on
 from graftwork.training.feeding import kept_if_raised, tensor_of
 from graftwork.training.matching import Target
 from graftwork.training.streams import part_of, parts_of
@@ -39,9 +40,22 @@ def lesson(part: Part, said: Mapping[str, NDArray[Any]], *, labelled: bool) -> t
     return (found,)
 
 
-def ask(teachers: Sequence[Teacher], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return what teachers say of a batch."""
-    return {key: values for teacher in teachers for key, values in teacher.say(inputs).items()}
+def ask(teachers: Sequence[Teacher], part: Part, where: str) -> dict[str, NDArray[Any]]:
+    """Return what teachers say of a batch.
+
+    Args:
+        teachers: The teachers.
+        part: The batch.
+        where: What messages call the data.
+
+    Raises:
+        DataError: If one fails on it.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for teacher in teachers:
+        with failing(teacher.name, on(part.rows, where)):
+            found |= teacher.say(part.inputs)
+    return found
 
 
 def kept(
@@ -68,7 +82,7 @@ def kept(
 
         def said(teacher: Teacher = teacher, number: int = number) -> Iterator[dict[str, NDArray[Any]]]:
             for done, part in enumerate(samples.batches(batch), 1):
-                yield teacher.say(part.inputs)
+                yield ask([teacher], part, samples.name)
                 if tell is not None:
                     tell(number * steps + done, len(teachers) * steps)
 
@@ -164,4 +178,4 @@ def streamed(
     def batches() -> Iterator[Part]:
         return parts_of(stream, ports, target if labelled else None, labelled=labelled)
 
-    return feeding.streamed(batches, lambda part: lesson(part, ask(teachers, part.inputs), labelled=labelled))
+    return feeding.streamed(batches, lambda part: lesson(part, ask(teachers, part, stream.name), labelled=labelled))

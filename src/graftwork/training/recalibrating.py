@@ -21,6 +21,7 @@ from graftwork.models.configuration import layers_of
 from graftwork.models.copying import carry_over, copy_model
 from graftwork.models.lazy import keras
 from graftwork.training.activations import Activations
+from graftwork.training.failing import failing, on
 from graftwork.training.feeding import packed
 from graftwork.training.matching import matched
 from graftwork.training.moments import Moments
@@ -269,7 +270,8 @@ class _Work:
         if self.activations is None:
             done = 0
             for part in self.samples.batches(self.batch):
-                self.copy(packed(self.copy, part.inputs), training=False)
+                with failing(self.copy.name, on(part.rows, self.samples.name)):
+                    self.copy(packed(self.copy, part.inputs), training=False)
                 done += len(part.rows)
                 after(done)
             return

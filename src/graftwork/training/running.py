@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from graftwork.errors import OptionError, OutputError, StoreError
 from graftwork.models.lazy import keras
+from graftwork.training.failing import failing
 from graftwork.training.feeding import in_order, raised_as_it_was
 from graftwork.training.seeding import seed_layers
 
@@ -160,7 +161,7 @@ def run(
     Raises:
         StoreError: If the folder holds the state of another run, or no state at all that can be read.
         OptionError: If the metric to monitor does not exist, or the loss is no number any more.
-        DataError: If batches cannot be had.
+        DataError: If batches cannot be had, or the model fails on one.
     """
     begin = time.perf_counter()
     keeper = _keeper(model, fit, validation is not None, folder, key)
@@ -172,7 +173,7 @@ def run(
     if progress is not None:
         known.append(_telling(progress, verb, first, fit.epochs, len(feed)))
     if not keeper.history.stopped and first < fit.epochs:
-        with raised_as_it_was(feed, validation):
+        with failing(model.name, "while it is trained"), raised_as_it_was(feed, validation):
             model.fit(
                 feed,
                 epochs=fit.epochs,
