@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from llamas import config_of, make_llama, tensors_of
+from safetensors.numpy import save_file
 from test_peer import HERE, PEER
 from test_peer import pytestmark as peer_marks
 from typer.testing import CliRunner
@@ -166,6 +167,20 @@ def test_every_method_is_ours(name):
     for parameter in missing:
         with pytest.raises(RecipeError, match=f"`{parameter}: True`"):
             our_options(name, {**values, parameter: True})
+
+
+@pytest.mark.parametrize("name", sorted(name for name, row in MERGEKIT.items() if row.parameters))
+def test_the_table_names_every_default_that_differs(name):
+    """In docs/mergekit.md, in the column of our own recipes."""
+    ours = {option.name: option.default for option in option_rows(METHODS[name])}
+    row = MERGEKIT[name]
+    theirs = {p: spec.default for p, spec in row.parameters.items() if spec.has_effect} | dict(row.ours)
+    text = (HERE.parent / "docs" / "mergekit.md").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line.split("|")[1])
+    for parameter in (p for p, default in theirs.items() if ours[p] != default):
+        default = ours[parameter]
+        spelled = f"`{default}`" if isinstance(default, str) else f"{default:g}" if default is not True else "true"
+        assert f"`{parameter}` {spelled}" in line.split("|")[3]
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -346,8 +361,6 @@ def test_configurations_that_differ_need_a_word(folder):
 
 def test_parts_of_a_model_are_told_by_words_in_names(folder):
     """A model with an encoder and a decoder under `modules`; what belongs to none is refused."""
-    from safetensors.numpy import save_file
-
     for seed, name in enumerate("xy"):
         rng = np.random.default_rng(seed)
         parts = {
@@ -368,6 +381,59 @@ def test_parts_of_a_model_are_told_by_words_in_names(folder):
     assert [found[f"model.decoder.layers.{i}.w"]["weight"] for i in range(3)] == [(1, 1), (2, 2), (3, 3)]
     with pytest.raises(RecipeError, match="modules encoder, head are told by words"):
         gw.plan({**config, "modules": {"encoder": {"models": models}, "head": {"models": models}}})
+
+
+def test_parts_of_different_models_have_to_fit(folder):
+    """The encoder of one and the decoder of another are compared like models that are merged, and nothing of either is left out."""
+    for name, config in (("x", {"hidden_act": "gelu"}), ("y", {"hidden_act": "relu"})):
+        tensors = {
+            f"model.{part}.layers.{i}.w": np.full(3, i, np.float32) for part in ("encoder", "decoder") for i in range(2)
+        }
+        (folder / name).mkdir()
+        save_file(tensors, folder / name / "model.safetensors")
+        (folder / name / "config.json").write_text(json.dumps({"encoder_layers": 2, "decoder_layers": 2, **config}))
+    parts = {"encoder": {"models": [{"model": "x"}]}, "decoder": {"models": [{"model": "y"}]}}
+    config = {"merge_method": "passthrough", "modules": parts}
+    with pytest.raises(MismatchError, match=r"hidden_act 'gelu' in x but 'relu' in y.*graftwork: {ignore"):
+        gw.plan(config)
+    ignoring = {**config, "graftwork": {"ignore": "hidden_act"}}
+    assert len(gw.plan(ignoring)[0].tensors) == 4
+    save_file({**tensors, "head.weight": np.ones(3, np.float32)}, folder / "y" / "model.safetensors")
+    with pytest.raises(RecipeError, match=r"'head.weight' of y has none"):
+        gw.plan(ignoring)
+
+
+def test_a_base_that_lends_only_its_configuration_has_to_fit(folder):
+    """Where no slice is of the base, `config.json` and the tokenizer are still its own: they have to be true of the others' layers."""
+    make_llama(folder / "far", seed=9, layers=6, rope_theta=5e5)
+    config = {"merge_method": "passthrough", "slices": [slices(("a", (0, 3), {})), slices(("b", (2, 4), {}))]}
+    with pytest.raises(MismatchError, match=r"rope_theta None in a but 500000.0 in far.*graftwork: {ignore"):
+        gw.plan({**config, "base_model": "far"})
+    ignoring = {**config, "base_model": "far", "graftwork": {"ignore": "rope_theta"}}
+    gw.run(ignoring, output=folder / "out")
+    assert config_of(folder / "out") == {**config_of(folder / "far"), "num_hidden_layers": 5}
+
+
+def test_sources_of_several_dtypes_are_noted(folder):
+    """Where the file does not say which dtype, mergekit takes the widest, and here the first model's counts."""
+    make_llama(folder / "half", seed=3, dtype=np.float16)
+    models = [{"model": "half"}, {"model": "a"}]
+    (report,) = gw.plan({**LINEAR, "models": models})
+    assert "sources hold float16 and float32: 'lm_head.weight' comes out as float16" in " | ".join(report.notes)
+    for config in ({**LINEAR, "models": models, "out_dtype": "float32"}, LINEAR):
+        assert not gw.plan(config)[0].notes
+
+
+def test_a_tensor_that_one_has_not_can_be_kept(folder):
+    """The message says how in a file of mergekit's."""
+    save_file(
+        {k: v for k, v in tensors_of(folder / "b").items() if k != "lm_head.weight"}, folder / "b" / "model.safetensors"
+    )
+    with pytest.raises(
+        MismatchError, match=r"'lm_head.weight' of a has no counterpart in b; .*`graftwork: {skip: \[NAME\]}`"
+    ):
+        gw.plan(LINEAR)
+    assert gw.plan({**LINEAR, "graftwork": {"skip": "lm_head.weight"}})
 
 
 SLIPS = {

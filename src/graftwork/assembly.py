@@ -79,7 +79,7 @@ def plan_runs(
     models: Sequence[Reader],
     base: Reader | None = None,
     *,
-    like: Reader | None = None,
+    like: tuple[str, Reader] | None = None,
 ) -> MergePlan:
     """Return the plan of a result that is put together from runs of layers.
 
@@ -88,7 +88,7 @@ def plan_runs(
         runs: The runs, in the order of the result.
         models: Every open model, once.
         base: The open base, if any.
-        like: Lends the configuration; by default the first model of the first run.
+        like: What lends the configuration, and what messages call it; by default the first model of the first run.
 
     Raises:
         MismatchError: If models do not belong together, or their layers cannot be told.
@@ -99,7 +99,10 @@ def plan_runs(
         if id(reader) not in blocks:
             blocks[id(reader)] = blocks_of(label, reader)
     first = blocks[id(runs[0].models[0])]
-    notes = _belong_together(request, first, blocks.values())
+    notes = [*_belong_together(request, first, blocks.values()), *_mixed(request, first, blocks.values())]
+    if like is not None and id(like[1]) not in blocks:  # what it says of itself has to be true of the others' weights
+        blocks[id(like[1])] = blocks_of(*like)
+        notes += _belong_together(request, first, [blocks[id(like[1])]])
     steps: list[Step] = []
     at = 0
     for k, run in enumerate(runs):
@@ -122,7 +125,7 @@ def plan_runs(
         at += run.length
     depths, _ = depths_and_classes([step.spec.name for step in steps], None)  # in the result, not in its run
     steps = [replace(step, place=step.place._replace(depth=depths.get(step.spec.name))) for step in steps]
-    lender = like or first.reader
+    lender = like[1] if like is not None else first.reader
     return MergePlan(
         request=request,
         models=tuple(models),
@@ -145,12 +148,6 @@ def _belong_together(request: MergeRequest, first: Blocks, others: Iterable[Bloc
                 advice="layers are put together from models of one architecture",
             )
         pair((first.label, _without_layers(first)), (other.label, _without_layers(other)), request, notes)
-        dtypes = [sorted({spec.dtype for spec in each.reader.specs().values()}) for each in (first, other)]
-        if request.dtype is None and dtypes[0] != dtypes[1]:
-            notes.append(
-                f"{other.label} holds {', '.join(dtypes[1])} and {first.label} {', '.join(dtypes[0])}: "
-                "the result mixes them unless `dtype` says one"
-            )
         for number in range(min(first.count, other.count)):
             for rest, name in first.inner[number].items():
                 theirs = other.inner[number].get(rest)
@@ -164,6 +161,19 @@ def _belong_together(request: MergeRequest, first: Blocks, others: Iterable[Bloc
     return notes
 
 
+def _mixed(request: MergeRequest, first: Blocks, others: Iterable[Blocks]) -> list[str]:
+    """Return what is worth knowing of runs of several dtypes."""
+    ours, *theirs = (
+        (each.label, ", ".join(sorted({spec.dtype for spec in each.reader.specs().values()})))
+        for each in (first, *others)
+    )
+    return [
+        f"{label} holds {dtypes} and {ours[0]} {ours[1]}: the result mixes them unless `dtype` says one"
+        for label, dtypes in theirs
+        if request.dtype is None and dtypes != ours[1]
+    ]
+
+
 def _without_layers(blocks: Blocks) -> View:
     config = blocks.reader.header.config
     return View(blocks.reader, {}, config=config and with_layers(config, blocks.count, []))
@@ -175,8 +185,7 @@ def _config(lender: Reader, runs: Sequence[Run], blocks: Mapping[int, Blocks]) -
     if config is None:
         return None
     parts = [(run.models[0].header.config, range(*run.layers[0])) for run in runs]
-    count = blocks[id(lender)].count if id(lender) in blocks else blocks_of(lender.path.name, lender).count
-    return with_layers(config, count, parts)
+    return with_layers(config, blocks[id(lender)].count, parts)
 
 
 def _seen_through(step: Step) -> Step:

@@ -10,6 +10,7 @@ from graftwork.architecture.depth import block_parts
 from graftwork.assembly import Run, plan_runs
 from graftwork.errors import MismatchError, RecipeError
 from graftwork.methods.options import Place
+from graftwork.pairing import pair
 from graftwork.planning import MergePlan, MergeRequest, Step, plan_merge
 from graftwork.recipe import Recipe
 from graftwork.recipe.mergekit import MergekitStep, Slice
@@ -18,7 +19,9 @@ from graftwork.stores.files import read_json, read_small
 from graftwork.stores.huggingface import is_of_tokenizer
 from graftwork.views import View
 
-ADVICE = "a mergekit file says so under `graftwork: {ignore: [FIELD]}`, which mergekit leaves out of account"
+ADVICE = "if it does not matter, a mergekit file says so under `graftwork: {ignore: [FIELD]}`, which mergekit leaves out of account"
+
+KEEP = "a mergekit file keeps the first model's tensors under `graftwork: {skip: [NAME]}`, which mergekit leaves out of account"
 
 
 def plan_mergekit_step(step: MergekitStep, recipe: Recipe, readers: Mapping[str, Reader]) -> MergePlan:
@@ -40,13 +43,15 @@ def plan_mergekit_step(step: MergekitStep, recipe: Recipe, readers: Mapping[str,
         else:
             plan = _plan_module(step, next(iter(step.modules.values())), readers, like)
     except MismatchError as error:
+        if "`skip`" in str(error):
+            raise MismatchError(*error.reasons, advice=KEEP) from error
         if "`ignore`" not in str(error) and "vocabulary" not in str(error):
             raise
-        raise MismatchError(*error.reasons, advice=f"if it does not matter, {ADVICE}") from error
+        raise MismatchError(*error.reasons, advice=ADVICE) from error
     plan = replace(plan, like=_lender(step, readers, plan.lender), request=replace(plan.request, options={}))
     if step.document.get("chat_template") == "auto":
         _check_template([readers[name] for name in dict.fromkeys(step.inputs())], plan.lender)
-    return replace(plan, notes=(*step.notes, *plan.notes, *_idle_filters(step, plan)))
+    return replace(plan, notes=(*step.notes, *plan.notes, *_several_dtypes(step, plan), *_idle_filters(step, plan)))
 
 
 def _plan_module(
@@ -70,7 +75,11 @@ def _plan_module(
     models, base = step.models(), step.base
     request = replace(runs[0].request, labels=tuple(models), base_label=base, resolve=None)
     return plan_runs(
-        request, runs, [readers[name] for name in models], readers[base] if base is not None else None, like=like
+        request,
+        runs,
+        [readers[name] for name in models],
+        readers[base] if base is not None else None,
+        like=(step.like, like) if step.like is not None and like is not None else None,
     )
 
 
@@ -95,23 +104,24 @@ def _plan_whole(step: MergekitStep, part: Slice, readers: Mapping[str, Reader], 
 
 def _plan_modules(step: MergekitStep, readers: Mapping[str, Reader], like: Reader | None) -> MergePlan:
     """Return the plan of a model of several parts, which are told by a word of their tensors' names."""
-    parts: dict[str, dict[str, View]] = {}
+    parts: dict[str, dict[str, View]] = {module: {} for module in step.modules}
     names = [*step.models(), *([step.base] if step.base is not None else [])]
-    for module in step.modules:
-        parts[module] = {}
-        for label in names:
-            reader = readers[label]
-            own = [name for name in reader.specs() if module in name.split(".")]
-            parts[module][label] = View(reader, {name: name for name in own})
-    taken = [name for views in parts.values() for name in views[names[0]].specs()]
-    outside = [name for name in readers[names[0]].specs() if taken.count(name) != 1]
-    if outside:
-        raise RecipeError(
-            f"the modules {', '.join(step.modules)} are told by words in names, but {outside[0]!r} has none or several of them; "
-            "merge the model as a whole, with `models`"
-        )
+    for label in names:
+        for name in readers[label].specs():
+            if sum(module in name.split(".") for module in step.modules) != 1:
+                raise RecipeError(
+                    f"the modules {', '.join(step.modules)} are told by words in names, but {name!r} of {label} has none or "
+                    "several of them; merge the model as a whole, with `models`, and tell its parts by filters"
+                )
+        for module, views in parts.items():
+            own = [name for name in readers[label].specs() if module in name.split(".")]
+            views[label] = View(readers[label], {name: name for name in own})
     steps: list[Step] = []
     notes: list[str] = []
+    first, *others = names
+    for label in others:  # parts of different models have to fit each other, too
+        wishes = _request(step, next(step.slices()), lambda _: {})
+        pair((first, readers[first]), (label, readers[label]), wishes, notes)
     for module, slices in step.modules.items():
         if any(source.layers is not None for source in slices[0].sources):
             raise RecipeError("slices are taken from models of one module; this one has several")
@@ -224,6 +234,21 @@ def _template(reader: Reader) -> str:
     said = read_json(read_small(carried[name]), f"{name} of {reader.path.name}") if name in carried else None
     template = said.get("chat_template") if isinstance(said, dict) else None
     return template.strip() if isinstance(template, str) else ""
+
+
+def _several_dtypes(step: MergekitStep, plan: MergePlan) -> list[str]:
+    """Return a note if sources of one tensor have several dtypes and the file says none, for mergekit then takes the widest."""
+    if step.dtype is not None:
+        return []
+    for each in plan.steps:
+        sources = zip(each.readers, each.sources, strict=True)
+        dtypes = dict.fromkeys(reader.specs()[source.name].dtype for reader, source in sources)
+        if len(dtypes) > 1:
+            return [
+                f"sources hold {' and '.join(dtypes)}: {each.spec.name!r} comes out as {each.spec.dtype}, as in the first model, where "
+                "mergekit takes the widest; `dtype` says which"
+            ]
+    return []
 
 
 def _idle_filters(step: MergekitStep, plan: MergePlan) -> list[str]:

@@ -419,7 +419,9 @@ def _check_numbers(
         )
     if count < least or (most is not None and count > most):
         wanted = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
-        raise OptionError(f"method {request.method!r} merges {wanted} models, but {count} are given")
+        models_said = f"model{'s' * (wanted != '1')}{' besides the base' * (base is not None)}"
+        given = f"{count} {'is' if count == 1 else 'are'} given"
+        raise OptionError(f"method {request.method!r} merges {wanted} {models_said}, but {given}")
     if request.dtype is not None and request.dtype not in FLOATS:
         raise OptionError(f"a result cannot have dtype {request.dtype!r}; choose one of {', '.join(FLOATS)}")
     if request.optimizer not in ("drop", "first", "last"):

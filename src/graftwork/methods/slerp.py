@@ -25,8 +25,8 @@ class Slerp(MergeMethod):
         result = a sin((1 - t) ω) / sin ω + b sin(t ω) / sin ω
 
     The formula of Shoemake (1985), with a tensor taken as one vector. The two are the base and a model, or two models. As in mergekit, the
-    angle is that of the directions but the vectors keep their lengths, and where ``|cos ω| > 0.9995``, or one of them is zero, the result
-    is ``(1 - t) a + t b``.
+    angle is that of the directions but the vectors keep their lengths, and where ``|cos ω| > 0.9995`` the result is ``(1 - t) a + t b``.
+    So it is where one of them is zero, which mergekit takes for perpendicular to the other.
 
     Attributes:
         t: 0 gives the base (or the first model), 1 the model (or the second).
