@@ -161,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--largest", type=int, default=4000, help="megabytes of the largest model of scaling, crowd and first"
     )
+    parser.add_argument("--apart", type=float, default=0.01, help="how far fine-tunes are from their base, in peers")
     parser.add_argument("--through", choices=("merge", "run"), default="merge", help="our command in peers")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where tables and plots go")
     parser.add_argument(
@@ -181,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dtypes=said.dtype,
         size_mb=said.size,
         largest_mb=said.largest,
+        apart=said.apart,
         through=said.through,
     )
     try:

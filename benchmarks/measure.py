@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,40 @@ def read(*paths: Path) -> None:
             with file.open("rb", buffering=0) as opened:
                 while opened.readinto(buffer):
                     pass
+
+
+HOLD = """
+import mmap, sys
+held = []
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        held.append(mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held(*paths: Path) -> Iterator[None]:
+    """Keep files, and those of directories, in the page cache: another process has them mapped.
+
+    Systems that take back memory which nobody seems to use, as some virtual machines do, drop what was only read within seconds, and
+    then a slow program finds other conditions than a fast one. (Not this process, whose memory would count as that of those it starts.)
+    """
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.iterdir()))]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, *map(str, filter(lambda file: file.stat().st_size, files))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdin is not None and holder.stdout is not None
+    try:
+        if not holder.stdout.readline():
+            sys.exit("the models cannot be held in memory")
+        yield
+    finally:
+        holder.stdin.close()
+        holder.wait()
 
 
 def floor(sources: Sequence[Path], target: Path, threads: int = 2) -> Run:

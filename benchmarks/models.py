@@ -44,6 +44,7 @@ def safetensors(
     *,
     dtype: str = "float32",
     ancestor: int | None = None,
+    apart: float = 0.01,
 ) -> Path:
     """Write tensors of random numbers, a block at a time, without any library for the format.
 
@@ -53,7 +54,8 @@ def safetensors(
         seed: Fixes the numbers.
         shapes: Of the tensors.
         dtype: float32, bfloat16 or float16.
-        ancestor: Seed of a model from which this one differs by 1%, as fine-tunes do; None for numbers of its own.
+        ancestor: Seed of a model from which this one differs, as fine-tunes do; None for numbers of its own.
+        apart: By how much of the numbers' standard deviation.
     """
     path = folder / f"{name}{seed}.safetensors"
     if path.exists():
@@ -68,7 +70,7 @@ def safetensors(
     text += b" " * (-len(text) % 8)
     streams = [(np.random.default_rng(seed), 0.02)]
     if ancestor is not None:
-        streams = [(np.random.default_rng(ancestor), 0.02), (np.random.default_rng(seed), 0.0002)]
+        streams = [(np.random.default_rng(ancestor), 0.02), (np.random.default_rng(seed), 0.02 * apart)]
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for left in range(at // kind.itemsize, 0, -BLOCK):
@@ -78,7 +80,16 @@ def safetensors(
     return path
 
 
-def llama(folder: Path, name: str, seed: int, megabytes: int, dtype: str, *, ancestor: int | None = None) -> Path:
+def llama(
+    folder: Path,
+    name: str,
+    seed: int,
+    megabytes: int,
+    dtype: str,
+    *,
+    ancestor: int | None = None,
+    apart: float = 0.01,
+) -> Path:
     """Make a Hugging Face directory of a llama with a tiny vocabulary, of so many megabytes in float32; see `safetensors`."""
     directory = folder / f"{name}{seed}"
     directory.mkdir(exist_ok=True)
@@ -105,7 +116,7 @@ def llama(folder: Path, name: str, seed: int, megabytes: int, dtype: str, *, anc
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config, indent=1))
     if not (directory / "model.safetensors").exists():
-        written = safetensors(directory, "model", seed, shapes, dtype=dtype, ancestor=ancestor)
+        written = safetensors(directory, "model", seed, shapes, dtype=dtype, ancestor=ancestor, apart=apart)
         written.rename(directory / "model.safetensors")
     return directory
 

@@ -16,6 +16,7 @@ class Options:
         dtypes: Dtypes to measure; empty for the benchmark's own choice.
         size_mb: Megabytes of one model in float32.
         largest_mb: Megabytes of one model, up to which `scaling` goes.
+        apart: By how much of their numbers' spread fine-tunes differ from their base, in `peers`.
         through: `merge` or `run`: which of our commands meets the peer.
     """
 
@@ -26,4 +27,5 @@ class Options:
     dtypes: tuple[str, ...] = ()
     size_mb: int = 1300
     largest_mb: int = 4000
+    apart: float = 0.01
     through: str = "merge"

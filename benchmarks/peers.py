@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from benchmarks import models, plots
-from benchmarks.measure import Run, alternating, floor, graftwork, middle, process, ratio, read
+from benchmarks.measure import Run, alternating, floor, graftwork, held, middle, process, ratio
 from benchmarks.options import Options
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -76,7 +76,7 @@ MEMORY = 20
 
 
 def peers(given: Options) -> str:
-    """Graftwork and mergekit on the same llama-like models: three fine-tunes and a base, differing by 1%."""
+    """Graftwork and mergekit on the same llama-like models: three fine-tunes and a base."""
     python = peer()
     if python is None:
         sys.exit(
@@ -90,7 +90,9 @@ def peers(given: Options) -> str:
         folder.mkdir(exist_ok=True)
         try:
             base, *tuned = [
-                models.llama(folder, "model", seed, given.size_mb, dtype, ancestor=0 if seed else None)
+                models.llama(
+                    folder, "model", seed, given.size_mb, dtype, ancestor=0 if seed else None, apart=given.apart
+                )
                 for seed in range(4)
             ]
             for name in names:
@@ -110,7 +112,8 @@ def peers(given: Options) -> str:
     )
     return "\n".join(
         [
-            f"Models of {sizes} each, as Hugging Face directories; fine-tunes differ from the base by 1%. Both tools are",
+            f"Models of {sizes} each, as Hugging Face directories; fine-tunes differ from the base by {given.apart:.0%}.",
+            "Another process has them mapped, so that they stay in memory. Both tools are",
             f"given the same parameters ({given.through}: `graftwork {given.through}`, `mergekit-yaml`), use the CPU and as many",
             "threads as they like, and start as new processes. The floor reads every input that the method has once and",
             "writes one output. graftwork's output and the floor's are synced to disk, mergekit's is not. Memory is the",
@@ -154,17 +157,17 @@ def _measure(
         said = [word for key, value in options.items() for word in ("--set", f"{key}={value}")]
         with_base = ["--base", base] if method.base else []
         ours = graftwork("merge", *sources, "-o", out, "--method", name, *with_base, *said)
-    read(*inputs)
     print(f"{name}, {dtype}:", flush=True)
-    return alternating(
-        {
-            "floor": lambda: floor([path / "model.safetensors" for path in inputs], given.folder / "peers-floor"),
-            "ours": _removing(out, ours),
-            "theirs": _removing(out, lambda: process([*theirs, *quietly], env=OFFLINE)),
-        },
-        given.rounds,
-        cold=("theirs",),
-    )
+    with held(*inputs):
+        return alternating(
+            {
+                "floor": lambda: floor([path / "model.safetensors" for path in inputs], given.folder / "peers-floor"),
+                "ours": _removing(out, ours),
+                "theirs": _removing(out, lambda: process([*theirs, *quietly], env=OFFLINE)),
+            },
+            given.rounds,
+            cold=("theirs",),
+        )
 
 
 def _removing(out: Path, case: Callable[[], Run]) -> Callable[[], Run]:
