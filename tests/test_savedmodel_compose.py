@@ -234,6 +234,27 @@ def test_what_does_not_meet_is_refused_before_tensorflow_is_asked(parts, tmp_pat
         made.chain([parts / "old", parts / "module"], signatures={"module": "loook"}, output=tmp_path / "out")
 
 
+def test_what_is_advised_fits(tmp_path):
+    """The first output of the dtype and shape that an input takes; where there is none, an input of the result."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def a(x):
+        return {"counts": tf.cast(x, tf.int32), "pairs": tf.stack([x, x], axis=1), "same": x}
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.float32, "number"), tf.TensorSpec([None], tf.string, "text")]
+    )
+    def b(number, text):
+        return {"out": number, "said": text}
+
+    given = [servables.functions(tmp_path / name, **{SERVING: function}) for name, function in (("a", a), ("b", b))]
+    with pytest.raises(MismatchError, match=r'connect=\{"b\.number": "a\.same"\}, or "input"$'):
+        made.chain(given, output=tmp_path / "out")
+    with pytest.raises(MismatchError, match=r'connect=\{"b\.text": "input"\}; nothing of a fits$'):
+        made.chain(given, connect={"b.number": "a.same"}, output=tmp_path / "out")
+    made.chain(given, connect={"b.number": "a.same", "b.text": "input"}, output=tmp_path / "out")
+
+
 def test_inputs_that_random_values_do_not_fit_can_be_given(tmp_path):
     """A part that asks for more than noise is not called broken; arrays from a file are used, and found from there."""
 

@@ -175,9 +175,15 @@ class _Wiring:
             return before, port.key
         if len(offered) == 1 and len(taken) == 1:
             return before, next(iter(offered))
+        fitting = next((key for key, output in offered.items() if not unlike(output, port)), None)
+        said, more = (
+            (f"{before}.{fitting}", f', or "{INPUT}"')
+            if fitting is not None
+            else (INPUT, f"; nothing of {before} fits")
+        )
         raise MismatchError(
             f"{label} takes {_listed(taken)} and {before} gives {_listed(offered)}: nothing is called {port.key!r}",
-            advice=f'say what it gets: connect={{"{label}.{port.key}": "{before}.{next(iter(offered), "")}"}}, or "{INPUT}"',
+            advice=f'say what it gets: connect={{"{label}.{port.key}": "{said}"}}{more}',
         )
 
     def _check(self, giver: str, output: Port, label: str, port: Port) -> None:
