@@ -604,6 +604,24 @@ def test_where_nothing_counts_nothing_is_said(classifier):
     assert found.verdicts[0].agreement[0].figures == {"same": None, "kappa": None}
 
 
+def test_confusion_of_every_model_is_drawn(shown, tmp_path):
+    """A panel for each model and each column of labels, or those that were chosen; where there is no matrix it is said."""
+    verdict = shown.verdicts[0]
+    without = replace(verdict, labels="z", figures=verdict.figures | {"sure": replace(verdict.figures["sure"], confusion=None)})
+    both = replace(shown, verdicts=(verdict, without))
+
+    def titles(name, **chosen):
+        text = plots.confusion(both, tmp_path / name, **chosen).read_text()
+        told = [f"{model}: {labels}" for labels in "yz" for model in ("m", "sure") if f"{model}: {labels}<" in text]
+        return told, text.count("no confusion matrix")
+
+    assert titles("all.svg") == (["m: y", "sure: y", "m: z", "sure: z"], 1)
+    assert titles("one.svg", model="m") == (["m: y", "m: z"], 0)
+    assert titles("other.svg", labels="y") == (["m: y", "sure: y"], 0)
+    with pytest.raises(OptionError, match="sure has no confusion matrix for z"):
+        titles("none.svg", model="sure", labels="z")
+
+
 def test_plots_are_files_that_are_complete_or_not_there(shown, tmp_path):
     """SVG or PNG by the ending, the same bytes for the same evaluation, and nothing is replaced unasked."""
     svg, again, png = tmp_path / "a.svg", tmp_path / "b.svg", tmp_path / "c.png"

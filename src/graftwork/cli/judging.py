@@ -55,7 +55,7 @@ def evaluate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Print a table of classes as well.")] = False,
     confusion: Annotated[
         Path | None,
-        typer.Option("--confusion", help="Draw confusion matrices: a .svg or .png file.", show_default=False),
+        typer.Option("--confusion", help="Draw the confusion matrix of each model: a .svg or .png file.", show_default=False),
     ] = None,
     reliability: Annotated[
         Path | None,

@@ -3,6 +3,7 @@
 The same evaluation gives the same bytes: SVG has no date, and its identifiers come from a fixed salt.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,13 +44,13 @@ def _format(target: Path) -> Format:
 def confusion(
     found: "Evaluation", target: Path, model: str | None = None, labels: str | None = None, *, overwrite: bool = False
 ) -> Path:
-    """Draw the confusion matrix of a model and return its path: a row for each class, in shares of its samples.
+    """Draw confusion matrices side by side and return their path: in each a row for each class, in shares of its samples.
 
     Args:
         found: The evaluation.
         target: Where to, ending in ``.svg`` or ``.png``.
-        model: Which model, by default the first.
-        labels: By which column of labels, by default the first that has classes.
+        model: Which model, by default each.
+        labels: By which column of labels, by default each that has classes.
         overwrite: Whether a plot that is there may be replaced.
 
     Raises:
@@ -57,41 +58,57 @@ def confusion(
         OptionError: If there is no such matrix, or matplotlib is not installed.
         UnknownNameError: If nothing is called so.
     """
-    verdict = _verdict(found, labels, ("classes",), "a confusion matrix")
-    name = model if model is not None else next(iter(verdict.figures))
-    if name not in verdict.figures:
-        raise UnknownNameError("model that was evaluated", name, verdict.figures)
-    matrix = verdict.figures[name].confusion
-    if matrix is None:
+    panels = [
+        (verdict, name)
+        for verdict in _verdicts(found, labels, ("classes",), "a confusion matrix")
+        for name in verdict.figures
+    ]
+    if model is not None and model not in (known := [name for _, name in panels]):
+        raise UnknownNameError("model that was evaluated", model, dict.fromkeys(known))
+    panels = [(verdict, name) for verdict, name in panels if model in (None, name)]
+    if all(verdict.figures[name].confusion is None for verdict, name in panels):
+        verdict, name = panels[0]
         raise OptionError(
             f"{name} has no confusion matrix for {verdict.labels}: too many classes, or no figures at all"
         )
 
     def draw(figure: Any) -> None:
-        import numpy as np
-
-        counts = np.array(matrix)
-        whole = counts.sum(axis=1, keepdims=True)
-        shares = np.divide(counts, whole, out=np.zeros_like(counts), where=whole > 0)
-        size = len(verdict.names)
-        side = min(12.0, 2.5 + 0.45 * size)
-        figure.set_size_inches(side + 1, side)
-        axes = figure.add_subplot()
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        figure.colorbar(image, ax=axes, label="share of the class")
-        axes.set(title=f"{name}: {verdict.labels}", xlabel="said", ylabel="is")
-        if size <= MOST_WRITTEN:
-            turned = max(map(len, verdict.names)) > 3
-            axes.set_xticks(
-                range(size), verdict.names, rotation=45 if turned else 0, ha="right" if turned else "center"
-            )
-            axes.set_yticks(range(size), verdict.names)
-            for (row, column), count in np.ndenumerate(counts):
-                if count:
-                    colour = "white" if shares[row, column] > 0.5 else "black"
-                    axes.text(column, row, f"{count:,.4g}", ha="center", va="center", color=colour, fontsize=8)
+        columns = math.ceil(math.sqrt(len(panels)))
+        rows = -(-len(panels) // columns)
+        side = min(12.0, 2.5 + 0.45 * max(len(verdict.names) for verdict, _ in panels))
+        figure.set_size_inches(columns * side + 1, rows * side)
+        every = [figure.add_subplot(rows, columns, place) for place in range(1, len(panels) + 1)]
+        images = [_matrix(axes, verdict, name) for axes, (verdict, name) in zip(every, panels, strict=True)]
+        figure.colorbar(next(image for image in images if image is not None), ax=every, label="share of the class")
 
     return _write(draw, target, overwrite=overwrite)
+
+
+def _matrix(axes: Any, verdict: "Verdict", name: str) -> Any:
+    """Draw the confusion matrix of one model and return its image; None where there is none, which is said in its place."""
+    import numpy as np
+
+    axes.set_title(f"{name}: {verdict.labels}")
+    matrix = verdict.figures[name].confusion
+    if matrix is None:
+        axes.text(0.5, 0.5, "no confusion matrix", ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()
+        return None
+    counts = np.array(matrix)
+    whole = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, whole, out=np.zeros_like(counts), where=whole > 0)
+    size = len(verdict.names)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="said", ylabel="is")
+    if size <= MOST_WRITTEN:
+        turned = max(map(len, verdict.names)) > 3
+        axes.set_xticks(range(size), verdict.names, rotation=45 if turned else 0, ha="right" if turned else "center")
+        axes.set_yticks(range(size), verdict.names)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{count:,.4g}", ha="center", va="center", color=colour, fontsize=8)
+    return image
 
 
 def reliability(found: "Evaluation", target: Path, labels: str | None = None, *, overwrite: bool = False) -> Path:
@@ -108,7 +125,7 @@ def reliability(found: "Evaluation", target: Path, labels: str | None = None, *,
         OptionError: If there are no such curves, or matplotlib is not installed.
         UnknownNameError: If nothing is called so.
     """
-    verdict = _verdict(found, labels, ("classes", "labels"), "a reliability curve")
+    verdict = _verdicts(found, labels, ("classes", "labels"), "a reliability curve")[0]
 
     def draw(figure: Any) -> None:
         figure.set_size_inches(6, 5.5)
@@ -130,7 +147,7 @@ def reliability(found: "Evaluation", target: Path, labels: str | None = None, *,
     return _write(draw, target, overwrite=overwrite)
 
 
-def _verdict(found: "Evaluation", labels: str | None, tasks: Sequence[str], what: str) -> "Verdict":
+def _verdicts(found: "Evaluation", labels: str | None, tasks: Sequence[str], what: str) -> "list[Verdict]":
     by_column = {verdict.labels: verdict for verdict in found.verdicts}
     if labels is not None and labels not in by_column:
         raise UnknownNameError("column of labels that was evaluated", labels, by_column)
@@ -139,7 +156,7 @@ def _verdict(found: "Evaluation", labels: str | None, tasks: Sequence[str], what
         raise OptionError(
             f"there is no {what.partition(' ')[2]} of {labels or 'this evaluation'}, which is about numbers or labels"
         )
-    return fitting[0]
+    return fitting
 
 
 def _write(draw: Callable[[Any], None], target: Path, *, overwrite: bool) -> Path:
