@@ -9,6 +9,7 @@ import pytest
 from keras import layers, ops
 from sklearn import metrics as sk
 
+import graftwork as gw
 from graftwork.data import open_data
 from graftwork.errors import DataError, MismatchError, OptionError, OutputError, UnknownNameError
 from graftwork.report import plots, render
@@ -604,10 +605,42 @@ def test_where_nothing_counts_nothing_is_said(classifier):
     assert found.verdicts[0].agreement[0].figures == {"same": None, "kappa": None}
 
 
+@pytest.mark.parametrize("writer", ["evaluate", "confusion", "reliability", "draw", "fisher", "export"])
+def test_whatever_writes_tells_of_what_a_killed_run_may_have_left(writer, shown, classifier, tmp_path):
+    """As merges do: a temporary file of which nobody knows whose it is stays, with a note."""
+    report: list[str] = []
+    ending, write = {
+        "evaluate": (
+            ".json",
+            lambda out: report.extend(gw.evaluate(classifier, (X, Y), output=out, timed=False).notes),
+        ),
+        "confusion": (".svg", lambda out: plots.confusion(shown, out, report=report)),
+        "reliability": (".svg", lambda out: plots.reliability(shown, out, report=report)),
+        "draw": (".svg", lambda out: gw.draw(classifier, out, report=report)),
+        "fisher": (
+            ".safetensors",
+            lambda out: gw.fisher(
+                classifier, X, output=out, samples=2, on_result=lambda found: report.extend(found.notes)
+            ),
+        ),
+        "export": ("", lambda out: report.extend(gw.export(classifier, out).notes)),
+    }[writer]
+    target = tmp_path / f"out{ending}"
+    left = tmp_path / f".{target.name}.1-abcdef.graftwork-tmp"
+    left.write_text("half of something")
+
+    write(target)
+
+    assert target.exists() and left.exists()
+    assert [note for note in report if note.startswith(f"{left} stays: ")]
+
+
 def test_confusion_of_every_model_is_drawn(shown, tmp_path):
     """A panel for each model and each column of labels, or those that were chosen; where there is no matrix it is said."""
     verdict = shown.verdicts[0]
-    without = replace(verdict, labels="z", figures=verdict.figures | {"sure": replace(verdict.figures["sure"], confusion=None)})
+    without = replace(
+        verdict, labels="z", figures=verdict.figures | {"sure": replace(verdict.figures["sure"], confusion=None)}
+    )
     both = replace(shown, verdicts=(verdict, without))
 
     def titles(name, **chosen):

@@ -235,6 +235,15 @@ def test_an_adapter_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "lora", "other", "tuned"]
 
 
+def test_what_a_killed_run_may_have_left_is_told(tmp_path):
+    """It stays, with a note, where nobody knows whose it is."""
+    models(tmp_path)
+    left = tmp_path / ".lora.1-abcdef.graftwork-tmp"
+    left.mkdir()
+    assert any(note.startswith(f"{left} stays: ") for note in extract(tmp_path, rank=2).notes)
+    assert left.exists()
+
+
 def test_an_adapter_of_an_adapted_model(tmp_path):
     """The base may have an adapter itself; what is extracted goes on top."""
     _, theirs = models(tmp_path)

@@ -188,8 +188,8 @@ def estimate(plan: EstimatePlan, loadable: Path, progress: Callable[[int], None]
     return found
 
 
-def save_estimate(plan: EstimatePlan, found: Estimate, target: Path, *, overwrite: bool) -> int:
-    """Write an estimate, which appears complete or not at all; return the size of the file.
+def save_estimate(plan: EstimatePlan, found: Estimate, target: Path, *, overwrite: bool) -> tuple[int, tuple[str, ...]]:
+    """Write an estimate, which appears complete or not at all; return the size of the file, and what is to be known of the place.
 
     Raises:
         OutputError: If it cannot be written, or does not come back as it was written.
@@ -213,7 +213,7 @@ def save_estimate(plan: EstimatePlan, found: Estimate, target: Path, *, overwrit
             _compare(reader, arrays)
         size = staged.path.stat().st_size
         staged.commit()
-    return size
+    return size, staged.notes
 
 
 def _fisher(

@@ -346,7 +346,7 @@ def extract(
         unchanged=len(base.specs()) - len(differing),
         size_bytes=sum((target / name).stat().st_size for name in (CONFIG, WEIGHTS)),
         seconds=time.perf_counter() - begin,
-        notes=_notes(rows, save_rest=wishes.save_rest),
+        notes=(*_notes(rows, save_rest=wishes.save_rest), *staged.notes),
     )
 
 

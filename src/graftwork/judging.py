@@ -67,24 +67,25 @@ def write_evaluation(plan: EvaluationPlan, target: Target, progress: Progress | 
     check_evaluation(plan, target)
     begin = time.perf_counter()
     found = evaluate(dict(plan.models), plan.data, progress=progress, **plan.wishes)
-    save_evaluation(found, target)
+    notes = save_evaluation(found, target)
     return Result(
         path=target.path,
         format=JSON.name,
         tensors=0,
         size_bytes=target.path.stat().st_size,
         seconds=time.perf_counter() - begin,
-        notes=found.notes,
+        notes=(*found.notes, *notes),
         tables={verdict.labels: rows(found, verdict.labels) for verdict in found.verdicts},
     )
 
 
-def save_evaluation(found: Evaluation, target: Target) -> None:
-    """Write what was found."""
+def save_evaluation(found: Evaluation, target: Target) -> tuple[str, ...]:
+    """Write what was found, and return what is to be known of the place."""
     with Staged(target.path, JSON, overwrite=target.overwrite) as staged:
         text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         staged.path.write_text(text + "\n", encoding="utf-8")
         staged.commit()
+    return staged.notes
 
 
 def rows(found: Evaluation, labels: str) -> list[dict[str, Any]]:

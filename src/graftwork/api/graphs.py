@@ -107,6 +107,7 @@ def draw(
     boxes: int | None = 30,
     direction: Literal["down", "right"] = "down",
     overwrite: bool = False,
+    report: list[str] | None = None,
 ) -> Any:
     """Draw a model's graph as SVG: members as clusters, shapes on the lines, frozen parts shaded.
 
@@ -119,6 +120,7 @@ def draw(
         boxes: How many boxes are enough to make layers share them; None gives each layer its own.
         direction: ``"down"`` or ``"right"``.
         overwrite: Whether an existing output may be replaced.
+        report: A list to which what the user should know is added, one sentence each.
 
     Returns:
         The path of the output, or the text.
@@ -135,4 +137,7 @@ def draw(
         )
         if output is None:
             return text
-        return write_drawing(text, Path(output), reader.header.files, overwrite=overwrite)
+        notes = write_drawing(text, Path(output), reader.header.files, overwrite=overwrite)
+        if report is not None:
+            report += notes
+        return Path(output)

@@ -4,6 +4,7 @@ As in `graftwork.api.compose`, models that go in are paths or live models and st
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Unpack
@@ -446,5 +447,5 @@ def evaluate(
         progress=progress,
     )
     if target is not None:
-        save_evaluation(found, target)
+        found = replace(found, notes=(*found.notes, *save_evaluation(found, target)))
     return found

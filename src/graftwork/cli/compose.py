@@ -227,6 +227,7 @@ def draw(
     from graftwork import api
 
     with refusing():
+        notes: list[str] = []
         path = api.draw(
             model,
             output,
@@ -236,5 +237,7 @@ def draw(
             boxes=boxes or None,
             direction=direction,
             overwrite=overwrite,
+            report=notes,
         )
+        say(False, *(f"note: {note}" for note in notes))
         typer.echo(str(path))

@@ -55,7 +55,9 @@ def evaluate(
     per_class: Annotated[bool, typer.Option("--per-class", help="Print a table of classes as well.")] = False,
     confusion: Annotated[
         Path | None,
-        typer.Option("--confusion", help="Draw the confusion matrix of each model: a .svg or .png file.", show_default=False),
+        typer.Option(
+            "--confusion", help="Draw the confusion matrix of each model: a .svg or .png file.", show_default=False
+        ),
     ] = None,
     reliability: Annotated[
         Path | None,
@@ -98,7 +100,9 @@ def evaluate(
             )
         for draw, path in ((plots.confusion, confusion), (plots.reliability, reliability)):
             if path is not None:
-                say(quiet, f"note: {draw(found, path, overwrite=overwrite)}")
+                notes: list[str] = []
+                drawn = draw(found, path, overwrite=overwrite, report=notes)
+                say(quiet, *(f"note: {note}" for note in (drawn, *notes)))
         if as_json:
             print_json(found.to_dict())
             return

@@ -75,14 +75,14 @@ def write_estimate(plan: EstimatePlan, target: Target, progress: Progress | None
         raise OptionError(f"{plan.wishes.kind} cannot be written in format {target.format!r}")
     check_estimate(plan, target.path, overwrite=target.overwrite)
     found = estimated(plan, progress, like)
-    size = save_estimate(plan, found, target.path, overwrite=target.overwrite)
+    size, notes = save_estimate(plan, found, target.path, overwrite=target.overwrite)
     return Result(
         path=target.path,
         format="safetensors",
         tensors=len(found.arrays),
         size_bytes=size,
         seconds=time.perf_counter() - begin,
-        notes=found.notes,
+        notes=(*found.notes, *notes),
     )
 
 

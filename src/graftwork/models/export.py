@@ -5,7 +5,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,7 +99,7 @@ def export(
             os.fsync(file.fileno())
         made.rename(staged.path)
         staged.commit()
-    return exported
+    return replace(exported, notes=(*exported.notes, *staged.notes))
 
 
 def _made(model: Any, given: Any, made: Path, target: Path, format: str) -> Exported:

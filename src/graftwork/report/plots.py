@@ -42,7 +42,13 @@ def _format(target: Path) -> Format:
 
 
 def confusion(
-    found: "Evaluation", target: Path, model: str | None = None, labels: str | None = None, *, overwrite: bool = False
+    found: "Evaluation",
+    target: Path,
+    model: str | None = None,
+    labels: str | None = None,
+    *,
+    overwrite: bool = False,
+    report: list[str] | None = None,
 ) -> Path:
     """Draw confusion matrices side by side and return their path: in each a row for each class, in shares of its samples.
 
@@ -52,6 +58,7 @@ def confusion(
         model: Which model, by default each.
         labels: By which column of labels, by default each that has classes.
         overwrite: Whether a plot that is there may be replaced.
+        report: A list to which what the user should know is added, one sentence each.
 
     Raises:
         OutputError: If the target exists or cannot be written.
@@ -76,12 +83,13 @@ def confusion(
         columns = math.ceil(math.sqrt(len(panels)))
         rows = -(-len(panels) // columns)
         side = min(12.0, 2.5 + 0.45 * max(len(verdict.names) for verdict, _ in panels))
+        figure.set_layout_engine("compressed")  # made for axes whose sides are in proportion
         figure.set_size_inches(columns * side + 1, rows * side)
         every = [figure.add_subplot(rows, columns, place) for place in range(1, len(panels) + 1)]
         images = [_matrix(axes, verdict, name) for axes, (verdict, name) in zip(every, panels, strict=True)]
         figure.colorbar(next(image for image in images if image is not None), ax=every, label="share of the class")
 
-    return _write(draw, target, overwrite=overwrite)
+    return _write(draw, target, report, overwrite=overwrite)
 
 
 def _matrix(axes: Any, verdict: "Verdict", name: str) -> Any:
@@ -111,7 +119,14 @@ def _matrix(axes: Any, verdict: "Verdict", name: str) -> Any:
     return image
 
 
-def reliability(found: "Evaluation", target: Path, labels: str | None = None, *, overwrite: bool = False) -> Path:
+def reliability(
+    found: "Evaluation",
+    target: Path,
+    labels: str | None = None,
+    *,
+    overwrite: bool = False,
+    report: list[str] | None = None,
+) -> Path:
     """Draw how often each model is right for how sure it is, and return the path.
 
     Args:
@@ -119,6 +134,7 @@ def reliability(found: "Evaluation", target: Path, labels: str | None = None, *,
         target: Where to, ending in ``.svg`` or ``.png``.
         labels: By which column of labels, by default the first that has classes.
         overwrite: Whether a plot that is there may be replaced.
+        report: A list to which what the user should know is added, one sentence each.
 
     Raises:
         OutputError: If the target exists or cannot be written.
@@ -144,7 +160,7 @@ def reliability(found: "Evaluation", target: Path, labels: str | None = None, *,
         axes.set(title=verdict.labels, xlabel="confidence", ylabel=right, xlim=(0, 1), ylim=(0, 1))
         axes.legend()
 
-    return _write(draw, target, overwrite=overwrite)
+    return _write(draw, target, report, overwrite=overwrite)
 
 
 def _verdicts(found: "Evaluation", labels: str | None, tasks: Sequence[str], what: str) -> "list[Verdict]":
@@ -159,7 +175,7 @@ def _verdicts(found: "Evaluation", labels: str | None, tasks: Sequence[str], wha
     return fitting
 
 
-def _write(draw: Callable[[Any], None], target: Path, *, overwrite: bool) -> Path:
+def _write(draw: Callable[[Any], None], target: Path, report: list[str] | None, *, overwrite: bool) -> Path:
     """Draw into a file that appears complete or not at all."""
     row = _format(target)
     check_target(target, row, (), overwrite=overwrite)
@@ -179,4 +195,6 @@ def _write(draw: Callable[[Any], None], target: Path, *, overwrite: bool) -> Pat
             except OSError as error:
                 raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
             staged.commit()
+    if report is not None:
+        report += staged.notes
     return target

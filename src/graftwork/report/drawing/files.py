@@ -25,8 +25,8 @@ SVG = Format(
 """What has to be known of drawings to replace one."""
 
 
-def write(text: str, target: Path, sources: Sequence[Path], *, overwrite: bool) -> Path:
-    """Write a drawing and return its path.
+def write(text: str, target: Path, sources: Sequence[Path], *, overwrite: bool) -> tuple[str, ...]:
+    """Write a drawing, and return what is to be known of the place.
 
     Raises:
         OutputError: If the target does not end in ``.svg``, exists, is a source or cannot be written.
@@ -40,4 +40,4 @@ def write(text: str, target: Path, sources: Sequence[Path], *, overwrite: bool) 
         except OSError as error:
             raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
         staged.commit()
-    return target
+    return staged.notes
