@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Commands
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 from small_models import make_small_models
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -21,8 +22,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Else each of hundreds of processes would compile all of graftwork again
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The same examples in every run, so that a change passes or fails by what it changes; other ones: --hypothesis-profile=default
-settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+# Else numbers and texts in whichever modules of graftwork are imported by then would be among the examples
+providers._get_local_constants = lambda: providers._local_constants
 pytest.register_assert_rewrite("graftwork.testing", "composed")
 
 

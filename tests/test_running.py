@@ -192,7 +192,7 @@ def _events(folder: Path) -> dict[str, list[float]]:
     import tensorflow as tf
 
     found = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+    for path in folder.iterdir():
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))

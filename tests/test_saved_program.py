@@ -333,7 +333,7 @@ def survives(path):
     return time.process_time() - begin
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_programs_never_crash(originals, tmp_path, data):
     """Bytes changed, copied and cut off in real programs."""

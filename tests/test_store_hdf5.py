@@ -350,7 +350,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     tree=st.dictionaries(NAMES, TREES, max_size=12),
     attributes=st.dictionaries(NAMES, VALUES, max_size=12),
