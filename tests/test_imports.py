@@ -67,17 +67,9 @@ def test_importing_the_package_loads_nothing_heavy():
 
 @pytest.mark.parametrize("arguments", [[], ["merge"], ["plan"], ["demo"]], ids=" ".join)
 def test_help_loads_nothing_heavy(arguments: list[str]):
-    """Help is there at once; the list of all commands needs to know the verbs, which know arrays."""
+    """Help is there at once, the list of all commands too."""
     found = loaded(COMMAND, *arguments, "--help")
-    assert not found & {
-        "keras",
-        "tensorflow",
-        "numba",
-        "scipy",
-        "matplotlib",
-        "h5py",
-        *(["numpy"] if arguments else []),
-    }
+    assert not found & {*HEAVY} - {"pydantic"}  # newer versions of Typer load it themselves
 
 
 @pytest.mark.parametrize("arguments", VERBS, ids=lambda arguments: " ".join(arguments[:2]))

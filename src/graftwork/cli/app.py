@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from graftwork import __version__
+from graftwork.cli.listed import LISTED
 from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import as_plain, print_json, progress, refusing, say, tell
 
@@ -16,36 +17,38 @@ _GROUPS = {"ckpt": "checkpoints", "savedmodel": "savedmodel"}
 """The file of each group of commands, loaded when it is wanted."""
 
 
-class Commands(TyperGroup):
-    """The commands. Those of verbs that compose graphs are made when one is wanted that is no other."""
+class Listed(TyperCommand):
+    """Stands for a command of which no more than its first sentence is known yet."""
 
-    def _load_verbs(self) -> None:
+
+class Commands(TyperGroup):
+    """The commands. Those of verbs that compose graphs, and the groups, are only listed until one is wanted."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands.update({name: Listed(name, help=text) for name, text in LISTED.items()})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that words begin with, its name, and the words behind it."""
+        self._load(args[0])
+        return super().resolve_command(ctx, args)
+
+    def _load(self, name: str) -> None:
+        """Put the command itself in the place of what stands for it."""
+        if not isinstance(self.commands.get(name), Listed):
+            return
+        if name in _GROUPS:
+            module = importlib.import_module(f"graftwork.cli.{_GROUPS[name]}")
+            self.commands[name] = typer.main.get_group(module.app)
+            return
         from graftwork.cli import compose
 
         self.commands.update(compose.commands(tell))
-        for name in _GROUPS:
-            self._load_group(name)
-
-    def _load_group(self, name: str) -> None:
-        module = importlib.import_module(f"graftwork.cli.{_GROUPS[name]}")
-        self.commands[name] = typer.main.get_group(module.app)
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of all commands."""
-        self._load_verbs()
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command by its name."""
-        if cmd_name in _GROUPS:
-            self._load_group(cmd_name)
-        elif cmd_name not in self.commands:
-            self._load_verbs()
-        return super().get_command(ctx, cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Turn ``plan ensemble …`` into ``ensemble --dry-run …``: the verb's own command, which then makes nothing."""
         if args[:1] == ["plan"] and args[1:2] and re.fullmatch(r"[a-z][a-z-]*", args[1]) and args[1] != "merge":
+            self._load(args[1])
             verb = self.get_command(ctx, args[1])
             if verb is not None and any("--dry-run" in parameter.opts for parameter in verb.params):
                 args = [args[1], "--dry-run", *args[2:]]

@@ -1,0 +1,28 @@
+"""What the list of all commands says of those that take long to import: the first sentence of each one's help, kept true by a test."""
+
+LISTED = {
+    "chain": "Put models one behind the other: what one gives goes into the next.",
+    "ensemble": "Run models on the same input and combine what they give.",
+    "extract": "Take the part of a model that leads to tensors inside it, from its inputs or from other tensors inside.",
+    "freeze": "Freeze layers: their weights, and the statistics of BatchNormalization, stay as they are to the last bit.",
+    "fuse": "Put a new head on features from inside several models, to be trained.",
+    "graft": "Put a piece of the donor in the place of a piece of the host; what is around it keeps its weights.",
+    "insert": "Put a layer, or several, into a model; everything else keeps its weights.",
+    "remove": "Take layers out of a model: what takes their output takes their input instead; everything else keeps its weights.",
+    "rename": "Give layers, or a model, other names; nothing else changes.",
+    "replace": "Put another layer in the place of one; everything else keeps its weights.",
+    "split": "Cut a model in two: a trunk that ends at tensors inside it, and a head that begins there.",
+    "stack": "Put a new head on what models give side by side, to be trained: it learns whom to believe when.",
+    "swap-head": "Replace the last layers of a model by a new head, to be trained for another task.",
+    "to-logits": "Make a model give logits instead of probabilities.",
+    "to-probabilities": "Make a model give probabilities instead of logits: a softmax (or sigmoid) in float32 behind it.",
+    "unfreeze": "Let layers train again, except for BatchNormalization, whose statistics would move: it stays as it is unless asked for.",
+    "distill": "Train a student to say what teachers say, and what the labels say where there are any.",
+    "finetune": "Train a new head on what a model gives and then, if asked for, the last layers of the model with it.",
+    "recalibrate": "Give BatchNormalization layers the means and variances that they have on data, as merged weights need it.",
+    "export": "Write MODEL for another runtime, run it there, and compare.",
+    "draw": "Draw MODEL's graph as SVG.",
+    "evaluate": "Say how good MODELS are on data.",
+    "ckpt": "Checkpoints: united, averaged, assigned from others, renamed, cut down.",
+    "savedmodel": "SavedModels: bridged into Keras models, lifted, chained, combined.",
+}
