@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 GIB = 1 << 30
-SECONDS = 10
+SECONDS = 30
 """How long opening and reading a small file may compute, however it is made."""
 
 

@@ -20,7 +20,7 @@ from typing import Any
 BLOCK = 1 << 16
 """Elements read at once: small, so that tensors are read in several pieces, and odd shapes in odd pieces."""
 
-WAIT = 30
+WAIT = 10
 """Seconds on the clock for each second of computing, so that a busy machine makes no difference."""
 
 
