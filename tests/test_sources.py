@@ -205,7 +205,8 @@ def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
 
 @pytest.mark.parametrize("text", ["hf://model", "hf://a/b/c", "hf:a/b", "https://a/b"])
 def test_what_is_no_name_on_the_hub_is_a_path(text, the_hub):
-    """And there is none."""
-    with pytest.raises(StoreError, match="there is no file or directory"):
+    """And there is none; where the Hub was meant, its spelling is told."""
+    told = "; a model on the Hub is spelled hf://ORG/NAME" if text.startswith("hf:") else "$"
+    with pytest.raises(StoreError, match=f"there is no file or directory [^ ]+{told}"):
         open_store(text)
     assert not the_hub

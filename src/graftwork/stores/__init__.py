@@ -44,7 +44,12 @@ def recognise(path: Path) -> Format:
     except OSError as error:
         raise StoreError(f"{path} cannot be opened: {error.strerror or error}") from error
     if not exists:
-        raise StoreError(f"there is no file or directory {path}")
+        meant = (
+            "; a model on the Hub is spelled hf://ORG/NAME or hf://ORG/NAME@REVISION"
+            if str(path).startswith("hf:")
+            else ""
+        )
+        raise StoreError(f"there is no file or directory {path}{meant}")
     if not path.is_file() and not path.is_dir():
         raise StoreError(f"{path} is neither a regular file nor a directory")
     for row in sorted(FORMATS.values(), key=lambda row: (row.order, row.name)):
