@@ -359,6 +359,26 @@ def test_configurations_that_differ_need_a_word(folder):
     assert gw.plan({**config, "graftwork": {"ignore": "rope_theta"}})
 
 
+def test_parts_of_configurations_are_compared_field_by_field(folder):
+    """Models of texts and images have a configuration within theirs: what is harmless outside is so there, and the field is named."""
+    for seed, (name, part) in enumerate(
+        {
+            "x": {"rope_theta": 1.0, "dtype": "float32", "attention_dropout": 0.1, "pad_token_id": 3},
+            "y": {"rope_theta": 1.0, "dtype": "bfloat16", "sliding_window": None},
+            "z": {"rope_theta": 2.0},
+        }.items()
+    ):
+        make_llama(folder / name, seed=seed, text_config=part)
+    assert gw.plan({**LINEAR, "models": [{"model": "x"}, {"model": "y"}]})
+    config = {**LINEAR, "models": [{"model": "x"}, {"model": "z"}]}
+    with pytest.raises(MismatchError, match=r"config.json has text_config.rope_theta 1.0 in x but 2.0 in z;"):
+        gw.plan(config)
+    for ignored in ("text_config.rope_theta", "text_config"):
+        assert gw.plan({**config, "graftwork": {"ignore": ignored}})
+    with pytest.raises(MismatchError):
+        gw.plan({**config, "graftwork": {"ignore": "text"}})
+
+
 def test_parts_of_a_model_are_told_by_words_in_names(folder):
     """A model with an encoder and a decoder under `modules`; what belongs to none is refused."""
     for seed, name in enumerate("xy"):

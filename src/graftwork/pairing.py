@@ -101,9 +101,12 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
             )
         notes += [f"{label_b}: {note}" for note in found.notes]
     elif a.header.config_kind == b.header.config_kind == "huggingface":
-        fields = [d for d in huggingface.differences(a.header.config, b.header.config) if d.field not in request.ignore]
-        if request.classes is not None:
-            fields = [d for d in fields if d.field not in ("id2label", "label2id")]
+        ignored = request.ignore if request.classes is None else (*request.ignore, *huggingface.LABELS)
+        fields = [
+            d
+            for d in huggingface.differences(a.header.config, b.header.config)
+            if not huggingface.is_among(d.field, ignored)
+        ]
         if fields:
             raise MismatchError(
                 *(d.describe(label_a, label_b) for d in fields),

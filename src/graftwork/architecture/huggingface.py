@@ -1,7 +1,7 @@
 """Which fields of two Hugging Face ``config.json`` files must agree for their weights to be merged, and which count layers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 HARMLESS = frozenset(
@@ -28,6 +28,9 @@ HARMLESS = frozenset(
 )
 """Fields that say where a model came from or how it is run, not what it computes."""
 
+LABELS = frozenset({"id2label", "label2id"})
+"""Fields that name classes; they differ as a whole."""
+
 LAYER_COUNTS = frozenset(
     {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers", "encoder_layers", "decoder_layers"}
 )
@@ -51,7 +54,7 @@ class FieldDifference:
 
 
 def differences(a: Any, b: Any) -> list[FieldDifference]:
-    """Return the fields of two configurations that change what the model computes and differ.
+    """Return the fields of two configurations that change what the model computes and differ, those of their parts with a dot.
 
     A field that only one of them has counts when its value is neither empty nor false: older versions leave new fields out.
     Dropout rates and what only concerns generation do not change inference.
@@ -63,9 +66,16 @@ def differences(a: Any, b: Any) -> list[FieldDifference]:
         if name in HARMLESS or "dropout" in name or name.endswith("_token_id"):
             continue
         x, y = a.get(name), b.get(name)
-        if x != y and not (not x and not y):
+        if name not in LABELS and isinstance(x, Mapping) and isinstance(y, Mapping):
+            found += [replace(inner, field=f"{name}.{inner.field}") for inner in differences(x, y)]
+        elif x != y and not (not x and not y):
             found.append(FieldDifference(name, x, y))
     return found
+
+
+def is_among(field: str, names: Iterable[str]) -> bool:
+    """Return whether a field is named, or the part of the configuration that it belongs to."""
+    return any(field == name or field.startswith(f"{name}.") for name in names)
 
 
 def _short(value: Any) -> str:
