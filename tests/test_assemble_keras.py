@@ -184,6 +184,10 @@ def test_layers_of_two_transformers_called_by_hand():
     names = [layer.name for layer in made.layers if "_attention" in layer.name]
     assert names == [f"block_{k}_attention" for k in range(8)]
     assert "a has 6 blocks of 8 calls on (None, 16, 8) float32" in report[0]
+    ends = [note.partition("; ")[2] for note in report if "blocks of" in note]
+    assert (
+        ends == ["the first ends in 'block_0_out', the last in 'block_5_out'"] * 2
+    )  # in the models, not in the result
     assert any("before the blocks is from a" in note and "behind them from b" in note for note in report)
 
 

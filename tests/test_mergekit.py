@@ -120,6 +120,18 @@ def test_gradients_lie_along_the_layers_of_their_slice(folder):
     assert found["lm_head.weight"]["weight"] == (7, 1)
 
 
+def test_gradients_need_layers_that_are_numbered(folder):
+    """Elsewhere only the first of the values would count, without a word."""
+    for name in "xy":
+        save_file({"stem.weight": np.ones(3, np.float32)}, folder / f"{name}.safetensors")
+    models = [{"model": "x.safetensors"}, {"model": "y.safetensors"}]
+    with pytest.raises(
+        RecipeError, match=r"`weight` is a list .* 'stem.weight', but the models have no numbered layers"
+    ):
+        gw.plan({**LINEAR, "models": models, "parameters": {"weight": [0, 1]}})
+    assert coefficients({**LINEAR, "models": models, "parameters": {"weight": [2]}})["stem.weight"]["weight"] == (2, 2)
+
+
 def test_filters_of_a_model_look_at_its_own_names(folder):
     """The third layer of b is the first of the result: b's parameters know it by its number in b."""
     own = {"parameters": {"weight": [{"filter": "layers.2.", "value": 5}, {"value": 1}]}}

@@ -92,9 +92,12 @@ def _plan_whole(step: MergekitStep, part: Slice, readers: Mapping[str, Reader], 
         if found is not None:
             counts[found[0]] = max(counts[found[0]], found[1] + 1)
 
+    whole = models[0].reader if isinstance(models[0], View) else models[0]  # a part of a model may have no layers
+    outside = 0.0 if any(block_parts(name) is not None for name in whole.specs()) else None
+
     def options(place: Place) -> Mapping[str, Any]:
         found = block_parts(place.name)
-        depth = _depth(found[1], counts[found[0]]) if found is not None else 0.0
+        depth = _depth(found[1], counts[found[0]]) if found is not None else outside
         return step.options_at(part, depth, place.name, [place.name] * len(models))
 
     base = readers[part.base.model] if part.base is not None else None

@@ -166,6 +166,7 @@ class _Assembling:
         self.before = [step for step in first.flow.between(self.needed) if not step.is_input]
         used = {key for step in self.before for key in step.takes} | set(self.needed)
         self.inputs = model_inputs(first.flow.graph, list(used))
+        self.notes = tuple(self._notes())  # now, for layers get other names
 
     def composed(self, ending: Member) -> Composed:
         """Return the model; `ending` is the member whose end it has."""
@@ -201,7 +202,7 @@ class _Assembling:
             reference=reference,
             exact=True,
             classes=ending.classes,
-            notes=tuple(self._notes()),
+            notes=self.notes,
             tables={"blocks": rows},
             finish=self._finish(model),
         )
@@ -274,6 +275,7 @@ class _Assembling:
         claim(self.last.flow.graph.model, unclaimed(self.behind), names)
 
     def _notes(self) -> list[str]:
+        """Return what is worth knowing, with the names that layers have in their models."""
         models = {blocks.label: blocks for _, blocks in self.runs}
         notes = [f"{label} has {blocks}" for label, blocks in models.items()]
         if self.first is not self.last:

@@ -105,17 +105,17 @@ class MergekitStep(Step):
                 for name, entries in level.items():
                     yield from ((name, entry.filter) for entry in entries if entry.filter not in (None, "*"))
 
-    def options_at(self, part: Slice, depth: float, name: str, names: Sequence[str]) -> dict[str, Any]:
+    def options_at(self, part: Slice, depth: float | None, name: str, names: Sequence[str]) -> dict[str, Any]:
         """Return our options for one tensor.
 
         Args:
             part: The slice that it belongs to.
-            depth: 0 in the slice's first layer, 1 in the last.
+            depth: 0 in the slice's first layer, 1 in the last; None where layers cannot be told.
             name: Its name in the result.
             names: Its name in each model of the slice.
 
         Raises:
-            RecipeError: If a parameter that must be given is not.
+            RecipeError: If a parameter that must be given is not, or is a list along layers that cannot be told.
         """
         values: dict[str, Any] = {}
         for parameter, spec in MERGEKIT[self.method].parameters.items():
@@ -129,7 +129,9 @@ class MergekitStep(Step):
         return our_options(self.method, values)
 
 
-def _value(parameter: str, spec: Parameter, levels: Iterable[Parameters], depth: float, name: str, model: str) -> Any:
+def _value(
+    parameter: str, spec: Parameter, levels: Iterable[Parameters], depth: float | None, name: str, model: str
+) -> Any:
     """Return the value that counts for a tensor."""
     for level in levels:
         entry = next((entry for entry in level.get(parameter, ()) if entry.fits(name)), None)
@@ -138,7 +140,12 @@ def _value(parameter: str, spec: Parameter, levels: Iterable[Parameters], depth:
         if not isinstance(entry.value, tuple):
             return _typed(parameter, spec, entry.value)
         values = [_typed(parameter, spec, value) for value in entry.value]
-        place = depth * (len(values) - 1)
+        if depth is None and len(values) > 1:
+            raise RecipeError(
+                f"`{parameter}` is a list of values along the layers for the tensor {name!r}, but the models have no numbered "
+                "layers, as in 'model.layers.0.'; graftwork's own recipes have gradients over the layers of Keras models"
+            )
+        place = (depth or 0.0) * (len(values) - 1)
         left = min(int(place), len(values) - 1)
         if spec.kind is bool:
             return values[left]
