@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import graftwork as gw
+from graftwork.data import open_data
 from graftwork.data.arrays import Arrays
 from graftwork.errors import DataError, MismatchError, NonFiniteError, OptionError, OutputError, RecipeError, StoreError
 from graftwork.stores import open_store
-from graftwork.training.gram import patches
+from graftwork.training.gram import grams_of, patches
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
@@ -349,6 +350,29 @@ def test_layers_of_many_inputs_are_left_out_and_said(images, tmp_path):
         assert set(reader.specs()) == {"body/kernel", "head/kernel"}
     assert any("'stem' has 27 inputs" in note for note in notes)
     assert any("regmean averages them: 'stem/kernel'" in note for note in notes)
+
+
+class Looped(layers.Layer):
+    """Calls a dense layer in a loop, where nobody sees what with."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.Dense(2, name="inner")
+
+    def build(self, shape):
+        self.inner.build(shape[1:])
+
+    def call(self, x):
+        return keras.ops.map(self.inner, x)
+
+
+def test_no_matrix_at_all_is_refused(images):
+    """A result with nothing in it would be taken for one."""
+    rows = keras.Input((8, 3))
+    with pytest.raises(
+        OptionError, match="no Gram matrix at all: layer 'inner' is called where its inputs cannot be seen"
+    ):
+        grams_of(keras.Model(rows, Looped()(rows)), open_data(images[0][:, 0]))
 
 
 # ----------------------------------------------------------------------------------------------------- the whole way

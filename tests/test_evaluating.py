@@ -605,7 +605,7 @@ def test_where_nothing_counts_nothing_is_said(classifier):
     assert found.verdicts[0].agreement[0].figures == {"same": None, "kappa": None}
 
 
-@pytest.mark.parametrize("writer", ["evaluate", "confusion", "reliability", "draw", "fisher", "export"])
+@pytest.mark.parametrize("writer", ["evaluate", "confusion", "reliability", "draw", "gram", "export"])
 def test_whatever_writes_tells_of_what_a_killed_run_may_have_left(writer, shown, classifier, tmp_path):
     """As merges do: a temporary file of which nobody knows whose it is stays, with a note."""
     report: list[str] = []
@@ -617,9 +617,9 @@ def test_whatever_writes_tells_of_what_a_killed_run_may_have_left(writer, shown,
         "confusion": (".svg", lambda out: plots.confusion(shown, out, report=report)),
         "reliability": (".svg", lambda out: plots.reliability(shown, out, report=report)),
         "draw": (".svg", lambda out: gw.draw(classifier, out, report=report)),
-        "fisher": (
+        "gram": (
             ".safetensors",
-            lambda out: gw.fisher(
+            lambda out: gw.gram(
                 classifier, X, output=out, samples=2, on_result=lambda found: report.extend(found.notes)
             ),
         ),

@@ -290,6 +290,7 @@ def test_training_is_the_same_for_the_same_seed():
 # What only the model itself knows ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="texts need TensorFlow")
 @pytest.mark.parametrize("verb", ["evaluate", "fisher", "gram", "recalibrate", "finetune", "train", "distill"])
 def test_what_a_model_fails_on_is_told(verb):
     """Which model, which batch, and what TensorFlow says of it, in one line."""

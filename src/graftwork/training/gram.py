@@ -23,6 +23,7 @@ from graftwork.training.asking import fixed
 from graftwork.training.failing import failing, on
 from graftwork.training.feeding import packed
 from graftwork.training.showing import Counted, only, shown
+from graftwork.training.statistics import values_of
 
 PATCH_ELEMENTS = 1 << 23
 """As many elements of patches are laid out at a time."""
@@ -96,7 +97,7 @@ def grams_of(
         progress: Told how many samples are dealt with.
 
     Raises:
-        OptionError: If there is no such layer.
+        OptionError: If there is no such layer, or it cannot be seen what any of them is called with.
         MismatchError: If the data does not go into the model.
         DataError: If the data holds NaN or infinity.
     """
@@ -145,6 +146,8 @@ def grams_of(
             )
             found.notes.append(f"layer {layer.name!r} {why}: it has no Gram matrix")
             found.grams.pop(id(gram.variable), None)
+    if not found.grams:
+        raise OptionError(f"model {model.name!r} has no Gram matrix at all: {'; '.join(found.notes)}")
     return found
 
 
@@ -181,18 +184,16 @@ def _watching(
     now: _Now,
 ) -> Iterator[None]:
     """Have layers add up the Gram matrices of what they are called with, as often as that counts."""
-    import keras
 
     def watch(layer: Any, gram: Gram, make: Callable[[NDArray[Any]], Iterator[NDArray[Any]]]) -> None:
         call = layer.call
 
         def watched_call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            if hasattr(inputs, "numpy"):
-                for rows in make(keras.ops.convert_to_numpy(inputs)):
-                    gram.sums += now.weight * (rows.T @ rows)
-                    gram.rows += now.weight * len(rows)
-            else:
-                gram.hidden = True
+            values = values_of(inputs)
+            for rows in make(values) if values is not None else ():
+                gram.sums += now.weight * (rows.T @ rows)
+                gram.rows += now.weight * len(rows)
+            gram.hidden |= values is None
             return call(inputs, *args, **kwargs)
 
         object.__setattr__(layer, "call", watched_call)

@@ -154,17 +154,17 @@ class Watch:
                 self.forced[keeper.path] = None
                 given["training"] = False
             tensor, mask = next(iter(given.values())), given.get("mask")
-            values = _array(tensor)
+            values = values_of(tensor)
             if values is None:
                 self.hidden[keeper.path] = None
-            elif not seen(keeper, values, None if mask is None else _array(mask)):
+            elif not seen(keeper, values, None if mask is None else values_of(mask)):
                 return tensor
             return call(*bound.args, **bound.kwargs)
 
         return watched
 
 
-def _array(tensor: Any) -> NDArray[Any] | None:
+def values_of(tensor: Any) -> NDArray[Any] | None:
     """Return a tensor's values, None where it has none yet: inside a loop or a function that is traced."""
     try:
         return np.asarray(keras.ops.convert_to_numpy(tensor))
