@@ -536,6 +536,17 @@ def test_fewer_shards_leave_none_of_the_old_ones(tmp_path):
     assert set(gw.inspect(target).provenance) >= {"merge", "sources"}
 
 
+@pytest.mark.parametrize("format_name", ["sharded_h5", "keras_dir", "tf_checkpoint"])
+def test_a_shard_that_holds_nothing_is_refused(tmp_path, format_name):
+    """A size of 0 is no size, and not the usual one."""
+    files, name = sources(tmp_path, format_name, size=10, count=2)
+    (tmp_path / "out").mkdir()
+    there = listing(tmp_path)
+    with pytest.raises(gw.OutputError, match="a shard of 0 bytes holds nothing"):
+        gw.merge(files, output=tmp_path / "out" / name, format=format_name, shard_bytes=0)
+    assert listing(tmp_path) == there
+
+
 @pytest.mark.parametrize("name", ["n" * 236 + ".weights.json", "n" * 243 + ".safetensors", "ü" * 121 + ".safetensors"])
 def test_a_long_name_is_a_name(tmp_path, pair, name):
     """As long as the file system allows, whatever the temporary file is called; longer ones are refused."""

@@ -87,8 +87,8 @@ class Target:
         assert row.create is not None
         known = inspect.signature(row.create).parameters
         given: dict[str, Any] = {}
-        for name, value in (("drop_compile", self.drop_compile), ("shard_bytes", self.shard_bytes)):
-            if value:
+        for name, value in (("drop_compile", self.drop_compile or None), ("shard_bytes", self.shard_bytes)):
+            if value is not None:
                 if name not in known:
                     raise OptionError(f"format {row.name!r} has no {name.replace('_', ' ')}")
                 given[name] = value

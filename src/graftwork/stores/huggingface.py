@@ -33,12 +33,10 @@ from graftwork.stores.safetensors import (
     unit_axis_of,
     with_role,
 )
+from graftwork.stores.sharding import in_shards
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
 CONFIG, SINGLE, INDEX, RECORD = "config.json", "model.safetensors", "model.safetensors.index.json", "graftwork.json"
-
-DEFAULT_SHARD_BYTES = 5 * 10**9
-"""As transformers has it."""
 
 OTHER_WEIGHTS = (
     *("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "*model*.bin", "*.bin.index.json"),
@@ -339,7 +337,7 @@ class HuggingFaceWriter:
         self.path = path
         self._shards: dict[str, SafetensorsWriter] = {}
         self._specs = specs
-        parts = _cut(specs, DEFAULT_SHARD_BYTES if shard_bytes is None else shard_bytes)
+        parts = in_shards(specs, shard_bytes)
         numbers = range(1, len(parts) + 1)
         names = [SINGLE] if len(parts) == 1 else [f"model-{n:05}-of-{len(parts):05}.safetensors" for n in numbers]
         self._where = {spec.name: name for name, part in zip(names, parts, strict=True) for spec in part}
@@ -378,21 +376,6 @@ class HuggingFaceWriter:
         """Close every shard."""
         for shard in self._shards.values():
             shard.close()
-
-
-def _cut(specs: Sequence[TensorSpec], shard_bytes: int) -> list[list[TensorSpec]]:
-    """Return the tensors of each shard, in order."""
-    if shard_bytes <= 0:
-        raise OutputError(f"a shard of {shard_bytes} bytes holds nothing; give a positive size")
-    shards: list[list[TensorSpec]] = [[]]
-    filled = 0
-    for spec in specs:
-        if shards[-1] and filled + spec.size_bytes > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(spec)
-        filled += spec.size_bytes
-    return shards
 
 
 def _carry(path: Path, specs: Sequence[TensorSpec], like: Reader, provenance: str) -> list[Path]:

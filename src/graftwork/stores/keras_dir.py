@@ -34,7 +34,7 @@ from graftwork.stores.keras_zip import (
     check_architecture,
     without_compile,
 )
-from graftwork.stores.sharded_h5 import DEFAULT_SHARD_BYTES, ShardedParts, Shards
+from graftwork.stores.sharded_h5 import ShardedParts, Shards
 from graftwork.tensor import TensorSpec
 
 INDEX, TASK = "model.weights.json", "task.weights.h5"
@@ -179,7 +179,7 @@ class KerasDirWriter:
         self._where: dict[str, tuple[H5Part, str]] = {}
         tree, paths = keras_tree(specs, like)
         if sharded:
-            self._shards = ShardedParts(path / INDEX, body, like, "", shard_bytes or DEFAULT_SHARD_BYTES, stem="model")
+            self._shards = ShardedParts(path / INDEX, body, like, "", shard_bytes, stem="model")
         else:
             self._part(path / WEIGHTS, body, tree, paths, "")
         if head:

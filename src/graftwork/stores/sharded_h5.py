@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import OutputError, StoreError
+from graftwork.errors import StoreError
 from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import open_fd, read_json, read_small
 from graftwork.stores.hdf5 import H5Source, Tree
@@ -27,10 +27,10 @@ from graftwork.stores.keras_weights import (
     open_part,
     weights_header,
 )
+from graftwork.stores.sharding import in_shards
 from graftwork.tensor import TensorSpec
 
 SUFFIX = ".weights.json"
-DEFAULT_SHARD_BYTES = 5 * 10**9
 
 
 class Shards:
@@ -153,24 +153,15 @@ class ShardedParts:
         specs: Sequence[TensorSpec],
         like: Reader,
         record: str,
-        shard_bytes: int,
+        shard_bytes: int | None = None,
         stem: str | None = None,
     ) -> None:
-        if shard_bytes <= 0:
-            raise OutputError(f"a shard of {shard_bytes} bytes holds nothing; give a positive size")
+        shards = in_shards(specs, shard_bytes)
         self.index, self._record = index, record
         stem = stem if stem is not None else index.name.removesuffix(SUFFIX)
         tree, paths = keras_tree(specs, like)
         self._specs = {spec.name: spec for spec in specs}
         self._place: dict[str, tuple[int, str]] = {}
-        shards: list[list[TensorSpec]] = [[]]
-        filled = 0
-        for spec in specs:
-            if shards[-1] and filled + spec.size_bytes > shard_bytes:
-                shards.append([])
-                filled = 0
-            shards[-1].append(spec)
-            filled += spec.size_bytes
         self.parts: list[H5Part] = []
         self._map: dict[str, list[str]] = {}
         try:
@@ -232,7 +223,7 @@ class ShardedWriter:
         shard_bytes: int | None = None,
     ) -> None:
         path.mkdir()
-        self._parts = ShardedParts(path / target.name, specs, like, provenance, shard_bytes or DEFAULT_SHARD_BYTES)
+        self._parts = ShardedParts(path / target.name, specs, like, provenance, shard_bytes)
         self.write = self._parts.write
         self.finish = self._parts.finish
         self.close = self._parts.close
