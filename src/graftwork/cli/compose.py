@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from graftwork.cli.fields import asked, option, parameter, plain, value_of, written
+from graftwork.cli.fields import asked, command, option, parameter, plain, value_of, written
 from graftwork.cli.judging import evaluate
 from graftwork.cli.terminal import print_json, progress, refusing, say
 from graftwork.training.verbs import VERBS, Verb
@@ -76,11 +76,7 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
             tell(results[0], quiet=given["quiet"], as_json=given["as_json"], tables=bool(verb.fed))
 
     parameters = [*_arguments(verb), *(option(name, field) for name, field in verb.model_fields.items()), *_common()]
-    run.__name__ = kind
-    run.__doc__ = inspect.cleandoc(verb.__doc__ or "").replace("``", "").replace("`", "")
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
+    return command(run, kind, verb.__doc__ or "", parameters)
 
 
 def _arguments(verb: type[Verb]) -> list[inspect.Parameter]:

@@ -20,6 +20,15 @@ def parameter(name: str, kind: Any, info: Any, default: Any = inspect.Parameter.
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default)
 
 
+def command(run: Any, kind: str, about: str, parameters: Sequence[inspect.Parameter]) -> Any:
+    """Return a function that takes anything as the function of a command: what it is called, its help, and its parameters."""
+    run.__name__ = kind
+    run.__doc__ = inspect.cleandoc(about).replace("``", "").replace("`", "")
+    run.__signature__ = inspect.Signature(parameters)
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
 def option(name: str, field: FieldInfo, words: tuple[str, ...] = ()) -> inspect.Parameter:
     """Return the option of a field; `words` are its names where these are not the field's."""
     words = words or _ALIASES.get(name, (f"--{name.rstrip('_').replace('_', '-')}",))

@@ -9,7 +9,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
-from graftwork.cli.fields import asked, is_word, option, parameter, value_of, written
+from graftwork.cli.fields import asked, command, is_word, option, parameter, value_of, written
 from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import print_json, progress, refusing, tell
 from graftwork.recipe.declared import DeclaredStep
@@ -101,11 +101,7 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
         ),
         *_common(),
     ]
-    run.__name__ = kind
-    run.__doc__ = inspect.cleandoc(step.__doc__ or "").replace("``", "").replace("`", "")
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
+    return command(run, kind, step.__doc__ or "", parameters)
 
 
 def _arguments(step: type[DeclaredStep]) -> list[inspect.Parameter]:

@@ -11,9 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from graftwork.compose.ports import outputs
 from graftwork.errors import OptionError, UnknownNameError
-from graftwork.models.outputs import Ending, ending
 from graftwork.models.savedmodel.answering import Answering
 
 Tensors = Mapping[str, Any]
@@ -41,11 +39,6 @@ class Member:
     copies: tuple[Any, ...] = ()
     role: str = "models"
     served: Answering | None = None
-
-    def ending(self, output: str) -> Ending:
-        """Return what an output of the model comes out of."""
-        told = self.served.kind(output) if self.served is not None else None
-        return ending(self.model, list(outputs(self.model)).index(output), told)
 
 
 Progress = Callable[[str, int, int], None]

@@ -11,6 +11,7 @@ from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.combining import FAMILIES, floor_of
 from graftwork.models.lazy import keras
 from graftwork.models.outputs import KINDS, Ending, Kind, ending
+from graftwork.models.savedmodel.answering import Answering
 
 Name = Callable[[str], str]
 """Gives the name of a new operation that does what a word says."""
@@ -29,6 +30,18 @@ def checked_kind(kind: str, where: str) -> Kind:
         if kind == known:
             return known
     raise OptionError(f"{where} is {kind!r}; expected auto, {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+
+
+def ending_of(model: Any, output: str, served: Answering | None) -> Ending:
+    """Return what an output of a model comes out of, as far as its graph, or that of the SavedModel which it was, tells.
+
+    Args:
+        model: A live model, or a skeleton.
+        output: Which of its outputs.
+        served: What the SavedModel became; None for other models.
+    """
+    told = served.kind(output) if served is not None else None
+    return ending(model, list(outputs(model)).index(output), told)
 
 
 def kind_of(owner: str, found: Ending, said: str, *, explicit: bool) -> Kind | None:

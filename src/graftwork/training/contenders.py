@@ -18,7 +18,6 @@ from graftwork.models import live
 from graftwork.models.configuration import layers_of
 from graftwork.models.copying import copy_model
 from graftwork.models.lazy import keras
-from graftwork.models.outputs import Ending, ending
 from graftwork.models.savedmodel.answering import Answering, answering
 from graftwork.stores import open_store
 from graftwork.training.asking import asked, fixed, ready, rows
@@ -72,11 +71,6 @@ class Contender:
     def fixed(self) -> int | None:
         """The only size of batches that it takes, None if it takes any."""
         return fixed(self.model)
-
-    def ending(self, output: str) -> Ending:
-        """Return what an output comes out of."""
-        told = self.served.kind(output) if self.served is not None else None
-        return ending(self.model, list(self.ports).index(output), told)
 
     def said(self, given: Any, count: int) -> dict[str, NDArray[Any]]:
         """Return what the model says, by the names of its outputs, in inference mode.

@@ -31,7 +31,7 @@ from graftwork.training.asking import fixed
 from graftwork.training.caching import Cache
 from graftwork.training.distillation import VALUES, Voice
 from graftwork.training.distiller import Lesson, distiller, optimizer_for
-from graftwork.training.features import digest
+from graftwork.training.features import digest, told_apart
 from graftwork.training.hints import ATTENTION, RELATIONAL, Telling, features
 from graftwork.training.losses import loss_of
 from graftwork.training.matching import Target, check_labels, check_shape, check_values, matched
@@ -382,10 +382,7 @@ class Distilling:
 
     def _key(self) -> str:
         """Return a text for all that the run depends on."""
-        data = [
-            each.fingerprint() if isinstance(each, Samples) else str(each and each.name)
-            for each in (self.data, self.validation)
-        ]
+        data = told_apart(self.data), told_apart(self.validation)
         teachers = [teacher.digest() for teacher in self.teachers]
         return self.wishes.key(digest(self.student.model), *data, *teachers, *map(str, self.wishes.hints))
 

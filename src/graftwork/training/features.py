@@ -88,6 +88,13 @@ def digest(model: Any) -> str:
     return found.hexdigest()
 
 
+def told_apart(data: Samples | Stream | None) -> str:
+    """Return a text that changes when data does, as far as that can be told: of a stream, its name."""
+    if data is None:
+        return ""
+    return data.fingerprint() if isinstance(data, Samples) else data.name
+
+
 def features(
     trunk: Any,
     samples: Samples,

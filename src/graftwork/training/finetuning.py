@@ -29,7 +29,7 @@ from graftwork.training.anchoring import anchored, between, curve, values_of
 from graftwork.training.contenders import unwarned
 from graftwork.training.crowning import WORDS, crowned, solved, wanted_by
 from graftwork.training.failing import failing
-from graftwork.training.features import COLUMN, digest, features, why_not_once
+from graftwork.training.features import COLUMN, digest, features, told_apart, why_not_once
 from graftwork.training.feeding import dataset, fitted, raised_as_it_was, streamed
 from graftwork.training.forgetting import Task
 from graftwork.training.halves import halves
@@ -279,7 +279,7 @@ class Finetuning:
             labels = first_labels(self.data, inputs(self.model))
             self.aim = replace(self.aim, spread=labels is not None and has_columns(self.target, labels.shape[1:]))
         with self._folder() as folder:
-            told = (_print(self.data), _print(self.validation), digest(self.model))
+            told = (told_apart(self.data), told_apart(self.validation), digest(self.model))
             self.key = self.wishes.key(*told)
             starts = {
                 id(v): np.array(keras.ops.convert_to_numpy(v))
@@ -469,10 +469,6 @@ def _doubtful(member: Member, what: str, port: str | None) -> str:
     with contextlib.suppress(OptionError):
         return f"{said}: at={foot_of(member.model, port).address!r}"
     return f"{said} (at)"
-
-
-def _print(data: Samples | Stream | None) -> str:
-    return data.fingerprint() if isinstance(data, Samples) else getattr(data, "name", "")
 
 
 def _beside(path: Path | None, word: str) -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graftwork.compose.classes import ClassLists, class_lists, class_map
-from graftwork.compose.outputs import OutputKinds, kind_of, unknown_kind
+from graftwork.compose.outputs import OutputKinds, ending_of, kind_of, unknown_kind
 from graftwork.data.base import Stream
 from graftwork.data.samples import Samples
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
@@ -181,7 +181,7 @@ def _draft(each: Contender, output: str, said: OutputKinds, *, alone: bool) -> _
     keys = (f"{each.name}.{output}", output, each.name)
     key = next((key for key in keys if key in said), None) if isinstance(said, Mapping) else None
     word = said if isinstance(said, str) else said[key] if key is not None else "auto"
-    owner, last = f"{each.name}'s output {output!r}", each.ending(output)
+    owner, last = f"{each.name}'s output {output!r}", ending_of(each.model, output, each.served)
     explicit = key is not None or (alone and len(each.ports) == 1)
     kind = kind_of(owner, last, word, explicit=explicit)
     if kind is None:

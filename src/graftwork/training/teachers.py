@@ -18,7 +18,7 @@ from graftwork.compose.base import Member
 from graftwork.compose.classes import ClassLists, class_lists, class_map
 from graftwork.compose.graph import Graph, claim, is_graph
 from graftwork.compose.naming import Names, named
-from graftwork.compose.outputs import OutputKinds, kind_of, unknown_kind
+from graftwork.compose.outputs import OutputKinds, ending_of, kind_of, unknown_kind
 from graftwork.compose.ports import Port, Shape, call, fresh_inputs, inputs, outputs
 from graftwork.compose.preprocess import Preparations
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
@@ -91,7 +91,7 @@ def target_said(member: Member, said: OutputKinds, alone: bool, like: str = "") 
             if member.role == "teachers"
             else f"take it out of the model: graftwork extract MODEL --at {next(iter(ports))} -o ONE.keras",
         )
-    port, last = ports[meant[0]], member.ending(meant[0])
+    port, last = ports[meant[0]], ending_of(member.model, meant[0], member.served)
     keys = (f"{member.name}.{port.name}", port.name, member.name)
     key = next((key for key in keys if key in said), None) if isinstance(said, Mapping) else None
     word = said if isinstance(said, str) else said[key] if key is not None else "auto"
