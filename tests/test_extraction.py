@@ -211,6 +211,17 @@ def test_what_is_refused(tmp_path, monkeypatch, case):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 
 
+def test_models_that_are_set_up_otherwise_are_refused(tmp_path):
+    """An adapter cannot carry a setting, and no option says that it does not matter: none is advised."""
+    models(tmp_path)
+    for name, act in (("base", "gelu"), ("tuned", "relu")):
+        (tmp_path / name / "config.json").write_text(json.dumps({"hidden_act": act}))
+    with pytest.raises(
+        MismatchError, match=r"hidden_act 'gelu' in base but 'relu' in tuned; an adapter .* set up alike$"
+    ):
+        extract(tmp_path)
+
+
 def test_an_adapter_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     """An existing directory is replaced only when asked for, only if it is an adapter, and by a complete one."""
     models(tmp_path)

@@ -204,7 +204,12 @@ def plan_extraction(
     """
     if wishes.rank < 1:
         raise OptionError(f"the rank is {wishes.rank}, expected a whole number from 1 on")
-    pair((labels[0], base), (labels[1], tuned), MergeRequest(method="linear", labels=labels), [])
+    try:
+        pair((labels[0], base), (labels[1], tuned), MergeRequest(method="linear", labels=labels), [])
+    except MismatchError as error:
+        raise MismatchError(
+            *error.reasons, advice="an adapter needs the model that was fine-tuned, set up alike"
+        ) from error
     ours, theirs = base.specs(), tuned.specs()
     reasons = [f"tensor {name!r} is in {labels[0]} alone" for name in ours if name not in theirs]
     reasons += [f"tensor {name!r} is in {labels[1]} alone" for name in theirs if name not in ours]
