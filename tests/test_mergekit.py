@@ -411,6 +411,8 @@ def test_parts_of_a_model_are_told_by_words_in_names(folder):
     found = coefficients(config)
     assert [found[f"model.encoder.layers.{i}.w"]["weight"] for i in range(3)] == [(1, 1)] * 3
     assert [found[f"model.decoder.layers.{i}.w"]["weight"] for i in range(3)] == [(1, 1), (2, 2), (3, 3)]
+    with pytest.raises(RecipeError, match=r"'encoder' is a part of the model, and nothing is said of 'model.decoder"):
+        gw.plan({**config, "modules": {"encoder": {"models": models, "parameters": one}}})
     with pytest.raises(RecipeError, match="modules encoder, head are told by words"):
         gw.plan({**config, "modules": {"encoder": {"models": models}, "head": {"models": models}}})
 
@@ -501,6 +503,19 @@ SLIPS = {
     "two things to merge": ({"slices": [slices(("a", (0, 1), {}))]}, "found models and slices"),
     "model twice": ({"models": [{"model": "a"}, {"model": "./a"}]}, "a is listed twice"),
     "no base": ({"merge_method": "ties"}, "'ties' needs `base_model`"),
+    "the base alone": (
+        {"merge_method": "ties", "base_model": "a", "models": [{"model": "a"}]},
+        "nothing but the base a",
+    ),
+    "a path for a model": ({"models": ["a", "b"]}, "'models.0' is 'a'; expected a mapping with `model`"),
+    "a text for layers": (
+        {"models": None, "slices": [{"sources": [{"model": "a", "layer_range": "0-4"}]}]},
+        "layer_range' is '0-4'; expected a list",
+    ),
+    "nothing for a number": (
+        {"parameters": {"weight": [None]}},
+        "weight.0.value' is \\[None\\]; expected one value, a list of them, or entries",
+    ),
     "no such layers": (
         {"models": None, "slices": [slices(("a", (0, 2), {}), ("b", (3, 5), {}))]},
         "b has the layers 0 to 3, so 3 to 5",

@@ -58,6 +58,13 @@ def _plan_module(
     step: MergekitStep, slices: Sequence[Slice], readers: Mapping[str, Reader], like: Reader | None
 ) -> MergePlan:
     """Return the plan of a model, or of a part of one that is seen alone."""
+    (word,), names = step.modules, readers[slices[0].sources[0].model].specs()
+    others = [name for name in names if word not in name.split(".")]
+    if word != "default" and 0 < len(others) < len(names):
+        raise RecipeError(
+            f"the module {word!r} is a part of the model, and nothing is said of {others[0]!r}; name all parts, or merge the model "
+            "as a whole, with `models`"
+        )
     if all(source.layers is None for source in slices[0].sources):
         return _plan_whole(step, slices[0], readers, like)
     runs, at = [], 0

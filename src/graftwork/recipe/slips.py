@@ -9,9 +9,8 @@ from graftwork.errors import suggest
 
 _EXPECTED = {
     "string_type": "a text",
-    "tuple_type": "a list of names",
+    "tuple_type": "a list",
     "dict_type": "a mapping",
-    "model_type": "a path, or a mapping with `path`",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -41,8 +40,19 @@ def sentence(error: ValidationError, root: type[BaseModel], place: str = "") -> 
     if first["type"] == "missing":
         return f"{where!r} is missing{more}"
     expected = _EXPECTED.get(first["type"]) or first.get("ctx", {}).get("expected")
+    if first["type"] == "model_type":
+        expected = _made_from(_home(root, [*path, ""]))
     told = f"expected {expected}" if expected else first["msg"][0].lower() + first["msg"][1:]
+    if first["type"] == "value_error":
+        told = str(first["ctx"]["error"])
     return f"{where!r} is {repr(first['input'])[:60]}; {told}{more}"
+
+
+def _made_from(found: type[BaseModel]) -> str:
+    """Return what a class of settings is made from."""
+    needed = [f"`{name}`" for name, field in found.model_fields.items() if field.is_required()]
+    text = "a path, or " * ("path" in found.model_fields or hasattr(found, "_from_text"))
+    return f"{text}a mapping" + f" with {' and '.join(needed)}" * bool(needed)
 
 
 def _home(root: type[BaseModel], path: list[Any]) -> type[BaseModel]:

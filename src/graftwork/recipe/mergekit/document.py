@@ -13,9 +13,7 @@ from graftwork.recipe.base import Frozen, Name, as_tuple
 def _as_value(value: Any) -> Any:
     values = value if isinstance(value, list | tuple) else (value,)
     if not all(isinstance(each, bool | int | float | str) for each in values):
-        raise RecipeError(
-            f"a parameter is {str(value)[:60]}; expected one value, a list of them, or entries {{filter, value}}"
-        )
+        raise ValueError("expected one value, a list of them, or entries {filter, value}")
     return tuple(values) if isinstance(value, list | tuple) else value
 
 

@@ -162,6 +162,8 @@ class _Reading:
                 raise RecipeError(
                     f"the base {own_base} is not among the sources of a slice; list it with its `layer_range`"
                 )
+            if own is not None and len(sources) == 1:
+                raise RecipeError(f"there is nothing but the base {own_base} to merge; list other models")
             self._check(document, part, sources, own)
             yield Slice(
                 sources=tuple(source for source in sources if source is not own),
