@@ -412,3 +412,17 @@ def test_a_backend_that_is_not_there_is_one_sentence(small_models: Path, tmp_pat
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.startswith(f"error: Keras cannot be imported with KERAS_BACKEND={backend}: ")
     assert done.stderr.count("\n") == 1 and "set KERAS_BACKEND to one that is installed" in done.stderr
+
+
+def test_rows_of_a_table_need_not_have_the_same_columns(capsys):
+    """What was measured before a model was tuned is less than what is measured after: nothing can have moved."""
+    from graftwork.report import render
+
+    render.tables({"forgetting": [{"when": "before", "right": 0.5}, {"when": "after", "moved": 0.25, "right": 0.75}]})
+    _, title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "forgetting"
+    assert [line.split() for line in lines] == [
+        ["when", "right", "moved"],
+        ["before", "0.5", "–"],
+        ["after", "0.75", "0.25"],
+    ]

@@ -17,6 +17,7 @@ from graftwork.training.caching import ENTRY, Cache
 from graftwork.training.distillation import Voice, averaged, divergence, taught
 from graftwork.training.features import digest
 from graftwork.training.hints import Hint, Telling
+from graftwork.training.students import scaled
 
 pytestmark = pytest.mark.keras
 
@@ -376,6 +377,7 @@ def test_nothing_is_kept_where_augmentation_makes_it_wrong(teacher):
     ):
         with pytest.raises(OptionError, match=f"cannot be kept: .*{why}"):
             distilled(*arguments, cache=True)
+    distilled([flipping], plain, (images, Y[:16]), cache=True)  # asked for inference, a teacher does not flip
     streamed, table = distilled([teacher], student, batches, best=False), distilled([teacher], student, cache=False)
     assert len(streamed.tables["epochs"]) == 2 and row(streamed)["loss"] == pytest.approx(row(table)["loss"], rel=0.2)
     assert any("RandomFlip" in note for note in distilled([plain], flipping, (images, Y[:16])).notes)
@@ -502,6 +504,29 @@ def test_students_are_made_of_a_teacher(teacher):
     assert not np.allclose(one.model(X), two.model(X))
     auto = distilled([big, big_copy(big)], None, X).model
     assert 0.05 < auto.count_params() / (2 * big.count_params()) <= 0.1
+
+
+def test_students_of_convolutions_keep_what_goes_with_each_channel():
+    """Half the channels have half the filters that see one each, and half the factors; another Reshape is Keras's to refuse."""
+    x = given = keras.Input((6, 6, 3))
+    x = layers.Conv2D(8, 3, padding="same")(x)
+    x = layers.Conv2D(8, 3, padding="same", groups=8, name="each")(x)
+    factors = layers.Reshape((1, 1, 8), name="factors")(layers.GlobalAveragePooling2D()(x))
+    x = layers.Multiply()([x, layers.Conv2D(8, 1, activation="sigmoid")(factors)])
+    x = layers.Reshape((36, 8), name="rows")(x)
+    x = layers.Dense(4, "softmax")(layers.GlobalAveragePooling1D()(x))
+    made = scaled(keras.Model(given, x), 0.5, "student", 0).model
+    assert made.get_layer("each").groups == made.get_layer("each").filters == 4
+    assert made.get_layer("factors").output.shape == (None, 1, 1, 4)
+    assert made.get_layer("rows").output.shape == (None, 36, 4) and made.output_shape == (None, 4)
+    assert made(np.ones((2, 6, 6, 3))).shape == (2, 4)
+
+    x = layers.Reshape((2, 4))(layers.Dense(8)(small := keras.Input((3,))))
+    rigid = keras.Model(small, layers.Dense(4, "softmax")(layers.Flatten()(x)))
+    with pytest.raises(
+        MismatchError, match=r"size of the tensor must be unchanged.*; give a student .*, or another width"
+    ):
+        scaled(rigid, 0.5, "student", 0)
 
 
 def big_copy(model):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import graftwork as gw
 from graftwork.data import open_data
 from graftwork.errors import DataError, MismatchError, OptionError, UnknownNameError
 from graftwork.training.moments import Moments, as_rows
@@ -405,19 +406,42 @@ def test_half_precision_counts_what_layers_get():
     assert report.kept_bytes == 24 * 4 * 2
 
 
+class Always(kl.Layer):
+    """Calls a layer as in training, whatever the model does."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def build(self, shape):
+        if not self.inner.built:
+            self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x, training=True)
+
+    def get_config(self):
+        return {**super().get_config(), "inner": keras.saving.serialize_keras_object(self.inner)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("inner")), **config)
+
+
 def test_frozen_ones_and_training_ones():
-    """A frozen layer is recalibrated and said; one that is called in training mode is run in inference mode, and said."""
+    """A frozen layer is recalibrated and said; one that code always calls as in training is run in inference mode, and said."""
     given = keras.Input((3,))
     kept = kl.BatchNormalization(name="kept")
     kept.trainable = False
     forced = kl.BatchNormalization(name="forced", momentum=0.5)
-    model = scrambled(keras.Model(given, kl.BatchNormalization(name="last")(forced(kept(given), training=True))))
+    value = Always(forced, name="always")(kept(given))
+    model = scrambled(keras.Model(given, kl.BatchNormalization(name="last")(value)))
     found, report = run(model, X[:, 0, 0], batch=5)
     assert [row.frozen for row in report.layers] == [True, False, False]
     beta = np.asarray(forced.beta)
     np.testing.assert_allclose(found.get_layer("kept").moving_mean, X[:, 0, 0].mean(0), rtol=1e-5)
     np.testing.assert_allclose(found.get_layer("last").moving_mean, beta, rtol=1e-4, atol=1e-5)
-    assert [note for note in report.notes if note.startswith("'forced': called with training=True")]
+    assert [note for note in report.notes if note.startswith("'always/forced': called with training=True")]
     assert [note for note in report.notes if note.startswith("'kept' is frozen")]
 
 
@@ -434,12 +458,36 @@ def test_renormalization_goes_on_from_the_same_statistics():
 def test_random_numbers_in_prediction_are_told_of():
     """And the generator's state stays as it was."""
     given = keras.Input((3,))
-    model = scrambled(keras.Model(given, kl.BatchNormalization()(kl.Dropout(0.5, seed=3)(given, training=True))))
-    state = model.layers[1].seed_generator.state
+    dropped = Always(kl.Dropout(0.5, seed=3))(given)
+    model = scrambled(keras.Model(given, kl.BatchNormalization()(dropped)))
+    state = model.layers[1].inner.seed_generator.state
     before = np.asarray(state)
     found, report = run(model, X[:, 0, 0])
     assert any("draws random numbers" in note for note in report.notes)
-    np.testing.assert_array_equal(found.layers[1].seed_generator.state, before)
+    np.testing.assert_array_equal(found.layers[1].inner.seed_generator.state, before)
+
+
+def test_augmentation_does_nothing_as_in_predict():
+    """Keras notes down `training=True` for layers of augmentation called without a word; `predict` leaves them out all the same."""
+    given = keras.Input((8, 8, 3))
+    inner = keras.Sequential([keras.Input((8, 8, 3)), kl.RandomTranslation(0.9, 0.9, fill_mode="constant", seed=1)])
+    value = inner(kl.RandomTranslation(0.9, 0.9, fill_mode="constant", seed=2)(given))
+    model = scrambled(
+        keras.Model(given, kl.BatchNormalization(name="norm")(kl.Dropout(0.5, seed=3)(value, training=True)))
+    )
+    found, report = run(model)
+    np.testing.assert_allclose(found.get_layer("norm").moving_mean, X.mean((0, 1, 2)), rtol=1e-5)
+    assert not [note for note in report.notes if "random" in note]
+
+
+def test_the_verb_gives_a_model_that_computes_with_its_normalizations():
+    """Their constants are made anew, live and in the file: the output has mean 0 and variance 1 behind a BatchNormalization that is new."""
+    model = keras.Sequential([keras.Input((3,)), normal := kl.Normalization(), kl.BatchNormalization(epsilon=1e-9)])
+    normal.adapt(10 * X[:, 0, 0] + 5)
+    found = gw.recalibrate(model, X[:, 0, 0], normalizations=True)
+    said = found.predict(X[:, 0, 0], verbose=0)
+    np.testing.assert_allclose(said.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(said.std(0), 1, rtol=1e-4)
 
 
 # What is asked for --------------------------------------------------------------------------------------------------------

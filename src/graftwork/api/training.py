@@ -22,8 +22,8 @@ from graftwork.writing import Target
 def distill(
     teachers: Sequence[Model],
     student: Model | None = None,
+    data: Any = None,
     *,
-    data: Any,
     validation: Any = None,
     width: float | str = "auto",
     temperature: float = 4.0,
@@ -219,8 +219,8 @@ def recalibrate(
 
 def finetune(
     trunk: Model,
-    *,
     data: Any,
+    *,
     validation: Any = None,
     old: Any = None,
     head: Any = "linear",

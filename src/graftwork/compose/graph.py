@@ -106,12 +106,14 @@ class Graph:
         model: A Functional or a built Sequential.
         taps: Tensors that must stand in the graph: the nested models around them are opened.
         deep: Whether every nested model is opened that can be.
+        inference: Whether steps are called with `training=False`, as all layers of a graph are by `predict`; else as they were called, and
+            Keras notes down `training=True` for layers of augmentation that were called without a word.
 
     Raises:
         OptionError: If the model, or one that has to be opened, is no graph of layers.
     """
 
-    def __init__(self, model: Any, taps: Sequence[Tap] = (), *, deep: bool = False) -> None:
+    def __init__(self, model: Any, taps: Sequence[Tap] = (), *, deep: bool = False, inference: bool = False) -> None:
         self.model, self.deep = model, deep
         self.functional = functional(model)
         self.opened = {id(node.operation) for tap in taps for node in tap.within}
@@ -119,7 +121,7 @@ class Graph:
             self.steps: list[Step] = []
             self._same: dict[Key, Key] = {}
             self._tensors: dict[Key, Any] = {}
-            self._unfold(self.functional, (), None)
+            self._unfold(self.functional, (), False if inference else None)
             hidden = self._hidden()
             if not hidden:
                 break

@@ -52,6 +52,13 @@ def reason(error: BaseException) -> str:
     example = re.search(r"Example error message for object .*?:\n\n(.*?)\n\nList of objects", text, re.DOTALL)
     if example:
         return brief(ValueError(example[1]))
+    called = re.search(
+        r"Exception encountered when calling .*?\n\n(?:\x1b\[1m)?(.*?)(?:\x1b\[0m)?\n\nArguments received by",
+        text,
+        re.DOTALL,
+    )
+    if called:
+        return brief(ValueError(called[1]))
     _, found, last = text.rpartition("Exception encountered: ")
     return brief(ValueError(last)) if found else brief(error)
 

@@ -33,6 +33,7 @@ def load_keras() -> Any:
     silent = models.quiet and "keras" not in sys.modules
     if silent:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        logging.getLogger("tensorflow").addFilter(worth_saying)
     try:
         with without_stderr() if silent else contextlib.nullcontext():
             return importlib.import_module("keras")
@@ -42,6 +43,11 @@ def load_keras() -> Any:
         raise OptionError(
             f"Keras cannot be imported with {backend}: {error}; install what is missing, or set KERAS_BACKEND to one that is installed"
         ) from error
+
+
+def worth_saying(record: logging.LogRecord) -> bool:
+    """Return whether a line of TensorFlow's log is for users; that of functions traced too often counts by code, which all models share."""
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager

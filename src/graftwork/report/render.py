@@ -364,7 +364,8 @@ def tables(
     for name, rows in found.items():
         if rows:
             print(f"\n{name}", file=file)
-            table(list(rows[0]), [[_entry(key, value) for key, value in row.items()] for row in rows[:most]], file=file)
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            table(columns, [[_entry(key, row.get(key)) for key in columns] for row in rows[:most]], file=file)
             if most is not None and len(rows) > most:
                 print(f"… and {len(rows) - most:,} more; --dry-run lists them all", file=file)
 

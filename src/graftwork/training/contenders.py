@@ -17,7 +17,7 @@ from graftwork.errors import MismatchError, OptionError, gist
 from graftwork.models import live
 from graftwork.models.configuration import layers_of
 from graftwork.models.copying import copy_model
-from graftwork.models.lazy import keras
+from graftwork.models.lazy import keras, worth_saying
 from graftwork.models.savedmodel.answering import Answering, answering
 from graftwork.stores import open_store
 from graftwork.training.asking import asked, fixed, ready, rows
@@ -126,17 +126,15 @@ class Contender:
 
 @contextlib.contextmanager
 def unwarned() -> Iterator[None]:
-    """Lose TensorFlow's warning of functions that are traced too often: it counts by code, and all models share that of `predict`."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return "triggered tf.function retracing" not in record.getMessage()
-
+    """Lose TensorFlow's warning of functions that are traced too often: all models share the code of `predict`."""
     logger = logging.getLogger("tensorflow")
-    logger.addFilter(wanted)
+    before = worth_saying in logger.filters
+    logger.addFilter(worth_saying)
     try:
         yield
     finally:
-        logger.removeFilter(wanted)
+        if not before:
+            logger.removeFilter(worth_saying)
 
 
 def contender(

@@ -1,8 +1,9 @@
 """Students that nobody gives: the architecture of a teacher with fewer units and filters, and new weights.
 
-Units, filters and the sizes of embeddings are scaled in the teacher's configuration, except where the outputs come from; what has no
-weights stays. Where widths are tied to something that does not scale (a residual around the input, a Reshape of fixed size), Keras cannot
-put the layers together any more, and that is said.
+Units, filters and the sizes of embeddings are scaled in the teacher's configuration, except where the outputs come from. A convolution
+with one filter for each channel keeps that, and a Reshape behind which the channels are as before has as many of them as there are; else
+what has no weights stays. Where widths are tied to something that does not scale (a residual around the input, another Reshape, the
+input of a model inside), Keras cannot put the layers together any more, and that is said.
 """
 
 import copy
@@ -15,7 +16,7 @@ from typing import Any
 from graftwork import rng
 from graftwork.compose.graph import functional, is_graph
 from graftwork.errors import MismatchError, OptionError, StoreError
-from graftwork.models.configuration import configuration_of, layers_of, objects_of, rebuild
+from graftwork.models.configuration import configuration_of, layers_of, objects_of, reason, rebuild
 from graftwork.models.lazy import keras
 
 SCALED = ("units", "filters", "output_dim", "key_dim", "value_dim")
@@ -23,6 +24,8 @@ SCALED = ("units", "filters", "output_dim", "key_dim", "value_dim")
 
 SHARE = 0.1
 """What part of the teachers' parameters a student has of which nothing is said."""
+
+ADVICE = "give a student of your own, or another width"
 
 ADAPTED = (
     "Normalization",
@@ -91,8 +94,11 @@ def scaled(teacher: Any, width: float, name: str, seed: int, *, outputs: int | N
     kept = {id(layer) for layer in _last(teacher)}
     config = copy.deepcopy(configuration_of(teacher))
     keep = {layer.name for layer in layers_of(teacher) if id(layer) in kept}
+    reshaped = _reshaped(teacher)
     for place, layer in enumerate(_layers(config)):
         _scale(layer, width, keep, outputs)
+        if layer["class_name"] == "Reshape" and layer["config"].get("name") in reshaped:
+            layer["config"]["target_shape"] = [*layer["config"]["target_shape"][:-1], -1]
         _renew(layer, seed, f"{place} {layer['config'].get('name')}")
     config["config"]["name"] = name
     try:
@@ -100,15 +106,13 @@ def scaled(teacher: Any, width: float, name: str, seed: int, *, outputs: int | N
         made.trainable = True
     except StoreError as error:
         raise MismatchError(
-            f"{teacher.name} cannot be made with {width:.3g} of its units and filters: {error.__cause__ or error}".partition(
-                "\n"
-            )[0],
-            advice="give a student of your own",
+            f"{teacher.name} cannot be made with {width:.3g} of its units and filters: {reason(error.__cause__ or error).rstrip('.')}",
+            advice=ADVICE,
         ) from error
     if outputs is None and [tuple(x.shape[1:]) for x in made.outputs] != [tuple(x.shape[1:]) for x in teacher.outputs]:
         raise MismatchError(
             f"{teacher.name} with {width:.3g} of its units and filters gives {made.output_shape} instead of {teacher.output_shape}",
-            advice="give a student of your own",
+            advice=ADVICE,
         )
     return Scaled(model=made, width=width, teacher=teacher)
 
@@ -169,6 +173,19 @@ def _last_of(graph: Any, place: int) -> Iterator[Any]:
     yield from _last(keras.Model(graph._inputs_struct, [graph._outputs[place]]))
 
 
+def _reshaped(teacher: Any) -> set[str]:
+    """Return the names of Reshape layers of fixed size behind which the last axis, that of channels, is as it was before."""
+    found: dict[str, bool] = {}
+    for layer in layers_of(teacher):
+        if isinstance(layer, keras.layers.Reshape):
+            shapes = [tuple(tensor.shape[1:]) for node in layer._inbound_nodes for tensor in node.input_tensors]
+            same = -1 not in layer.target_shape and all(
+                None not in shape and shape[-1:] == tuple(layer.target_shape[-1:]) for shape in shapes
+            )
+            found[layer.name] = found.get(layer.name, True) and same
+    return {name for name, same in found.items() if same}
+
+
 def _layers(config: Any) -> Iterator[dict[str, Any]]:
     """Yield everything in a configuration that has a class and settings, layers in layers included."""
     if isinstance(config, dict):
@@ -194,7 +211,10 @@ def _scale(layer: dict[str, Any], width: float, keep: set[str], outputs: int | N
         size = settings.get(word)
         if isinstance(size, int) and not isinstance(size, bool):
             groups = settings.get("groups") or 1
-            settings[word] = max(round(size * width / groups), 1) * groups
+            if groups == size > 1:  # one filter for each channel
+                settings[word] = settings["groups"] = max(round(size * width), 1)
+            else:
+                settings[word] = max(round(size * width / groups), 1) * groups
 
 
 def _renew(layer: dict[str, Any], seed: int, where: str) -> None:

@@ -6,6 +6,7 @@ difference to the student, and each computes in its own precision.
 """
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -181,11 +182,23 @@ def _run(
 
 
 def _restless(model: Any) -> str:
-    """Return which layer of a model is always called as in training, "" if none is."""
+    """Return which layer of a model is always called as in training, "" if none is.
+
+    Of layers of augmentation Keras notes that down where nothing was said, and asks them for inference all the same.
+    """
     for step in Graph(model, deep=True).steps if is_graph(model) else ():
-        if step.node is not None and step.node.arguments.kwargs.get("training") is True:
+        if (
+            step.node is not None
+            and step.node.arguments.kwargs.get("training") is True
+            and not _trains_unasked(step.operation)
+        ):
             return f"its layer {step.label!r} is called as in training, always"
     return ""
+
+
+def _trains_unasked(layer: Any) -> bool:
+    given = inspect.signature(layer.call).parameters.get("training")
+    return given is not None and given.default is True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,7 @@ def turns(model: Any, keepers: Sequence[Keeper]) -> Turns:
     """
     if not is_graph(model):
         return Turns(None, (Unit(model, tuple(keepers), (), 0, len(keepers)),), {})
-    graph = Graph(model, deep=True)
+    graph = Graph(model, deep=True, inference=True)
     units = _units(graph, keepers)
     places = {id(step): place for place, unit in enumerate(units) for step in unit.steps}
     needs: dict[Key, int] = {}

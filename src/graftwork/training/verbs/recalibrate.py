@@ -10,6 +10,7 @@ from graftwork.compose.base import Composed, Member, Progress, Trained, Verb, ve
 from graftwork.compose.ports import graph_of
 from graftwork.data import Samples, open_data
 from graftwork.errors import DataError
+from graftwork.models.configuration import layers_of
 from graftwork.models.lazy import keras
 from graftwork.training.matching import matched
 from graftwork.training.placing import check_device, on_device
@@ -83,6 +84,9 @@ class Recalibrate(Verb):
                 )
             for variable, value in zip(model.variables, made.variables, strict=True):
                 variable.assign(keras.ops.convert_to_numpy(value))
+            for layer in layers_of(model):
+                if isinstance(layer, keras.layers.Normalization):
+                    layer.finalize_state()  # it computes with constants made of its variables
             return Trained(notes=report.notes, tables={"recalibrated": [asdict(row) for row in report.layers]})
 
         return Composed(
