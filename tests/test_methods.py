@@ -831,6 +831,48 @@ def test_what_is_not_a_number_is_not_taken_for_unmoved(method):
     assert np.isnan(merge_arrays(method, [f32(np.nan)], base=f32(1))).all()
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *(("ties", {"election": election, "density": 1.0}) for election in ("sum", "unweighted", "count")),
+        ("ties", {"density": 0.5}),
+        ("breadcrumbs_ties", {"gamma": 0.0, "normalize": True}),
+        ("dare_ties", {"density": 1.0, "rescale_norm": "density"}),
+        ("della", {"density": 1.0, "rescale_norm": "density"}),
+    ],
+)
+def test_what_is_not_a_number_takes_no_side(method, options):
+    """No sign wins where one of those who vote is NaN: the result shows it there, and the others' elsewhere."""
+    models = [f32(2, np.nan, 4, 8), f32(2, 3, 4, 8), f32(2, 3, 4, 8)]
+
+    merged = merge_arrays(method, models, base=f32(1, 1, 1, 1), **options)
+
+    assert np.isnan(merged[1])
+    np.testing.assert_array_equal(merged[3], 8)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("ties", {"density": 0.5, "rescale": True}),
+        ("breadcrumbs", {"density": 0.5, "rescale": True}),
+        ("dare_linear", {"density": 0.5, "rescale_norm": "l1"}),
+        ("dare_ties", {"density": 0.5, "rescale_norm": "l1"}),
+        ("della", {"density": 0.5}),
+        ("della_linear", {"density": 0.5}),
+    ],
+)
+def test_a_norm_that_is_not_a_number_shows(method, options):
+    """What is left of a task vector cannot be rescaled to a length that nobody knows; it was left as it was, or gave the base."""
+    base = np.ones(64, np.float32)
+    models = [base + np.arange(64, dtype=np.float32) % 7 - 3 for _ in range(2)]
+    models[0][5] = np.nan
+
+    merged = merge_arrays(method, models, base=base, **options)
+
+    assert np.isnan(merged).all()
+
+
 def test_passthrough_by_hand():
     """Half of it."""
     np.testing.assert_array_equal(merge_arrays("passthrough", [f32(3, -1)], scale=0.5), [1.5, -0.5])

@@ -82,6 +82,8 @@ def elect_and_add(
         γ  = +1 where Σ vᵢ δᵢ ≥ 0, else -1          (Σ sign(vᵢ δᵢ) if `count`)
         τ  = Σ fᵢ δᵢ [sign(vᵢ δᵢ) = γ]               divided by Σ dᵢ [sign(vᵢ δᵢ) = γ] if `normalize` and that is not 0
 
+    Where γ is of a sum that is NaN, so is the result.
+
     Args:
         models: Shape (n, b), float32 or float64.
         base: Shape (b,).
@@ -191,7 +193,7 @@ def _elect_and_add(
             if count:
                 for j in range(target.size):
                     v = vote * (np.float64(row[j]) - np.float64(origin[j]))
-                    elected[j] += (1.0 if v > 0.0 else 0.0) - (1.0 if v < 0.0 else 0.0)
+                    elected[j] += (1.0 if v > 0.0 else 0.0) - (1.0 if v < 0.0 else 0.0) if v == v else v
             else:
                 for j in range(target.size):
                     elected[j] += vote * (np.float64(row[j]) - np.float64(origin[j]))
@@ -209,4 +211,5 @@ def _elect_and_add(
                 d = least if abs(divisor[j]) < least else divisor[j]
                 total[j] /= d if d != 0.0 else 1.0
         for j in range(target.size):
-            target[j] = np.float64(origin[j]) + lambda_ * total[j] if total[j] != 0.0 else np.float64(origin[j])
+            found = np.float64(origin[j]) + lambda_ * total[j] if total[j] != 0.0 else np.float64(origin[j])
+            target[j] = found if elected[j] == elected[j] else elected[j]

@@ -40,4 +40,5 @@ class NormRatios:
     def result(self) -> NDArray[np.float64]:
         """Return the ratios."""
         before, after = self._sums.totals().reshape(2, -1)
-        return np.where(after > 0, before, 1.0) / np.where(after > 0, after, 1.0)
+        with np.errstate(invalid="ignore"):  # infinity by infinity
+            return np.where(after != 0, before, 1.0) / np.where(after != 0, after, 1.0)

@@ -50,8 +50,9 @@ class Dare(MergeMethod):
             return np.ones_like(density)
         if norms is None:
             return 1 / density
-        kept = norms[1] > 0
-        return np.where(kept, norms[0], 1.0) / np.where(kept, norms[1], 1.0)
+        kept = norms[1] != 0
+        with np.errstate(invalid="ignore"):  # infinity by infinity
+            return np.where(kept, norms[0], 1.0) / np.where(kept, norms[1], 1.0)
 
 
 @merge_method("dare_linear", reference="https://arxiv.org/abs/2311.03099", base=Base.REQUIRED)

@@ -200,7 +200,7 @@ class Masks:
             sums = np.concatenate([self._sums[start] for start in sorted(self._sums)], axis=2)
             before, after = np.cumsum(sums, axis=2)[:, :, -1].T
             with np.errstate(invalid="ignore"):  # infinity by infinity
-                self.scales = np.where(after > 0, before, 1.0) / np.where(after > 0, after, 1.0)
+                self.scales = np.where(after != 0, before, 1.0) / np.where(after != 0, after, 1.0)
         self._sums = {}
         return False
 
