@@ -498,3 +498,19 @@ def test_results_train_and_frozen_layers_stay_as_they_are(net):
 
 def test_every_verb_of_surgery_is_here():
     assert {"extract", "split", "graft", "insert", "remove", "replace", "rename"} <= set(VERBS)
+
+
+def test_what_tensors_are_is_found_without_augmentation():
+    """Keras notes down `training=True` for layers of augmentation called without a word; results are compared with what `predict` does."""
+    from graftwork.compose.addresses import taps
+    from graftwork.compose.observing import observed
+
+    image = keras.Input((4, 4, 1))
+    inner = keras.Sequential([keras.Input((4, 4, 1)), kl.RandomTranslation(0.9, 0.9, seed=1), kl.Flatten(name="flat")])
+    inner.name = "inner"
+    moved = kl.RandomTranslation(0.9, 0.9, fill_mode="constant", seed=2, name="moved")(image)
+    model = keras.Model(image, kl.Dense(2)(inner(moved)))
+    x = np.random.default_rng(0).random((8, 4, 4, 1), dtype="float32")
+    found = observed(model, taps(model, ["moved", "inner/flat"]), {id(model.inputs[0]): x})
+    np.testing.assert_array_equal(found[0], x)
+    np.testing.assert_array_equal(found[1], x.reshape(8, 16))

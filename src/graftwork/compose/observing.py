@@ -45,6 +45,8 @@ def _run(graph: Any, values: Mapping[int, Any], wanted: Sequence[Any]) -> dict[i
     for node in nodes:
         if id(node) in needed and not node.is_input:
             args, kwargs = node.arguments.fill_in(known)
+            if "training" in getattr(node.operation, "_call_context_args", ()):
+                kwargs = {**kwargs, "training": False}  # as `predict`, whatever Keras noted down of the call
             made = keras.tree.flatten(node.operation(*args, **kwargs))
             known.update(
                 {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True) if id(tensor) not in known}
