@@ -429,7 +429,8 @@ def test_from_data_to_a_merged_model(trained, commands, verb, method, option):
     assert strayed(merged) < strayed(mean)
     found = json.loads(commands.graftwork(["inspect", f"{verb}.keras", "--json"], cwd=trained).stdout)["provenance"]
     assert found["merge"][option] == [f"low.{verb}.safetensors", f"high.{verb}.safetensors"]
-    assert [source["label"] for source in found["sources"]] == ["low", "high", f"{option} of low", f"{option} of high"]
+    assert [source["label"] for source in found["sources"]] == ["low", "high"]
+    assert [source["label"] for source in found["companions"]] == [f"{option} of low", f"{option} of high"]
     assert (trained / "low.keras").read_bytes() == before
     again = trained / f"{verb}-again.keras"
     gw.merge(

@@ -18,7 +18,8 @@ def card(folder):
     text = (folder / "README.md").read_text()
     front, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()
     recipe = re.search(r"```yaml\n(.*?)```", body, re.DOTALL)[1]
-    return yaml.safe_load(front), body, yaml.safe_load(recipe)
+    documents = list(yaml.safe_load_all(recipe))
+    return yaml.safe_load(front), body, documents if len(documents) > 1 else documents[0]
 
 
 def test_a_card_says_what_was_merged_and_how(tmp_path):
@@ -41,6 +42,61 @@ def test_a_card_says_what_was_merged_and_how(tmp_path):
     (tmp_path / "again.yaml").write_text(yaml.safe_dump({**recipe, "outputs": {"merged": "again"}}))
     gw.run(tmp_path / "again.yaml")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    assert card(tmp_path / "again")[0] == front
+
+
+CHAINS = {
+    "steps": """
+models: {a: a, b: b, c: c}
+steps:
+  one: {merge: {models: [a, b], method: linear}}
+  two: {merge: {models: [one, c], base: a, method: ties}}
+  three: {merge: {models: [one, two], method: slerp, options: {t: 0.3}}}
+outputs: {three: out}
+""",
+    "documents": """
+name: one
+merge_method: linear
+models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]
+---
+name: two
+merge_method: ties
+base_model: a
+models: [{model: one, parameters: {weight: 1}}, {model: c, parameters: {weight: 1}}]
+---
+merge_method: slerp
+base_model: one
+models: [{model: two}]
+parameters: {t: 0.3}
+""",
+}
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_a_card_tells_what_made_on_the_way_was_made_of(tmp_path, kind):
+    """Sources and licences are those of the files there are; the recipe has every step, and gives the same again."""
+    for name in "abc":
+        model(tmp_path / name, text=MIT if name != "b" else "---\nlicense: apache-2.0\n---\n")
+    (tmp_path / "chain.yaml").write_text(CHAINS[kind])
+    output = {"output": tmp_path / "out"} if kind == "documents" else {}
+    gw.run(tmp_path / "chain.yaml", **output)
+
+    front, body, recipe = card(tmp_path / "out")
+
+    assert front["base_model"] == ["a", "b", "c"]
+    assert front["license"] == "other"
+    assert "`a`: mit; `b`: apache-2.0; `c`: mit." in body
+    assert "| `c` | model of `two` | mit |" in body
+    again = tmp_path / "again.yaml"
+    if kind == "steps":
+        again.write_text(yaml.safe_dump({**recipe, "outputs": {"merged": "again"}}))
+        gw.run(again)
+    else:
+        again.write_text(yaml.safe_dump_all(recipe))
+        gw.run(again, output=tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "out" / "model.safetensors"
+    ).read_bytes()
     assert card(tmp_path / "again")[0] == front
 
 

@@ -97,7 +97,11 @@ def run(
                 if target is None:
                     suffix, form = job.between
                     target = Target(
-                        path=Path(between) / f"{name}{suffix}", format=form, threads=first.threads, check=False
+                        path=Path(between) / f"{name}{suffix}",
+                        format=form,
+                        threads=first.threads,
+                        check=False,
+                        passing=True,
                     )
                 result = job.write(target, step, _named(progress, name))
             made[name] = target.path

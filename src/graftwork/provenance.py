@@ -11,25 +11,41 @@ from typing import Any
 from graftwork import __version__
 from graftwork.stores.base import Reader
 
+PASSING = "passing"
+"""What the record of a result says that is there only until a recipe ends; what is made of it tells the record as its own."""
 
-def record(verb: str, settings: Mapping[str, Any], sources: Sequence[tuple[str, Reader | None]]) -> str:
+
+def record(
+    verb: str,
+    settings: Mapping[str, Any],
+    sources: Sequence[tuple[str, Reader | None]],
+    *,
+    companions: Sequence[tuple[str, Reader]] = (),
+    passing: bool = False,
+) -> str:
     """Return the record as JSON.
 
     Args:
         verb: What was done, as in ``merge``.
         settings: The step of a recipe that does it again.
         sources: Label and open source of every model that went in; None instead of a source for a live model.
+        companions: The same of files that told more about them.
+        passing: Whether the result is there only until a recipe ends.
     """
     content = {
         "graftwork": __version__,
         verb: _plain(settings),
         "sources": [describe(label, reader) for label, reader in sources],
     }
+    if companions:
+        content["companions"] = [describe(label, reader) for label, reader in companions]
+    if passing:
+        content[PASSING] = True
     return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
 def describe(label: str, reader: Reader | None) -> dict[str, Any]:
-    """Return what identifies a source: file name, format, size and a digest of its header."""
+    """Return what identifies a source: file name, format, size and a digest of its header; how it was made, if it will be gone."""
     if reader is None:
         return {"label": label, "format": "live model"}
     header = reader.header
@@ -46,6 +62,8 @@ def describe(label: str, reader: Reader | None) -> dict[str, Any]:
     }
     if header.cards:
         found["cards"] = [card.to_dict() for card in header.cards]
+    if isinstance(header.provenance, dict) and header.provenance.get(PASSING):
+        found["made"] = {key: value for key, value in header.provenance.items() if key != PASSING}
     if header.library:
         found["library"] = header.library
     return found

@@ -170,9 +170,10 @@ def write_merge(
     sources = [*zip(plan.request.labels, plan.models, strict=True)]
     if plan.base is not None:
         sources.append((plan.request.base_label or "base", plan.base))
+    companions: list[tuple[str, Reader]] = []
     if plan.companions:
         kind = get(plan.request.method).companion
-        sources += [
+        companions = [
             (f"{kind} of {label}", reader) for (label, _), reader in zip(sources, plan.companions, strict=False)
         ]
         settings = {**settings, kind: [reader.path.name for reader in plan.companions]}
@@ -183,7 +184,13 @@ def write_merge(
                 staged.path,
                 plan.specs,
                 like=like,
-                provenance=provenance.record(verb, settings, sources if made_of is None else made_of),
+                provenance=provenance.record(
+                    verb,
+                    settings,
+                    sources if made_of is None else made_of,
+                    companions=companions,
+                    passing=target.passing,
+                ),
                 **target.options(row),
             )
         except OSError as error:

@@ -85,28 +85,24 @@ def render(record: Mapping[str, Any]) -> str:
     """
     import yaml
 
-    sources = record["sources"]
-    kind, step = next((kind, step) for kind, step in record.items() if kind not in ("graftwork", "sources"))
+    kind, step = _step(record)
     method = str(step.get("method", step.get("merge_method", kind)))
-    cards = [(source, card) for source in sources for card in _cards(source)]
-    licence, sentence = _licences([card for _, card in cards])
+    parts = _parts(record)
+    cards = [card for card, _ in parts]
+    licence, sentence = _licences(cards)
     front = {
-        "base_model": list(dict.fromkeys(card["name"] or card["file"] for _, card in cards)),
+        "base_model": list(dict.fromkeys(card["name"] or card["file"] for card in cards)),
         "base_model_relation": "merge",
         "library_name": "transformers",
         "license": licence,
         "tags": ["merge", "graftwork", method],
     }
-    base = step.get("base")
-    models = [source for source in sources if source["label"] != base]
-    models_at = {source["label"]: _spelled(source) for source in sources}
-    recipe = dict(step) if kind == "mergekit" else {"models": models_at, "steps": {"merged": {kind: dict(step)}}}
-    names = [_code(source["label"]) for source in models]
+    base = _base(step)
+    names = [_code(source["label"]) for source in record["sources"] if source["label"] != base]
+    between = [_code(source["label"]) for source in record["sources"] if "made" in source]
     rows = [
-        f"| {_code(card['name'] or card['file'])} | {_part(source, card, base)} | {card['license'] or 'not stated'} |".replace(
-            "\n", " "
-        )
-        for source, card in cards
+        f"| {_code(card['name'] or card['file'])} | {part} | {card['license'] or 'not stated'} |".replace("\n", " ")
+        for card, part in parts
     ]
     return "\n".join(
         [
@@ -115,6 +111,7 @@ def render(record: Mapping[str, Any]) -> str:
             "",
             f"The weights of {_listed(names)} merged with the method `{method}`"
             + (f", {_code(base)} being their common base" if base else "")
+            + (f"; {_listed(between)} {'was' if len(between) == 1 else 'were'} made on the way" if between else "")
             + f". Made with graftwork {record['graftwork']}, without training.",
             "",
             "| source | as | licence |",
@@ -124,10 +121,57 @@ def render(record: Mapping[str, Any]) -> str:
             *([sentence, ""] if sentence else []),
             "The recipe:",
             "",
-            f"```yaml\n{_yaml(yaml, recipe)}```",
+            "```yaml",
+            "---\n".join(_yaml(yaml, document) for document in _recipe(record)) + "```",
             "",
         ]
     )
+
+
+def _step(record: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the kind of step that a record is of, and its settings."""
+    return next((kind, step) for kind, step in record.items() if kind not in ("graftwork", "sources", "companions"))
+
+
+def _base(step: Mapping[str, Any]) -> Any:
+    return step.get("base", step.get("base_model"))
+
+
+def _parts(record: Mapping[str, Any], within: str = "") -> list[tuple[Mapping[str, str], str]]:
+    """Return the card of everything that a model was made of, and what it was; what was made on the way by its own parts."""
+    found: list[tuple[Mapping[str, str], str]] = []
+    base = _base(_step(record)[1])
+    for source in record["sources"]:
+        label = _code(source["label"])
+        if "made" in source:
+            found += _parts(source["made"], f" of {label}")
+            continue
+        first, *adapters = _cards(source)
+        found.append((first, ("base" if source["label"] == base else "model") + within))
+        found += [(card, f"adapter of {label}") for card in adapters]
+    return found
+
+
+def _recipe(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the documents of the recipe, with the steps that made what is gone."""
+    kind, step = _step(record)
+    if kind == "mergekit":
+        before = [document for source in record["sources"] if "made" in source for document in _recipe(source["made"])]
+        return [*(each for k, each in enumerate(before) if each not in before[:k]), dict(step)]
+    models: dict[str, str] = {}
+    steps: dict[str, Any] = {}
+
+    def add(name: str, made: Mapping[str, Any]) -> None:
+        for source in made["sources"]:
+            if "made" in source:
+                add(source["label"], source["made"])
+            else:
+                models[source["label"]] = _spelled(source)
+        kind, step = _step(made)
+        steps[name] = {kind: dict(step)}
+
+    add("merged", record)
+    return [{"models": models, "steps": steps}]
 
 
 def _yaml(yaml: Any, value: Any) -> str:
@@ -149,11 +193,6 @@ def _spelled(source: Mapping[str, Any]) -> str:
 def _place(card: Mapping[str, str]) -> str:
     revision = f"@{card['revision']}" if card["revision"] else ""
     return f"hf://{card['name']}{revision}" if card["name"] else card["file"]
-
-
-def _part(source: Mapping[str, Any], card: Mapping[str, str], base: Any) -> str:
-    what = "base" if source["label"] == base else "model"
-    return what if card is _cards(source)[0] else f"adapter of {_code(source['label'])}"
 
 
 def _licences(cards: Sequence[Mapping[str, str]]) -> tuple[str, str]:
