@@ -309,3 +309,26 @@ def test_a_model_that_does_not_say_what_it_takes(keras):
     """A subclassed model, or a Sequential that was never built."""
     with pytest.raises(OptionError, match="does not say what it takes"):
         inputs_for(keras.Sequential([keras.layers.Dense(2)], name="empty"))
+
+
+def test_results_are_compared_with_what_members_give_without_augmentation(tmp_path):
+    """A layer of augmentation is in training mode where nobody says anything, and members are called one by one with nothing said."""
+    keras = pytest.importorskip("keras")
+    paths = []
+    for seed in range(2):
+        keras.utils.set_random_seed(seed)
+        image = keras.Input((4, 4, 1))
+        moved = keras.layers.RandomTranslation(0.9, 0.9, fill_mode="constant")(image)
+        model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(moved)), name=f"member_{seed}")
+        paths.append(tmp_path / f"{seed}.keras")
+        model.save(paths[-1])
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]).save(tmp_path / "head.keras")
+    x = np.random.default_rng(0).random((4, 4, 4, 1), dtype="float32")
+    first, second = (keras.saving.load_model(path).predict(x, verbose=0) for path in paths)
+    head = keras.saving.load_model(tmp_path / "head.keras").predict(first, verbose=0)
+
+    both = keras.saving.load_model(gw.ensemble(paths, output=tmp_path / "both.keras"))
+    chained = keras.saving.load_model(gw.chain([paths[0], tmp_path / "head.keras"], output=tmp_path / "chain.keras"))
+
+    np.testing.assert_allclose(both.predict(x, verbose=0), (first + second) / 2, rtol=1e-5)
+    np.testing.assert_allclose(chained.predict(x, verbose=0), head, rtol=1e-5)

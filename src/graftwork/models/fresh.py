@@ -16,6 +16,7 @@ from graftwork.architecture.layer import walk
 from graftwork.errors import GraftworkError, StoreError
 from graftwork.models import alone
 from graftwork.models.difference import Difference, called, compare, leaves_of
+from graftwork.models.lazy import keras
 from graftwork.stores import open_store
 from graftwork.stores.files import brief
 
@@ -124,9 +125,28 @@ def self_check(
         else f"the same within {reloaded.relative:.1g} of the largest entry"
     )
     if reference is not None:
-        note += _checked(path, compare(found, reference(inputs), exact=exact, rtol=REFERENCE))
+        note += _checked(path, compare(found, _in_inference(reference, inputs), exact=exact, rtol=REFERENCE))
     unknown = [called(name) for name, values in leaves_of(live) if values.dtype.kind in "fc" and np.isnan(values).any()]
     return note + (f"; NaN in {', '.join(unknown)}, which says nothing" if unknown else "")
+
+
+def _in_inference(reference: Callable[[Any], Any], inputs: Any) -> Any:
+    """Return what a reference gives where layers are told that nothing is trained, as `predict` tells them.
+
+    Layers such as RandomFlip are in training mode where nobody says anything. Inside a layer that is told, all others are.
+    """
+    said = []
+
+    class Inference(keras.Layer):  # type: ignore[misc]
+        """Calls the reference in its own mode."""
+
+        def call(self, nothing: Any, training: bool | None = None) -> Any:
+            """Return the argument."""
+            said.append(reference(inputs))
+            return nothing
+
+    Inference(autocast=False)(np.zeros(1, np.float32), training=False)
+    return said[0]
 
 
 def _checked(path: Path, far: Difference) -> str:
