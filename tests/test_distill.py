@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import graftwork as gw
 from graftwork.composing import Source, compose, plan_composition
 from graftwork.errors import DataError, MismatchError, OptionError, StoreError, UnknownNameError
 from graftwork.recipe.composition import verb_of
@@ -322,6 +323,18 @@ def test_what_is_kept_of_teachers_changes_nothing(teacher, tmp_path):
         "1 of 1 teachers were asked" in n
         for n in distilled([teacher], student, flipped, cache=str(tmp_path), epochs=1).notes
     )
+
+
+def test_data_come_by_place_or_name_and_cannot_be_left_out(teacher):
+    """`gw.distill(teachers, student, data)`, as one would write it: the same student as with everything by name."""
+    wanted = {"epochs": 1, "batch": 32, "seed": 3}
+    first = gw.distill([teacher], net("s", 4), (X, Y), **wanted)
+    second = gw.distill([teacher], data=(X, Y), student=net("s", 4), **wanted)
+
+    for one, two in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    with pytest.raises(OptionError, match="distill: 'data' is missing"):
+        gw.distill([teacher], net("s", 4))
 
 
 def test_a_cache_that_was_interrupted_is_never_used(tmp_path):
