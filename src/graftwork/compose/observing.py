@@ -6,7 +6,7 @@ Results are compared with this: nothing here was unfolded, opened, renamed or bu
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graftwork.compose.graph import Tap, functional, own_calls
+from graftwork.compose.graph import Tap, functional, own_calls, told
 from graftwork.models.lazy import keras
 
 
@@ -45,9 +45,7 @@ def _run(graph: Any, values: Mapping[int, Any], wanted: Sequence[Any]) -> dict[i
     for node in nodes:
         if id(node) in needed and not node.is_input:
             args, kwargs = node.arguments.fill_in(known)
-            if "training" in getattr(node.operation, "_call_context_args", ()):
-                kwargs = {**kwargs, "training": False}  # as `predict`, whatever Keras noted down of the call
-            made = keras.tree.flatten(node.operation(*args, **kwargs))
+            made = keras.tree.flatten(node.operation(*args, **told(node.operation, kwargs, False)))  # as `predict`
             known.update(
                 {id(tensor): value for tensor, value in zip(node.outputs, made, strict=True) if id(tensor) not in known}
             )

@@ -1,4 +1,4 @@
-"""How much of a task vector is left after trimming: a reduction that methods share which make up for it."""
+"""How much of a task vector is left after trimming or dropping: what methods share that make up for it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,12 @@ from numpy.typing import NDArray
 
 from graftwork.kernels.deltas import add_distances
 from graftwork.kernels.sums import ChunkSums
+
+
+def ratios(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return norms divided by those of what is left, element by element; 1 where nothing is left, NaN where one is not known."""
+    with np.errstate(invalid="ignore"):  # infinity by infinity
+        return np.where(after != 0, before, 1.0) / np.where(after != 0, after, 1.0)
 
 
 class NormRatios:
@@ -39,6 +45,4 @@ class NormRatios:
 
     def result(self) -> NDArray[np.float64]:
         """Return the ratios."""
-        before, after = self._sums.totals().reshape(2, -1)
-        with np.errstate(invalid="ignore"):  # infinity by infinity
-            return np.where(after != 0, before, 1.0) / np.where(after != 0, after, 1.0)
+        return ratios(*self._sums.totals().reshape(2, -1))

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from graftwork.kernels.deltas import add_differences
 from graftwork.kernels.masks import add_kept_magnitudes, drop
+from graftwork.kernels.norms import ratios
 from graftwork.kernels.sums import ChunkSums
 from graftwork.methods.base import Base, Block, MergeMethod, PerModel, merge_method, per_model
 from graftwork.methods.linear import refuse_zero_sum
@@ -50,9 +51,7 @@ class Dare(MergeMethod):
             return np.ones_like(density)
         if norms is None:
             return 1 / density
-        kept = norms[1] != 0
-        with np.errstate(invalid="ignore"):  # infinity by infinity
-            return np.where(kept, norms[0], 1.0) / np.where(kept, norms[1], 1.0)
+        return ratios(*norms)
 
 
 @merge_method("dare_linear", reference="https://arxiv.org/abs/2311.03099", base=Base.REQUIRED)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from graftwork.errors import OptionError
 from graftwork.kernels.deltas import add_differences
+from graftwork.kernels.norms import ratios
 from graftwork.kernels.ranks import drop_where, keep_by_rank
 from graftwork.methods.base import Base, Block, Granularity, MergeMethod, PerModel, merge_method, per_model
 from graftwork.methods.linear import refuse_zero_sum
@@ -198,9 +199,7 @@ class Masks:
         """Add the sums up in the order of units; one pass is enough."""
         if self._sums:
             sums = np.concatenate([self._sums[start] for start in sorted(self._sums)], axis=2)
-            before, after = np.cumsum(sums, axis=2)[:, :, -1].T
-            with np.errstate(invalid="ignore"):  # infinity by infinity
-                self.scales = np.where(after != 0, before, 1.0) / np.where(after != 0, after, 1.0)
+            self.scales = ratios(*np.cumsum(sums, axis=2)[:, :, -1].T)
         self._sums = {}
         return False
 

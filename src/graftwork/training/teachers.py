@@ -6,7 +6,6 @@ difference to the student, and each computes in its own precision.
 """
 
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from graftwork.compose.addresses import taps as taps_of
 from graftwork.compose.base import Member
 from graftwork.compose.classes import ClassLists, class_lists, class_map
-from graftwork.compose.graph import Graph, claim, is_graph
+from graftwork.compose.graph import Graph, claim, is_graph, trains_unasked
 from graftwork.compose.naming import Names, named
 from graftwork.compose.outputs import OutputKinds, ending_of, kind_of, unknown_kind
 from graftwork.compose.ports import Port, Shape, call, fresh_inputs, inputs, outputs
@@ -190,15 +189,10 @@ def _restless(model: Any) -> str:
         if (
             step.node is not None
             and step.node.arguments.kwargs.get("training") is True
-            and not _trains_unasked(step.operation)
+            and not trains_unasked(step.operation)
         ):
             return f"its layer {step.label!r} is called as in training, always"
     return ""
-
-
-def _trains_unasked(layer: Any) -> bool:
-    given = inspect.signature(layer.call).parameters.get("training")
-    return given is not None and given.default is True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """Several models on one input, whose outputs are combined into one."""
 
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -9,7 +8,7 @@ from graftwork.compose.adapters import Adapt, shapes_fit
 from graftwork.compose.base import Composed, Member, Verb, verb
 from graftwork.compose.classes import ClassLists, ClassMap, Group, class_lists, class_map
 from graftwork.compose.combine import Combination, Given
-from graftwork.compose.graph import inline, settle
+from graftwork.compose.graph import inline, settle, trains_unasked
 from graftwork.compose.inputs import Feeds, InputMode, separate_inputs, shared_inputs
 from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names, named
@@ -439,8 +438,7 @@ class _Ensembling:
 def _trains(member: Member) -> Iterator[str]:
     """Yield what is to be said of layers that train unless they are told not to: what Keras calls after them trains as well."""
     for layer in member.model._flatten_layers(include_self=False):
-        training = inspect.signature(layer.call).parameters.get("training")
-        if training is not None and training.default is True:
+        if trains_unasked(layer):
             yield (
                 f"{member.name} has the layer {layer.name!r}: where the result is called as a function, say training=False, or Keras runs "
                 "what comes after this layer in training mode; predict, evaluate and fit say it themselves"
