@@ -86,9 +86,9 @@ def _count(bits: Any) -> int:
     count = 0
     for first in range(0, bits.size, TILE):
         part = bits[first : first + TILE]
-        top = part[0] & rest
+        top = bits.dtype.type(0)
         for j in range(part.size):  # the greatest magnitude is enough, unless it is not finite
-            top = max(top, part[j] & rest)
+            top = max(top, bits.dtype.type(part[j] & rest))  # cast, as Numba's integers are of 64 bits
         if top >= infinity:
             for j in range(part.size):
                 count += (part[j] & rest) >= infinity

@@ -405,7 +405,7 @@ def _collect(
             run = bits[begin : min(begin + RUN, part.size)]
             candidates = np.uint32(0)
             for j in range(run.size):
-                candidates += np.uint32((run[j] - low) <= span)
+                candidates = np.uint32(candidates + np.uint32(bits.dtype.type(run[j] - low) <= span))
             if candidates:
                 for j in range(run.size):
                     value = run[j] - low
@@ -418,10 +418,10 @@ def _collect(
 @block_loop
 def _count(x: Any, base: Any, wanted: Any, magnitudes: Any, bits: Any, counts: Any) -> None:
     for c in range(counts.size):
-        count = 0
+        count = np.uint32(0)
         for first in range(c * CHUNK, min((c + 1) * CHUNK, x.size), TILE):
             part = x[first : first + TILE]
             _measure(part, None if base is None else base[first : first + TILE], magnitudes)
             for j in range(part.size):
-                count += bits[j] == wanted
+                count = np.uint32(count + np.uint32(bits[j] == wanted))  # cast, as Numba's integers are of 64 bits
         counts[c] = count

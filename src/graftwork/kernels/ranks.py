@@ -30,6 +30,9 @@ PER_BIN = 2
 COUNTED = 32
 """So many ranks in a unit are counted out one by one; more are found by sorting."""
 
+CROWDED = 8
+"""Where a unit left more ranks open, as those of 16-bit sources do, the next one's elements are numbered in their bins."""
+
 COUNTED_AT_ONCE = 1 << 12
 """Elements counted in a narrow integer, as it vectorises best."""
 
@@ -123,7 +126,9 @@ def _keep_by_rank(
     tops = np.empty(unit, np.uint32)
     numbers = np.empty(unit if factors.size else 0, np.float64)
     ranks = np.empty(unit if factors.size else 0, np.int64)
-    open_ = np.empty(unit + 1, np.int64)
+    open_ = np.empty(flags.size + 1, np.int64)
+    orders, latest = np.empty(unit, counts.dtype), np.empty(counts.size, bits.dtype)
+    crowded = not factors.size
     step = width / (unit - 1) if unit > 1 else 0.0
     least = low if unit > 1 else low + width / 2
     part = bits
@@ -132,22 +137,22 @@ def _keep_by_rank(
         for j in range(unit):
             magnitudes[j] = abs(row[j] - origin[j])
         state = key + (start + np.uint64(first) + np.uint64(1)) * INCREMENT
-        before = counts[: _count(magnitudes, part, raised, digits, counts) + 1]
+        before = counts[: _count(magnitudes, part, raised, digits, counts, crowded, orders, latest) + 1]
         undecided = 0
         if not factors.size:
             _draw_tops(state, tops)
-            undecided = _decide(part, digits, before, tops, least, step, bounds, flags, words, keeps, open_)
+            undecided = _decide(part, digits, before, tops, least, step, bounds, flags, words, keeps, open_, crowded)
+            numbered, crowded = crowded, undecided > CROWDED
+            if numbered and undecided:
+                undecided = _follow(part, digits, before, state, least, step, orders, latest, keeps, open_[:undecided])
         if factors.size or undecided > COUNTED:
             if not numbers.size:
                 numbers, ranks = np.empty(unit, np.float64), np.empty(unit, np.int64)
             _draw(state, numbers)
-            if undecided:
-                undecided = _follow(part, digits, before, numbers, least, step, keeps, open_[:undecided])
-            if factors.size or undecided > COUNTED:
-                _ranks(part, digits, before, ranks)
-                for j in range(unit):
-                    keeps[j] = numbers[j] < (least + ranks[j] * step) * UNIT
-                undecided = 0
+            _ranks(part, digits, before, ranks)
+            for j in range(unit):
+                keeps[j] = numbers[j] < (least + ranks[j] * step) * UNIT
+            undecided = 0
             if factors.size:
                 inverse = factors[first : first + unit]
                 for j in range(unit):
@@ -173,8 +178,12 @@ def _decide(
     words: Any,
     keeps: Any,
     open_: Any,
+    crowded: Any,
 ) -> Any:
-    """Decide on elements whose bin tells enough. Returns how many others there are, whose places are in `open_`."""
+    """Decide on elements whose bin tells enough. Returns how many others there are, whose places are in `open_`.
+
+    If they are expected to be many (`crowded`), they are looked for without branches, which would be foreseen badly.
+    """
     for b in range(before.size):
         bounds[b] = np.int64(min((least + before[b] * step) * HALF, HALF - 1.0))
     widest = np.uint32(0)
@@ -186,35 +195,55 @@ def _decide(
     for j in range(tops.size):
         keeps[j] = tops[j] >= HALF
         flags[j] = tops[j] <= widest
+    flagged = 0
+    if crowded:
+        for j in range(tops.size):
+            open_[flagged] = j
+            flagged += flags[j]
+    else:
+        for w in range(words.size):
+            if words[w]:
+                for j in range(w * WORD, (w + 1) * WORD):
+                    open_[flagged] = j
+                    flagged += flags[j]
     undecided = 0
-    for w in range(words.size):
-        if words[w]:
-            for j in range(w * WORD, min((w + 1) * WORD, tops.size)):
-                b = digits[j]
-                open_[undecided] = j
-                undecided += (tops[j] <= np.uint32(above[b] - bounds[b])) & (part[j] > 0)
+    for k in range(flagged):
+        j = open_[k]
+        b = digits[j]
+        open_[undecided] = j
+        undecided += (tops[j] <= np.uint32(above[b] - bounds[b])) & (part[j] > 0)
     return undecided
 
 
 @block_loop
-def _follow(part: Any, digits: Any, before: Any, numbers: Any, least: Any, step: Any, keeps: Any, open_: Any) -> Any:
+def _follow(
+    part: Any,
+    digits: Any,
+    before: Any,
+    state: Any,
+    least: Any,
+    step: Any,
+    orders: Any,
+    latest: Any,
+    keeps: Any,
+    open_: Any,
+) -> Any:
     """Decide on elements of bins in which all are equal: their ranks follow their order. Returns how many others stay in `open_`."""
-    first, ranks = np.empty(before.size, part.dtype), before.copy()
-    mixed = np.zeros(before.size, np.bool_)
-    for j in range(part.size - 1, -1, -1):
-        first[digits[j]] = part[j]
+    differing = part.dtype.type(0)
     for j in range(part.size):
-        mixed[digits[j]] |= part[j] != first[digits[j]]
-    for j in range(part.size):
-        b = digits[j]
-        decided = numbers[j] < (least + ranks[b] * step) * UNIT
-        keeps[j] = keeps[j] if mixed[b] else decided
-        ranks[b] += 1
+        differing = part.dtype.type(differing | (part[j] ^ latest[digits[j]]))
+    mixed = np.zeros(before.size if differing else 0, np.bool_)
+    if differing:
+        for j in range(part.size):
+            mixed[digits[j]] |= part[j] != latest[digits[j]]
     undecided = 0
     for k in range(open_.size):
         j = open_[k]
         open_[undecided] = j
-        undecided += mixed[digits[j]]
+        if differing and mixed[digits[j]]:
+            undecided += 1
+        else:
+            keeps[j] = _number(state, j) < (least + (before[digits[j]] + orders[j]) * step) * UNIT
     return undecided
 
 
@@ -239,8 +268,12 @@ def _draw_tops(state: Any, tops: Any) -> None:
 
 
 @block_loop
-def _count(magnitudes: Any, part: Any, raised: Any, digits: Any, before: Any) -> Any:
+def _count(
+    magnitudes: Any, part: Any, raised: Any, digits: Any, before: Any, numbered: Any, orders: Any, latest: Any
+) -> Any:
     """The bin of each element, and how many elements are in the bins before each. Returns the number of bins.
+
+    If asked to, numbers the elements in their bins (`orders`) and keeps the last one of each (`latest`).
 
     Magnitudes are raised by a part of the largest, and the upper bits of that tell the bin: `digits` is `raised` as integers.
     """
@@ -264,8 +297,16 @@ def _count(magnitudes: Any, part: Any, raised: Any, digits: Any, before: Any) ->
     bins = np.int64(last >> shift) + 1
     before[: bins + 1] = 0
     after = before[1:]
-    for j in range(part.size):
-        after[digits[j]] += 1
+    if numbered:
+        for j in range(part.size):
+            b = digits[j]
+            place = after[b]
+            orders[j] = place
+            after[b] = place + 1
+            latest[b] = part[j]
+    else:
+        for j in range(part.size):
+            after[digits[j]] += 1
     total = 0
     for b in range(bins):
         total += after[b]
@@ -287,7 +328,7 @@ def _count_below(part: Any, limit: Any) -> Any:
     for first in range(0, part.size, COUNTED_AT_ONCE):
         run, few = part[first : first + COUNTED_AT_ONCE], np.uint32(0)
         for k in range(run.size):
-            few += np.uint32(run[k] < limit)
+            few = np.uint32(few + np.uint32(run[k] < limit))  # cast, as Numba's sums are of 64 bits
         count += np.int64(few)
     return count
 
