@@ -10,6 +10,8 @@ or TensorFlow.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from graftwork.lazy import names_in
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ _HOMES = {
 _MODULES = ("checkpoints", "savedmodel")
 """Names that stand for a module of `graftwork.api`."""
 
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_named = names_in(__name__, _HOMES)
 
 __all__ = [
     "DataError",
@@ -186,9 +188,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"graftwork.api.{name}")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'graftwork' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"graftwork.{_HOME_OF[name]}"), name)
+    return _named(name)
 
 
 def __dir__() -> list[str]:

@@ -1,12 +1,32 @@
-"""NumPy, imported when it is first used: what reads headers alone needs no arrays, and starts in half the time.
+"""What is imported when it is first used: NumPy, and the names that a room offers.
 
-Stores take `np` from here. It is NumPy itself to type checkers, and the same functions and types to everyone else.
+What reads headers alone needs no arrays, and starts in half the time: stores take `np` from here. It is NumPy itself to type checkers, and
+the same functions and types to everyone else.
 """
 
 import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["NDArray", "np"]
+__all__ = ["NDArray", "names_in", "np"]
+
+
+def names_in(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return a package's ``__getattr__``, which finds each name in the file that it comes from.
+
+    Args:
+        package: The package's full name.
+        homes: By file (or package), without the package's name: what comes from it.
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+
+    def attribute(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)
+
+    return attribute
+
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,8 +4,9 @@ A model argument is a path or a live `keras.Model`. With `output` the result is 
 it a live model is returned. Sources are never changed. Each name comes from a file of its own kind of work, which is loaded with it.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graftwork.lazy import names_in
 
 if TYPE_CHECKING:
     from graftwork.api.assembling import assemble
@@ -69,8 +70,6 @@ HOMES = {
 }
 """Which file each name comes from."""
 
-_HOME_OF = {name: home for home, names in HOMES.items() for name in names}
-
 __all__ = [
     "CompositionReport",
     "PlanReport",
@@ -114,8 +113,4 @@ __all__ = [
     "verify",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'graftwork.api' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"graftwork.api.{_HOME_OF[name]}"), name)
+__getattr__ = names_in(__name__, HOMES)

@@ -7,7 +7,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line: a short process that makes many small objects, hardly any of them in cycles, and leaves them at its end."""
-    gc.set_threshold(100_000, 20, 100)
+    gc.set_threshold(300_000, 20, 100)  # Numba's own make half of so many
     from graftwork.cli.app import app
 
     try:

@@ -1,7 +1,8 @@
 """Data to train and judge models with: one file per kind of source, opened by `open_data`. Names are loaded when they are used."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graftwork.lazy import names_in
 
 if TYPE_CHECKING:
     from graftwork.data.base import Batch, Column, Rows, Stream, Table
@@ -15,12 +16,7 @@ _HOMES = {
     "opening": ("KINDS", "open_data"),
     "samples": ("Samples",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["KINDS", "Batch", "Column", "Description", "Rows", "Samples", "Stream", "Table", "open_data"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'graftwork.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"graftwork.data.{_HOME_OF[name]}"), name)
+__getattr__ = names_in(__name__, _HOMES)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftwork import ckpt
+from graftwork.ckpt import plans
 from graftwork.ckpt.lift import compared, plan_lift
 from graftwork.errors import OptionError, OutputError, StoreError
 from graftwork.jobs.base import LastJob, PlannedReader, UnmadeError
@@ -108,7 +108,7 @@ def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Pat
     if isinstance(step, SavedmodelLift):
         return MergeJob(plan_lift(step, readers), lambda reader: compared(step, readers[step.source], reader))
     if isinstance(step, CheckpointStep):
-        return MergeJob(ckpt.PLANS[step.kind](step, readers))
+        return MergeJob(plans.PLANS[step.kind](step, readers))
     sources = [(label, _directory(step.kind, label, readers[label])) for label in step.inputs()]
     for name in step.paths:
         given = getattr(step, name)
