@@ -17,9 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import StoreError
-from graftwork.stores import hdf5_structures as structures
+from graftwork.stores import hdf5_checksums, hdf5_pages
 from graftwork.stores.base import RAW_DTYPES
 from graftwork.stores.hdf5 import H5Source, Tree, has_attribute, lay_out
+from graftwork.stores.hdf5_file import H5File
+from graftwork.stores.hdf5_groups import links_of
+from graftwork.stores.hdf5_headers import messages_of
 
 DTYPES = [
     *[
@@ -432,8 +435,8 @@ def test_thirty_thousand_links_of_the_newer_layout(tmp_path: Path):
             file.id.links.create_soft(name, b"x")
 
     with path.open("rb") as file:
-        read = structures.Structures(file.fileno(), 0, path.stat().st_size)
-        found = read.links(read.messages(read.root), 200_000, claim=True)
+        read = H5File(file.fileno(), 0, path.stat().st_size)
+        found = links_of(read, messages_of(read, read.root), 200_000, claim=True)
     assert found == [(name, -1) for name in names]
 
 
@@ -573,7 +576,7 @@ def test_structures_may_point_anywhere(version: str, tmp_path: Path, monkeypatch
     """Addresses exchanged, and first bytes of structures changed; checksums do not help."""
     path = tmp_path / "x.h5"
     data = busy_file(path, version)
-    monkeypatch.setattr(structures, "sum_of", lambda _: Anything())
+    monkeypatch.setattr(hdf5_checksums, "sum_of", lambda _: Anything())
     rng = random.Random(version)
     places = {
         at: target
@@ -611,7 +614,7 @@ def test_too_many_structures_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     """All that is read is counted."""
     path = tmp_path / "x.h5"
     small_file(path)
-    monkeypatch.setattr(structures, "MAX_METADATA_BYTES", 2000)
+    monkeypatch.setattr(hdf5_pages, "MAX_METADATA_BYTES", 2000)
 
     with pytest.raises(StoreError, match=r"x\.h5 has more structures than any Keras model needs"), opened(path):
         pass

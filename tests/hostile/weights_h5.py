@@ -97,7 +97,7 @@ def in_pages(folder: Path) -> Path:
 
 @CORPUS.tolerated()
 def checksum_of_the_latest_format(folder: Path) -> Path:
-    """One bit of a time in a checked header is wrong; `hdf5_structures` compares no checksums of metadata."""
+    """One bit of a time in a checked header is wrong; a reader need not compare checksums of metadata."""
     path = in_the_latest_format(folder)
     data = bytearray(path.read_bytes())
     data[data.find(b"OHDR") + 10] ^= 1

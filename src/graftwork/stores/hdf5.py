@@ -1,6 +1,6 @@
 """HDF5 as Keras writes it: a tree of groups with contiguous little-endian datasets.
 
-Reading never calls libhdf5, which a crafted file can crash or hang; see `hdf5_structures`. A contiguous dataset is a byte range of the
+Reading never calls libhdf5, which a crafted file can crash or hang; see `hdf5_file`. A contiguous dataset is a byte range of the
 file, found once and read with ``preadv`` by any thread. Chunked, compressed, compact and big-endian datasets are put together from
 their pieces, slower.
 
@@ -24,9 +24,28 @@ from typing import Any
 
 from graftwork.errors import StoreError
 from graftwork.lazy import np
-from graftwork.stores import hdf5_structures as structures
 from graftwork.stores.base import RAW_DTYPES, Extent, Raw, pread_full
 from graftwork.stores.files import brief, open_fd
+from graftwork.stores.hdf5_attributes import Attribute, Nothing, attributes_of, value_of
+from graftwork.stores.hdf5_file import UNDEFINED, H5File
+from graftwork.stores.hdf5_filters import filters_of, unfiltered
+from graftwork.stores.hdf5_groups import links_of
+from graftwork.stores.hdf5_headers import (
+    DATASPACE,
+    DATATYPE,
+    EXTERNAL,
+    FILTERS,
+    LAYOUT,
+    OF_DATASETS,
+    OF_GROUPS,
+    SHARED,
+    Message,
+    messages_of,
+)
+from graftwork.stores.hdf5_layout import Chunk, Layout, chunks_of, layout_of
+from graftwork.stores.hdf5_pages import Unreadable, damaged
+from graftwork.stores.hdf5_texts import Texts
+from graftwork.stores.hdf5_types import Datatype, datatype_of, shape_of
 from graftwork.tensor import ITEMSIZE
 
 MAX_OBJECTS = 200_000
@@ -34,6 +53,9 @@ MAX_OBJECTS = 200_000
 
 MAX_DEPTH = 256
 """Groups in groups; Keras uses three levels for each model inside a model."""
+
+MAX_CHUNKS = 1 << 20
+"""Chunks of one dataset, whose places are kept in memory."""
 
 MAX_CHUNK_BYTES = 1 << 27
 """A chunk is decompressed whole, so its size bounds memory."""
@@ -86,9 +108,9 @@ class _Pieces:
     """
 
     dtype: "np.dtype[Any]"
-    layout: structures.Layout
+    layout: Layout
     filters: tuple[int, ...]
-    chunks: Mapping[tuple[int, ...], structures.Chunk] | None = None
+    chunks: Mapping[tuple[int, ...], Chunk] | None = None
 
 
 class H5Source:
@@ -115,12 +137,13 @@ class H5Source:
         self.datasets: dict[str, Dataset] = {}
         self._pieces: dict[str, _Pieces] = {}
         self._headers: dict[str, int] = {}
-        self._attributes: tuple[str, Mapping[str, structures.Attribute]] | None = None
-        self._kinds: dict[bytes, structures.Datatype] = {}
+        self._attributes: tuple[str, Mapping[str, Attribute]] | None = None
+        self._kinds: dict[bytes, Datatype] = {}
         self._inflated: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._lock = threading.Lock()
         with _refusing(self.label):
-            self._file = structures.Structures(fd, *(window if window is not None else (0, os.fstat(fd).st_size)))
+            self._file = H5File(fd, *(window if window is not None else (0, os.fstat(fd).st_size)))
+            self._texts = Texts(self._file)
             self._walk()
             self._refuse_overlaps()
 
@@ -165,20 +188,20 @@ class H5Source:
         """Take up a group or dataset; return a group's links."""
         what = "object"
         try:
-            messages = self._file.messages(address, claim=True)
+            messages = messages_of(self._file, address, claim=True)
             kinds = {message.kind for message in messages}
-            if structures.LAYOUT in kinds:
+            if LAYOUT in kinds:
                 what = "dataset"
                 self.datasets[path] = self._dataset(path, messages)
                 self._headers[path] = address
                 return None
-            if not kinds & structures.OF_GROUPS:
-                if structures.DATATYPE in kinds:
-                    raise structures.Unreadable("is a named datatype, which no Keras file has")
-                raise structures.damaged("it is neither a group nor a dataset")
+            if not kinds & OF_GROUPS:
+                if DATATYPE in kinds:
+                    raise Unreadable("is a named datatype, which no Keras file has")
+                raise damaged("it is neither a group nor a dataset")
             what = "group"
             self.groups[path] = address
-            return self._file.links(messages, MAX_OBJECTS, claim=True)
+            return links_of(self._file, messages, MAX_OBJECTS, claim=True)
         except WRONG as error:
             raise _refusal(f"{what} {_short(path)} of {self.label}" if path else self.label, error) from error
 
@@ -191,49 +214,47 @@ class H5Source:
             raise StoreError(f"{self.label} is damaged: it has an object called {name[:60]!r} in group {_short(group)}")
         return name
 
-    def _dataset(self, path: str, messages: Sequence[structures.Message]) -> Dataset:
+    def _dataset(self, path: str, messages: Sequence[Message]) -> Dataset:
         found: dict[int, bytes] = {}
         for number, flags, body in messages:
-            if number in structures.OF_DATASETS:
-                if flags & structures.SHARED:
-                    raise structures.Unreadable("has a type that lies elsewhere in the file, which no Keras file has")
+            if number in OF_DATASETS:
+                if flags & SHARED:
+                    raise Unreadable("has a type that lies elsewhere in the file, which no Keras file has")
                 if number in found:
-                    raise structures.damaged(f"it has two messages of type {number}")
+                    raise damaged(f"it has two messages of type {number}")
                 found[number] = body
-        if structures.EXTERNAL in found:
-            raise structures.Unreadable("keeps its values in another file, which graftwork does not follow")
-        if structures.DATATYPE not in found or structures.DATASPACE not in found:
-            raise structures.damaged("it has no type or no shape")
-        said = found[structures.DATATYPE]
+        if EXTERNAL in found:
+            raise Unreadable("keeps its values in another file, which graftwork does not follow")
+        if DATATYPE not in found or DATASPACE not in found:
+            raise damaged("it has no type or no shape")
+        said = found[DATATYPE]
         if (kind := self._kinds.get(said)) is None:
-            kind = structures.datatype(said)
+            kind = datatype_of(said)
             if len(said) < 100:
                 self._kinds[said] = kind
         if not kind.known or kind.name not in ITEMSIZE:
-            raise structures.Unreadable(f"holds {kind.name} values, expected numbers")
+            raise Unreadable(f"holds {kind.name} values, expected numbers")
         if kind.name == "bfloat16":
             self._is_bfloat16(messages)
-        shape = structures.dataspace(found[structures.DATASPACE])
+        shape = shape_of(found[DATASPACE])
         if shape is None:
-            raise structures.Unreadable("has no values")
-        layout = structures.layout(found[structures.LAYOUT], len(shape), kind.size)
-        filters = structures.filters(found[structures.FILTERS]) if structures.FILTERS in found else ()
+            raise Unreadable("has no values")
+        layout = layout_of(found[LAYOUT], len(shape), kind.size)
+        filters = filters_of(found[FILTERS]) if FILTERS in found else ()
         return self._placed(path, shape, kind, layout, filters)
 
-    def _is_bfloat16(self, messages: Sequence[structures.Message]) -> None:
+    def _is_bfloat16(self, messages: Sequence[Message]) -> None:
         """Refuse two opaque bytes that say they are something else; legacy files forget to say what they are."""
-        said = self._file.attributes(messages).get("dtype")
-        if said is not None and (text := self._file.value(said)) not in ("bfloat16", b"bfloat16"):
-            raise structures.Unreadable(
-                f"holds opaque values said to be {str(text)[:40]!r}, which graftwork does not know"
-            )
+        said = attributes_of(self._file, messages).get("dtype")
+        if said is not None and (text := value_of(said, self._texts)) not in ("bfloat16", b"bfloat16"):
+            raise Unreadable(f"holds opaque values said to be {str(text)[:40]!r}, which graftwork does not know")
 
     def _placed(
         self,
         path: str,
         shape: tuple[int, ...],
-        kind: structures.Datatype,
-        layout: structures.Layout,
+        kind: Datatype,
+        layout: Layout,
         filters: tuple[int, ...],
     ) -> Dataset:
         """Return a dataset after checking that its values can be where they are said to be."""
@@ -245,22 +266,20 @@ class H5Source:
         if layout.chunk is not None:
             chunk_bytes = math.prod(layout.chunk) * kind.size
             if chunk_bytes > MAX_CHUNK_BYTES:
-                raise structures.Unreadable(
-                    f"has chunks of {chunk_bytes:,} bytes; more than {MAX_CHUNK_BYTES:,} are not read"
-                )
+                raise Unreadable(f"has chunks of {chunk_bytes:,} bytes; more than {MAX_CHUNK_BYTES:,} are not read")
             count = math.prod(-(-n // c) for n, c in zip(shape, layout.chunk, strict=True))
-            if count > length // 32 or count > structures.MAX_CHUNKS or nbytes > SMALL + MAX_EXPANSION * length:
-                raise structures.Unreadable(f"claims {nbytes:,} bytes of values in a file of {length:,}")
+            if count > length // 32 or count > MAX_CHUNKS or nbytes > SMALL + MAX_EXPANSION * length:
+                raise Unreadable(f"claims {nbytes:,} bytes of values in a file of {length:,}")
         elif filters:
-            raise structures.damaged("it has filters but no chunks")
+            raise damaged("it has filters but no chunks")
         elif layout.inside is not None:
             if layout.size != nbytes:
-                raise structures.Unreadable(f"should have {nbytes:,} bytes of values but {layout.size:,} are stored")
-        elif layout.address == structures.UNDEFINED or layout.size != nbytes:
-            stored = 0 if layout.address == structures.UNDEFINED else layout.size
-            raise structures.Unreadable(f"should have {nbytes:,} bytes of values but {stored:,} are stored")
+                raise Unreadable(f"should have {nbytes:,} bytes of values but {layout.size:,} are stored")
+        elif layout.address == UNDEFINED or layout.size != nbytes:
+            stored = 0 if layout.address == UNDEFINED else layout.size
+            raise Unreadable(f"should have {nbytes:,} bytes of values but {stored:,} are stored")
         elif layout.address + nbytes > length:
-            raise structures.Unreadable(
+            raise Unreadable(
                 f"should lie in bytes {layout.address:,} to {layout.address + nbytes:,}, but the file has {length:,}"
             )
         elif plain:
@@ -340,11 +359,11 @@ class H5Source:
         size = math.prod(pieces.layout.chunk) * pieces.dtype.itemsize
         with self._lock:
             if pieces.chunks is None:
-                pieces.chunks = self._file.chunks(pieces.layout, shape, size, filtered=bool(pieces.filters))
+                pieces.chunks = chunks_of(self._file, pieces.layout, shape, size, filtered=bool(pieces.filters))
         found = pieces.chunks[place]
         stored = np.empty(found.size, np.uint8)
         pread_full(self.fd, stored, self._file.begin + found.address, self.path)
-        values = structures.unfiltered(stored.tobytes(), pieces.filters, found.mask, size, pieces.dtype.itemsize)
+        values = unfiltered(stored.tobytes(), pieces.filters, found.mask, size, pieces.dtype.itemsize)
         with self._lock:
             self._inflated[key] = values
             kept = sum(map(len, self._inflated.values()))
@@ -370,8 +389,8 @@ class H5Source:
         if found is None:
             return None
         with _refusing(f"attribute {_short(name)} of {_short(path)} in {self.label}"):
-            value = self._file.value(found)
-        if isinstance(value, structures.Nothing):
+            value = value_of(found, self._texts)
+        if isinstance(value, Nothing):
             import h5py
 
             return h5py.Empty(value.dtype)
@@ -381,7 +400,7 @@ class H5Source:
         """Return the names of a group's attributes, sorted."""
         return sorted(self._attributes_of(path))
 
-    def _attributes_of(self, path: str) -> Mapping[str, structures.Attribute]:
+    def _attributes_of(self, path: str) -> Mapping[str, Attribute]:
         kept = self._attributes
         if kept is not None and kept[0] == path:
             return kept[1]
@@ -389,7 +408,7 @@ class H5Source:
         if address is None:
             return {}
         with _refusing(f"{_short(path)} of {self.label}" if path else self.label):
-            found = self._file.attributes(self._file.messages(address))
+            found = attributes_of(self._file, messages_of(self._file, address))
         self._attributes = (path, found)
         return found
 
@@ -404,10 +423,10 @@ def has_attribute(path: Path, group: str, names: Sequence[str]) -> bool | None:
     except StoreError:
         return None
     try:
-        file = structures.Structures(fd, 0, os.fstat(fd).st_size)
-        messages = file.messages(file.root)
-        address = dict(file.links(messages, MAX_OBJECTS, claim=True)).get(group.encode(), -1)
-        found = file.attributes(file.messages(address) if address >= 0 else messages)
+        file = H5File(fd, 0, os.fstat(fd).st_size)
+        messages = messages_of(file, file.root)
+        address = dict(links_of(file, messages, MAX_OBJECTS, claim=True)).get(group.encode(), -1)
+        found = attributes_of(file, messages_of(file, address) if address >= 0 else messages)
     except WRONG:
         return None
     finally:
@@ -420,13 +439,13 @@ def _short(path: str) -> str:
     return repr(path if len(path) <= 160 else f"{path[:80]}…{path[-60:]}")
 
 
-WRONG = (structures.Unreadable, struct.error, IndexError, OSError)
+WRONG = (Unreadable, struct.error, IndexError, OSError)
 """What reading structures may end in."""
 
 
 def _refusal(what: str, error: Exception) -> StoreError:
     """Return an error of ours that says what is wrong with `what`."""
-    if isinstance(error, structures.Unreadable):
+    if isinstance(error, Unreadable):
         return StoreError(f"{what} {error}")
     if isinstance(error, OSError):
         return StoreError(f"{what} cannot be read: {error.strerror or brief(error)}")
