@@ -31,6 +31,8 @@ SELECTED = [
     "test_finetune.py::test_kept_features_change_nothing_but_the_time",
     "test_finetune.py::test_l2_sp_is_half_the_squared_distance",
     "test_running.py::test_a_run_goes_on_where_it_was_interrupted[adam]",
+    "test_estimates.py::test_fisher_of_a_linear_model_is_its_formula",
+    "test_estimates.py::test_a_recipe_makes_what_its_merge_needs",
     "test_recalibrating.py::test_branches_against_sub_models",
     "test_recalibrating.py::test_what_a_mask_hides_does_not_count",
 ]

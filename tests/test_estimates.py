@@ -16,6 +16,7 @@ from graftwork.training.gram import grams_of, patches
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 layers = keras.layers
+array = keras.ops.convert_to_numpy
 
 
 def cnn(last="softmax", units=4, seed=0):
@@ -60,6 +61,8 @@ def scores(model, image, kind, label):
 )
 def test_fisher_is_the_mean_of_squared_gradients_of_each_sample(images, last, outputs, labels, kind):
     """As a plain loop over samples and labels has it, whatever the batch."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the loop is TensorFlow's")
     x, y = images
     model = cnn(last)
     variables = {f"{v.path}": v.value for v in model.trainable_variables}
@@ -77,6 +80,26 @@ def test_fisher_is_the_mean_of_squared_gradients_of_each_sample(images, last, ou
     for name, array in fisher.items():
         # float32 gradients through three layers
         np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-6 * expected[name].max(), err_msg=name)
+
+
+@pytest.mark.parametrize("last", ["softmax", "sigmoid", None])
+def test_fisher_of_a_linear_model_is_its_formula(last):
+    """It is p (1 - p) x² for what a softmax or a sigmoid makes of x W + b, x² for a regression; weighted as the samples are."""
+    rng = np.random.default_rng(1)
+    x, weights = rng.standard_normal((6, 3)).astype(np.float32), np.array([1, 2, 0, 1, 1, 3], np.float32)
+    kernel, bias = rng.standard_normal((3, 4)), rng.standard_normal(4)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, activation=last, name="head")])
+    model.set_weights([kernel, bias])
+
+    found = gw.fisher(model, (x, np.zeros(6, np.int64), weights), outputs="auto" if last else "regression", batch=4)
+
+    scores = x @ kernel + bias
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p = powers / powers.sum(axis=1, keepdims=True) if last == "softmax" else 1 / (1 + np.exp(-scores))
+    spread = (p * (1 - p) if last else np.ones_like(p)) * weights[:, None] / weights.sum()
+    # float32 gradients
+    np.testing.assert_allclose(found["head/bias"], spread.sum(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found["head/kernel"], np.square(x).T @ spread, rtol=1e-4)
 
 
 def test_sampled_labels_follow_the_seed_and_come_near_the_expectation(images):
@@ -423,7 +446,7 @@ def test_from_data_to_a_merged_model(trained, commands, verb, method, option):
 
     def strayed(model):
         """How far outputs are from those of each model on its own data."""
-        pairs = [(model(x).numpy(), own(x).numpy()) for own, x in zip(models, data, strict=True)]
+        pairs = [(array(model(x)), array(own(x))) for own, x in zip(models, data, strict=True)]
         return sum(float(((a - b) ** 2).sum()) for a, b in pairs)
 
     assert strayed(merged) < strayed(mean)
@@ -452,13 +475,13 @@ def test_a_merge_from_files_is_that_of_arrays(trained):
         gw.fisher(path, path.with_suffix(".npz"), output=path.with_suffix(".f.safetensors"), overwrite=True)
         assert set(gram) < set(fisher)
     models = [keras.saving.load_model(path) for path in paths]
-    kernels = [model.get_layer("body").kernel.value.numpy() for model in models]
+    kernels = [array(model.get_layer("body").kernel) for model in models]
     for method, option, arrays in (("regmean", "gram", grams), ("fisher", "fisher", fishers)):
         files = [str(path.with_suffix(f".{option[0]}.safetensors")) for path in paths]
         merged = gw.merge(paths, method=method, **{option: files})
 
         expected = gw.merge_arrays(method, kernels, companions=[found["body/kernel"] for found in arrays])
-        np.testing.assert_array_equal(merged.get_layer("body").kernel.value.numpy(), expected)
+        np.testing.assert_array_equal(array(merged.get_layer("body").kernel), expected)
 
 
 def test_classes_in_another_order_permute_what_is_known_of_the_head(trained, tmp_path):
@@ -466,7 +489,7 @@ def test_classes_in_another_order_permute_what_is_known_of_the_head(trained, tmp
     order = [2, 0, 3, 1]
     model = keras.saving.load_model(trained / "high.keras")
     head = model.get_layer("head")
-    head.set_weights([head.kernel.value.numpy()[:, order], head.bias.value.numpy()[order]])
+    head.set_weights([array(head.kernel)[:, order], array(head.bias)[order]])
     model.save(tmp_path / "turned.keras")
     names = ["a", "b", "c", "d"]
     results = []
@@ -480,7 +503,7 @@ def test_classes_in_another_order_permute_what_is_known_of_the_head(trained, tmp
         for source, arrays, file in zip(paths, data, files, strict=True):
             gw.fisher(source, arrays, output=file)
         merged = gw.merge(paths, method="fisher", fisher=files, classes=[names, classes])
-        results.append(merged.get_layer("head").kernel.value.numpy())
+        results.append(array(merged.get_layer("head").kernel))
 
     np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-6)
 

@@ -1,8 +1,9 @@
 """The diagonal of a model's Fisher information: for each weight, how much the likelihood of labels changes with it."""
 
+import importlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ def _no_loops(record: logging.LogRecord) -> bool:
 
 LABELS = ("model", "sampled", "data")
 
+Square: TypeAlias = Callable[..., Sequence[NDArray[np.float32]]]
+"""Takes the inputs of some samples, targets or the number of a direction (else -1), and weights, and sums up squared gradients."""
+
 
 def information(
     model: Any,
@@ -50,7 +54,7 @@ def information(
     weighted.
 
     Args:
-        model: A live model, on TensorFlow.
+        model: A live model, on TensorFlow or JAX.
         variables: Variables of the model.
         data: Inputs, and labels where these are used.
         labels: Over which y the expectation is: all that the model can say, each as likely as it says (``model``); one, drawn from what it
@@ -68,25 +72,24 @@ def information(
     """
     import keras
 
-    if keras.backend.backend() != "tensorflow":
+    backend = keras.backend.backend()
+    if backend not in SQUARES:
         raise OptionError(
-            f"Keras runs on {keras.backend.backend()}; Fisher information is computed on TensorFlow (KERAS_BACKEND=tensorflow)"
+            f"Keras runs on {backend}; Fisher information is computed on {' or '.join(SQUARES)} (KERAS_BACKEND=tensorflow)"
         )
     if labels not in LABELS:
         raise OptionError(f"labels is {labels!r}; expected one of {', '.join(LABELS)}")
     kind = kind_of(model, outputs)
-    values = [variable.value for variable in variables]
-    size = sum(int(np.prod(value.shape)) for value in values)
+    size = sum(int(np.prod(variable.shape)) for variable in variables)
     batch = max(min(batch, GRADIENT_BYTES // (4 * max(size, 1))), 1)
-    sums = [np.zeros(value.shape, np.float64) for value in values]
-    logging.getLogger("tensorflow").addFilter(_no_loops)
+    sums = [np.zeros(tuple(variable.shape), np.float64) for variable in variables]
     generator = np.random.default_rng(seed)
     labelled = labels == "data"
     target = target_of(model, kind) if labelled and graph_of(model) is not None else None
     counted = Counted(data.name)
-    square: Callable[..., Sequence[NDArray[np.float32]]] | None = None
+    square: Square | None = None
     for part in shown(model, data, batch, labelled=labelled, target=target, most=samples):
-        square = square or _squares(model, values, kind, list(part.inputs))
+        square = square or SQUARES[backend](model, variables, kind, list(part.inputs))
         given = tuple(tensor_of(each) for each in part.inputs.values())
         named = dict(zip(part.inputs, given, strict=True))
         with failing(model.name, on(part.rows, data.name)):
@@ -116,21 +119,18 @@ def information(
     return [total / counted.total for total in sums], counted.samples
 
 
-def _squares(
-    model: Any, values: Sequence[Any], kind: str, names: Sequence[str]
-) -> Callable[..., Sequence[NDArray[np.float32]]]:
+def _on_tensorflow(model: Any, variables: Sequence[Any], kind: str, names: Sequence[str]) -> Square:
     """Return what sums up the squared gradients of samples: of the log-likelihood of targets, or of direction k."""
     import tensorflow as tf
 
+    logging.getLogger("tensorflow").addFilter(_no_loops)
+    values = [variable.value for variable in variables]
+
     def one(sample: tuple[tuple[Any, ...], Any, Any]) -> list[Any]:
         inputs, targets, k = sample
-        given = arranged(model, dict(zip(names, [x[None] for x in inputs], strict=True)))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            logits = logits_of(model(given, training=False), kind)[0]
-            scalar, factor = (
-                (log_likelihood(logits, kind, targets), tf.constant(1.0)) if k is None else directions(logits, kind, k)
-            )
+            scalar, factor = _scalar(model, kind, dict(zip(names, inputs, strict=True)), targets, k)
         gradients = tape.gradient(scalar, values, unconnected_gradients="zero")
         return [
             tf.cast(factor, tf.float32) * tf.square(tf.cast(tf.convert_to_tensor(g), tf.float32)) for g in gradients
@@ -158,3 +158,45 @@ def _squares(
         return [np.asarray(part) for part in found]
 
     return square
+
+
+def _on_jax(model: Any, variables: Sequence[Any], kind: str, names: Sequence[str]) -> Square:
+    """As `_on_tensorflow`."""
+    import keras
+
+    jax: Any = importlib.import_module("jax")
+
+    def scalar(values: Sequence[Any], inputs: Sequence[Any], targets: Any, k: Any) -> tuple[Any, Any]:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return _scalar(model, kind, dict(zip(names, inputs, strict=True)), targets, k)
+
+    def one(values: Sequence[Any], inputs: Sequence[Any], targets: Any, k: Any) -> list[Any]:
+        gradients, factor = jax.grad(scalar, has_aux=True)(values, inputs, targets, k)
+        return [factor * jax.numpy.square(g.astype("float32")) for g in gradients]
+
+    def summed(values: Sequence[Any], inputs: Sequence[Any], targets: Any, k: Any, weights: Any) -> list[Any]:
+        each = None if targets is None else 0
+        found = jax.vmap(one, in_axes=(None, 0, each, None))(values, inputs, targets, k)
+        return [g.sum(axis=0) if weights is None else jax.numpy.tensordot(weights, g, 1) for g in found]
+
+    compiled = jax.jit(summed)
+
+    def square(
+        inputs: tuple[Any, ...], targets: NDArray[np.float32], k: int, weights: NDArray[np.float32] | None
+    ) -> list[NDArray[np.float32]]:
+        values = [variable.value for variable in variables]
+        found = compiled(values, inputs, *((targets, None) if k < 0 else (None, k)), weights)
+        return [np.asarray(part) for part in found]
+
+    return square
+
+
+def _scalar(model: Any, kind: str, inputs: dict[str, Any], targets: Any, k: Any) -> tuple[Any, Any]:
+    """Return what is differentiated for one sample, and the factor of its square."""
+    given = arranged(model, {name: x[None] for name, x in inputs.items()})
+    logits = logits_of(model(given, training=False), kind)[0]
+    return (log_likelihood(logits, kind, targets), 1.0) if k is None else directions(logits, kind, k)
+
+
+SQUARES: dict[str, Callable[..., Square]] = {"tensorflow": _on_tensorflow, "jax": _on_jax}
+"""By Keras's backend: what makes the function that squares gradients."""

@@ -36,11 +36,11 @@ def kind_of(model: Any, outputs: str) -> str:
 
 
 def logits_of(output: Any, kind: str) -> Any:
-    """Return the numbers of which `kind` makes a likelihood; TensorFlow's tensors.
+    """Return the numbers of which `kind` makes a likelihood, as tensors of the backend.
 
-    Keras keeps the logits beside the probabilities that it makes of them; without them, logarithms of the probabilities do.
+    On TensorFlow Keras keeps the logits beside the probabilities that it makes of them; without them, logarithms of the probabilities do.
     """
-    import tensorflow as tf
+    from keras import ops
 
     if kind in ("logits", "regression"):
         return output
@@ -48,8 +48,8 @@ def logits_of(output: Any, kind: str) -> Any:
     if kept is not None:
         return kept
     tiny = np.finfo(np.float32).tiny
-    positive = tf.math.log(tf.maximum(output, tiny))
-    return positive if kind == "probabilities" else positive - tf.math.log(tf.maximum(1.0 - output, tiny))
+    positive = ops.log(ops.maximum(output, tiny))
+    return positive if kind == "probabilities" else positive - ops.log(ops.maximum(1.0 - output, tiny))
 
 
 def directions(logits: Any, kind: str, k: Any) -> tuple[Any, Any]:
@@ -63,25 +63,25 @@ def directions(logits: Any, kind: str, k: Any) -> tuple[Any, Any]:
 
     Positions of a sample, where there are several, are independent given the inputs: their Fisher information adds up.
     """
-    import tensorflow as tf
+    from keras import ops
 
     if kind in CATEGORICAL:
-        log_p = tf.reshape(tf.nn.log_softmax(logits, axis=-1), [-1])[k]
-        return log_p, tf.exp(log_p)
-    one = tf.reshape(logits, [-1])[k]
-    p = tf.sigmoid(one)
-    return one, p * (1.0 - p) if kind == "sigmoid" else tf.ones_like(p)
+        log_p = ops.reshape(ops.log_softmax(logits, axis=-1), (-1,))[k]
+        return log_p, ops.exp(log_p)
+    one = ops.reshape(logits, (-1,))[k]
+    p = ops.sigmoid(one)
+    return one, p * (1.0 - p) if kind == "sigmoid" else ops.ones_like(p)
 
 
 def log_likelihood(logits: Any, kind: str, y: Any) -> Any:
     """Return log p(y|x) of one sample, but for constants."""
-    import tensorflow as tf
+    from keras import ops
 
     if kind in CATEGORICAL:
-        return tf.reduce_sum(tf.nn.log_softmax(logits, axis=-1) * y)
+        return ops.sum(ops.log_softmax(logits, axis=-1) * y)
     if kind == "sigmoid":
-        return -tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logits))
-    return -0.5 * tf.reduce_sum(tf.square(y - logits))
+        return ops.sum(logits * y - ops.softplus(logits))
+    return -0.5 * ops.sum(ops.square(y - logits))
 
 
 def as_targets(labels: NDArray[Any], shape: tuple[int, ...], kind: str) -> NDArray[np.float32]:
