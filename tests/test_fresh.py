@@ -332,3 +332,17 @@ def test_results_are_compared_with_what_members_give_without_augmentation(tmp_pa
 
     np.testing.assert_allclose(both.predict(x, verbose=0), (first + second) / 2, rtol=1e-5)
     np.testing.assert_allclose(chained.predict(x, verbose=0), head, rtol=1e-5)
+
+
+def test_stateful_models_are_planned_frozen_and_checked(keras, tmp_path):
+    """Keras makes their states of values, where planning wants none made; each call moves them on."""
+    for name in "ab":
+        keras.Sequential([keras.Input(batch_shape=(2, 3, 4)), keras.layers.LSTM(5, stateful=True)]).save(
+            tmp_path / f"{name}.keras"
+        )
+    notes = []
+
+    gw.stack([tmp_path / "a.keras", tmp_path / "b.keras"], head=2, output=tmp_path / "both.keras", report=notes)
+
+    assert len(keras.saving.load_model(tmp_path / "both.keras").trainable_weights) == 2
+    assert "what its members give one by one exactly" in str(notes)

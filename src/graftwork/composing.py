@@ -17,7 +17,7 @@ from graftwork.compose import Composed, Member, Verb
 from graftwork.compose.lasting import lasting
 from graftwork.compose.naming import as_layer_name
 from graftwork.compose.ports import has_graph, inputs, outputs
-from graftwork.errors import MismatchError, OptionError, OutputError
+from graftwork.errors import MismatchError, OptionError, OutputError, StoreError
 from graftwork.models import live
 from graftwork.models.configuration import configuration_of, rebuild
 from graftwork.models.copying import copy_model
@@ -123,43 +123,47 @@ def plan_composition(
         custom.update(
             {cls.__name__: cls for cls in live.custom_classes(source.model)} if source.model is not None else {}
         )
-    with weightless():
-        members = _members(verb, sources, lambda source: skeleton(_origin(source), custom_objects=custom), values=False)
-        brought = {
-            id(variable)
-            for member in members
-            for model in (member.model, *member.copies)
-            for variable in model.variables
-        }
-        rows = tuple(_row(member) for member in members)
-        composed = _lasting(verb.compose(members))
-        model = composed.model
-        weights = [v for v in model.variables if not _is_seed(v)]
-        filled = {id(variable) for variable in composed.filled}
-        trained = sum(math.prod(v.shape) for v in model.trainable_variables)
-        total = sum(math.prod(v.shape) for v in weights)
-        return CompositionPlan(
-            verb=verb,
-            sources=tuple(sources),
-            config=configuration_of(model),
-            members=rows,
-            inputs=tuple(_port(port) for port in inputs(model).values()),
-            outputs=tuple(_port(port) for port in outputs(model).values()),
-            parameters={
-                "total": total,
-                "trained": trained,
-                "frozen": total - trained,
-                "new": sum(math.prod(v.shape) for v in weights if id(v) not in brought and id(v) not in filled),
-            },
-            size_bytes=sum(
-                math.prod(v.shape) * ITEMSIZE.get(keras.backend.standardize_dtype(v.dtype), 4) for v in weights
-            ),
-            needs=_needs(model),
-            tables=composed.tables,
-            notes=composed.notes,
-            custom_objects=custom,
-            more=tuple(composed.more),
-        )
+    try:
+        with weightless():
+            return _planned(verb, sources, custom)
+    except StoreError:
+        return _planned(
+            verb, sources, custom
+        )  # stateful layers, and some that users write, give their variables values themselves
+
+
+def _planned(verb: Verb, sources: Sequence[Source], custom: Mapping[str, Any]) -> CompositionPlan:
+    members = _members(verb, sources, lambda source: skeleton(_origin(source), custom_objects=custom), values=False)
+    brought = {
+        id(variable) for member in members for model in (member.model, *member.copies) for variable in model.variables
+    }
+    rows = tuple(_row(member) for member in members)
+    composed = _lasting(verb.compose(members))
+    model = composed.model
+    weights = [v for v in model.variables if not _is_seed(v)]
+    filled = {id(variable) for variable in composed.filled}
+    trained = sum(math.prod(v.shape) for v in model.trainable_variables)
+    total = sum(math.prod(v.shape) for v in weights)
+    return CompositionPlan(
+        verb=verb,
+        sources=tuple(sources),
+        config=configuration_of(model),
+        members=rows,
+        inputs=tuple(_port(port) for port in inputs(model).values()),
+        outputs=tuple(_port(port) for port in outputs(model).values()),
+        parameters={
+            "total": total,
+            "trained": trained,
+            "frozen": total - trained,
+            "new": sum(math.prod(v.shape) for v in weights if id(v) not in brought and id(v) not in filled),
+        },
+        size_bytes=sum(math.prod(v.shape) * ITEMSIZE.get(keras.backend.standardize_dtype(v.dtype), 4) for v in weights),
+        needs=_needs(model),
+        tables=composed.tables,
+        notes=composed.notes,
+        custom_objects=custom,
+        more=tuple(composed.more),
+    )
 
 
 def _origin(source: Source) -> Any:

@@ -4,6 +4,7 @@ Keras saves the flag `trainable` of a layer, and makes the layers inside it anew
 MultiHeadAttention, and of most layers that users write, then train, though the layer around them says that it does not.
 """
 
+import contextlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -187,15 +188,18 @@ def forgets(layer: Any) -> bool:
     """
     if all(_flags(layer)) or not (layer._flatten_layers(include_self=False) or _is_own(layer)):
         return False
+    for scope in weightless(), contextlib.nullcontext():  # stateful layers cannot be made without values
+        with scope, contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+            return _flags(_again(layer)) != _flags(layer)
+    return True
+
+
+def _again(layer: Any) -> Any:
+    """Return what Keras makes of a layer's settings."""
     custom = {type(layer).__name__: type(layer), **{cls.__name__: cls for cls in live.custom_classes(layer)}}
-    with weightless():
-        try:
-            again = keras.saving.deserialize_keras_object(
-                keras.saving.serialize_keras_object(layer), custom_objects=custom, safe_mode=False
-            )
-            return _flags(again) != _flags(layer)
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
-            return True
+    return keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(layer), custom_objects=custom, safe_mode=False
+    )
 
 
 def _is_own(layer: Any) -> bool:

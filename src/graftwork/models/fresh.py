@@ -1,12 +1,13 @@
 """Saved models in a fresh process: do they load there without graftwork and without anybody's classes, and predict the same?"""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,14 @@ def predict_in_fresh_process(path: Path, inputs: Any, *, imports: Sequence[str] 
 
 
 def predict(model: Any, inputs: Any) -> Any:
-    """Return what a live model makes of inputs, as `predict_in_fresh_process` does of a saved one.
+    """Return what a live model makes of inputs, as `predict_in_fresh_process` does of a saved one; its states stay as they are.
 
     Raises:
         StoreError: If it does not predict.
     """
     try:
-        return alone.predict(model, inputs)
+        with _states_kept(model):
+            return alone.predict(model, inputs)
     except Exception as error:  # of any layer, also the user's own
         raise StoreError(f"model {model.name!r} cannot predict on these inputs: {brief(error)}") from error
 
@@ -125,9 +127,25 @@ def self_check(
         else f"the same within {reloaded.relative:.1g} of the largest entry"
     )
     if reference is not None:
-        note += _checked(path, compare(found, _in_inference(reference, inputs), exact=exact, rtol=REFERENCE))
+        with _states_kept(model):
+            expected = _in_inference(reference, inputs)
+        note += _checked(path, compare(found, expected, exact=exact, rtol=REFERENCE))
     unknown = [called(name) for name, values in leaves_of(live) if values.dtype.kind in "fc" and np.isnan(values).any()]
     return note + (f"; NaN in {', '.join(unknown)}, which says nothing" if unknown else "")
+
+
+@contextlib.contextmanager
+def _states_kept(model: Any) -> Iterator[None]:
+    """Give stateful recurrent layers, which go on from where their last call ended, the states back that they have now."""
+    stateful = [each for each in model._flatten_layers() if isinstance(each, keras.layers.RNN) and each.stateful]
+    states = [
+        (state, keras.ops.convert_to_numpy(state)) for each in stateful for state in keras.tree.flatten(each.states)
+    ]
+    try:
+        yield
+    finally:
+        for state, value in states:
+            state.assign(value)
 
 
 def _in_inference(reference: Callable[[Any], Any], inputs: Any) -> Any:
