@@ -131,6 +131,19 @@ def test_a_filter_that_matches_nothing_is_a_slip(folder: Path):
         gw.plan(written(folder, step("method: linear, models: [a, b], weight: [{filter: 'v*', value: 1}]")))
 
 
+@pytest.mark.parametrize(
+    ("skip", "told"),
+    [
+        ("v*", "the pattern 'v\\*' of skip fits no tensor of any model; tensors are called 'w'"),
+        ("re:(", "the pattern 're:\\(' is not a regular expression: missing \\)"),
+    ],
+)
+def test_what_shall_be_skipped_is_there(folder: Path, skip: str, told: str):
+    """A slip would average what the user wants to keep."""
+    with pytest.raises(GraftworkError, match=told):
+        gw.plan(written(folder, step(f"method: linear, models: [a, b], skip: ['{skip}']")))
+
+
 def test_a_step_uses_the_result_of_another(folder: Path):
     """Whatever the order in which they are written; what is made in between is removed."""
     text = MODELS + (

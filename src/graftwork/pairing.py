@@ -378,13 +378,17 @@ def left_over(
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
-    """Return whether a tensor's name fits one of the globs, or of the regular expressions behind ``re:``."""
+    """Return whether a tensor's name fits one of the globs, or of the regular expressions behind ``re:``.
+
+    Raises:
+        OptionError: If one is no regular expression.
+    """
     for pattern in patterns:
-        if pattern.startswith("re:"):
-            if re.search(pattern[3:], name):
+        try:
+            if re.search(pattern[3:], name) if pattern.startswith("re:") else fnmatch.fnmatchcase(name, pattern):
                 return True
-        elif fnmatch.fnmatchcase(name, pattern):
-            return True
+        except re.error as error:
+            raise OptionError(f"the pattern {pattern!r} is not a regular expression: {error}") from error
     return False
 
 

@@ -270,6 +270,11 @@ def plan_merge(
     renamed: list[tuple[str, str, str]] = []
     reasons: list[str] = []
     keeper = places_of.index(0 if request.optimizer == "first" else len(models) - 1)
+    for pattern in request.skip:
+        if not any(matches([pattern], name) for _, reader in readers for name in reader.specs()):
+            raise OptionError(
+                f"the pattern {pattern!r} of skip fits no tensor of any model; tensors are called {next(iter(first))!r} and so on"
+            )
     for name, spec in first.items():
         if spec.role is Role.OPTIMIZER:
             if request.optimizer == "drop":
