@@ -422,7 +422,7 @@ def _lay_out(specs: Sequence[TensorSpec], texts: dict[str, str], path: Path) -> 
     for spec in sorted(specs, key=lambda spec: -ITEMSIZE[spec.dtype]):
         if spec.dtype not in CODES:
             raise OutputError(
-                f"tensor {spec.name!r} is {spec.dtype}, which safetensors does not hold; cast it or skip it"
+                f"tensor {spec.name!r} is {spec.dtype}, which safetensors does not hold; leave it out of a copy first (graftwork ckpt drop)"
             )
         if spec.name == METADATA or spec.name in entries:
             raise OutputError(
