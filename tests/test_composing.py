@@ -422,7 +422,10 @@ def test_wrong_words_are_refused_with_the_right_ones(folder):
 
 
 def test_merges_and_compositions_in_one_recipe(folder, tmp_path):
-    """A soup goes into an ensemble, and ensembles of one architecture are merged; everything is planned before anything is made."""
+    """A soup goes into an ensemble, and ensembles of one architecture are merged; everything is planned before anything is made.
+
+    What steps use of one another is the model, also where the output that was asked for holds its weights alone.
+    """
     recipe = {
         "models": {name: str(folder / f"{name}.keras") for name in ("a", "b", "vector")},
         "steps": {
@@ -431,7 +434,11 @@ def test_merges_and_compositions_in_one_recipe(folder, tmp_path):
             "other": {"ensemble": {"models": ["a", "soup"]}},
             "merged": {"merge": {"method": "linear", "models": ["both", "other"]}},
         },
-        "outputs": {"both": str(tmp_path / "both.keras"), "merged": str(tmp_path / "merged.keras")},
+        "outputs": {
+            "soup": str(tmp_path / "soup.safetensors"),
+            "both": str(tmp_path / "both.keras"),
+            "merged": str(tmp_path / "merged.keras"),
+        },
     }
     reports = {report.step: report for report in gw.plan(recipe)}
     assert [member["name"] for member in reports["both"].members] == ["a", "soup"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from graftwork.ckpt.history import spread_recipe
 from graftwork.jobs import JOBS, Job, LaterJob, LaterPlan, UnmadeError, reader_of
 from graftwork.recipe import Recipe, Step
-from graftwork.stores import Reader, open_store, spelling
+from graftwork.stores import FORMATS, Reader, open_store, spelling
 from graftwork.stores.leftovers import temporary
 from graftwork.writing import Progress, Result, Target, opened
 
@@ -87,29 +87,32 @@ def run(
     first = next(iter(outputs.values()))
     awaited = _checked(recipe, root, outputs, made)
     recipe = recipe.model_copy(update={"steps": {name: recipe.steps[name] for name in recipe.steps if name in needed}})
+    used = {given for step in recipe.steps.values() for given in _given(step)}
     with tempfile.TemporaryDirectory(prefix=f"{temporary(first.path).name}-", dir=first.path.parent) as between:
         for name in recipe.order():
             step = recipe.steps[name]
             names = _given(step)
             with opened([made.get(m) or _path(recipe, m, root) for m in names]) as readers:
                 job = JOBS[step.kind](step, recipe, dict(zip(names, readers, strict=True)), root)
-                target = outputs.get(name)
-                if target is None:
+                if name in outputs:
+                    results[name] = job.write(outputs[name], step, _named(progress, name))
+                    made[name] = outputs[name].path
+                if name not in outputs or (name in used and _lacks_architecture(job, made[name])):
                     suffix, form = job.between
-                    target = Target(
-                        path=Path(between) / f"{name}{suffix}",
-                        format=form,
-                        threads=first.threads,
-                        check=False,
-                        passing=True,
-                    )
-                result = job.write(target, step, _named(progress, name))
-            made[name] = target.path
-            if name in outputs:
-                results[name] = result
+                    made[name] = Path(between) / f"{name}{suffix}"
+                    passing = Target(path=made[name], format=form, threads=first.threads, check=False, passing=True)
+                    job.write(passing, step, _named(progress, name))
             if name in awaited:
                 awaited = _checked(recipe, root, outputs, made)
     return results
+
+
+def _lacks_architecture(job: Job, written: Path) -> bool:
+    """Return whether an output holds weights alone, though the model has an architecture, which steps that use it may need."""
+    if job.between[1] not in FORMATS or not FORMATS[job.between[1]].holds_architecture:
+        return False
+    with open_store(written) as reader:
+        return reader.header.config is None
 
 
 def _checked(recipe: Recipe, root: Path, outputs: Mapping[str, Target], made: Mapping[str, Path]) -> set[str]:
