@@ -24,7 +24,7 @@ from graftwork.errors import StoreError
 from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import brief, digest_of, open_fd, read_json, read_small
 from graftwork.stores.hdf5 import H5Source, Tree
-from graftwork.stores.keras_weights import H5Part, KerasWeights, keras_tree, open_part, weights_header
+from graftwork.stores.keras_weights import H5Part, KerasReader, KerasWeights, keras_tree, open_part, weights_header
 from graftwork.stores.keras_zip import (
     CONFIG,
     METADATA,
@@ -41,7 +41,7 @@ INDEX, TASK = "model.weights.json", "task.weights.h5"
 TASK_PREFIX = "task/"
 
 
-class KerasDirReader:
+class KerasDirReader(KerasReader):
     """An unzipped Keras model or a KerasHub preset, open for reading."""
 
     def __init__(self, path: Path) -> None:
@@ -118,36 +118,17 @@ class KerasDirReader:
         self._fds.append(open_fd(file))
         return H5Source(file, self._fds[-1])
 
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Return every tensor's spec by canonical name."""
-        return self.weights.specs()
-
-    def key(self, name: str) -> str:
-        """Return the h5 path of a tensor, behind ``task/`` for a preset's head."""
-        return self.weights.key(name)
-
-    def read_into(self, name: str, start: int, out: Raw) -> None:
-        """Fill `out` with raw elements of a tensor."""
-        self.weights.read_into(name, start, out)
-
     def asset(self, name: str) -> bytes:
         """Return the contents of a file that belongs to the model's function."""
         return read_small(self.path / name, 1 << 32)
 
     def close(self) -> None:
         """Close the files."""
-        if hasattr(self, "weights"):
-            self.weights.close()
+        super().close()
         if self._shards is not None:
             self._shards.close()
         while self._fds:
             os.close(self._fds.pop())
-
-    def __enter__(self) -> "KerasDirReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class KerasDirWriter:

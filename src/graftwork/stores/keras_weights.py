@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from graftwork.architecture.layer import Layer
 from graftwork.architecture.layout import Group, Layout, layout, name_tree
@@ -142,6 +142,37 @@ class KerasWeights:
         """Close the HDF5 files and their descriptors where they are this object's."""
         for source in self.sources:
             source.close()
+
+
+class KerasReader:
+    """What the readers of Keras 3's formats have in common: tensors are those of `weights`, wherever its files lie."""
+
+    path: Path
+    header: Header
+    weights: KerasWeights
+
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Return every tensor's spec by canonical name."""
+        return self.weights.specs()
+
+    def key(self, name: str) -> str:
+        """Return the h5 path of a tensor, behind ``task/`` for a preset's head."""
+        return self.weights.key(name)
+
+    def read_into(self, name: str, start: int, out: Raw) -> None:
+        """Fill `out` with raw elements of a tensor."""
+        self.weights.read_into(name, start, out)
+
+    def close(self) -> None:
+        """Close the files, also of a reader that could not be made."""
+        if hasattr(self, "weights"):
+            self.weights.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def planned_layout(architecture: Layer, *, keras2: bool, path: Path) -> Layout:

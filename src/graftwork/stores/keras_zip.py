@@ -26,7 +26,14 @@ from graftwork.stores import crc
 from graftwork.stores.base import Format, Header, Raw, Reader, register
 from graftwork.stores.files import open_fd, read_json
 from graftwork.stores.hdf5 import H5Source, gaps
-from graftwork.stores.keras_weights import KerasWeights, check_places, keras_tree, open_part, weights_header
+from graftwork.stores.keras_weights import (
+    KerasReader,
+    KerasWeights,
+    check_places,
+    keras_tree,
+    open_part,
+    weights_header,
+)
 from graftwork.stores.writeback import Sink
 from graftwork.stores.zip_members import ZipMembers
 from graftwork.tensor import ITEMSIZE, TensorSpec
@@ -34,7 +41,7 @@ from graftwork.tensor import ITEMSIZE, TensorSpec
 WEIGHTS, CONFIG, METADATA, RECORD = "model.weights.h5", "config.json", "metadata.json", "graftwork.json"
 
 
-class KerasZipReader:
+class KerasZipReader(KerasReader):
     """A ``.keras`` file, open for reading.
 
     Args:
@@ -97,18 +104,6 @@ class KerasZipReader:
         self._inflated = self.members.inflate(WEIGHTS)
         return H5Source(self.path, self._inflated.fileno(), None, label)
 
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Return every tensor's spec by canonical name."""
-        return self.weights.specs()
-
-    def key(self, name: str) -> str:
-        """Return the h5 path of a tensor inside the weights member."""
-        return self.weights.key(name)
-
-    def read_into(self, name: str, start: int, out: Raw) -> None:
-        """Fill `out` with raw elements of a tensor."""
-        self.weights.read_into(name, start, out)
-
     def asset(self, name: str) -> bytes:
         """Return the contents of a member under ``assets/``."""
         return self.members.read(name, limit=1 << 32)
@@ -128,19 +123,12 @@ class KerasZipReader:
 
     def close(self) -> None:
         """Close the file."""
-        if hasattr(self, "weights"):
-            self.weights.close()
+        super().close()
         if self._inflated is not None:
             self._inflated.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> "KerasZipReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class KerasZipWriter:

@@ -10,7 +10,7 @@ Keras opens the first shard whatever the index says, so shards keep the names th
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from graftwork.stores.hdf5 import H5Source, Tree
 from graftwork.stores.keras_weights import (
     PROVENANCE,
     H5Part,
+    KerasReader,
     KerasWeights,
     check_places,
     keras_tree,
@@ -97,7 +98,7 @@ class Shards:
             os.close(self.fds.pop())
 
 
-class ShardedReader:
+class ShardedReader(KerasReader):
     """Sharded Keras weights, open for reading."""
 
     def __init__(self, path: Path) -> None:
@@ -112,27 +113,9 @@ class ShardedReader:
             self.close()
             raise
 
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Return every tensor's spec by canonical name."""
-        return self.weights.specs()
-
-    def key(self, name: str) -> str:
-        """Return the h5 path of a tensor."""
-        return self.weights.key(name)
-
-    def read_into(self, name: str, start: int, out: Raw) -> None:
-        """Fill `out` with raw elements of a tensor."""
-        self.weights.read_into(name, start, out)
-
     def close(self) -> None:
         """Close the files."""
         self._shards.close()
-
-    def __enter__(self) -> "ShardedReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class ShardedParts:

@@ -1,19 +1,26 @@
 """The ``.weights.h5`` file of ``model.save_weights``: one HDF5 file without an architecture; see `keras_weights` for what is inside."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from graftwork.stores.base import Format, Raw, Reader, register
 from graftwork.stores.files import open_fd
 from graftwork.stores.hdf5 import H5Source
-from graftwork.stores.keras_weights import KerasWeights, check_places, keras_tree, open_part, weights_header
+from graftwork.stores.keras_weights import (
+    KerasReader,
+    KerasWeights,
+    check_places,
+    keras_tree,
+    open_part,
+    weights_header,
+)
 from graftwork.tensor import TensorSpec
 
 H5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-class WeightsH5Reader:
+class WeightsH5Reader(KerasReader):
     """A ``.weights.h5`` file, open for reading."""
 
     def __init__(self, path: Path) -> None:
@@ -26,31 +33,12 @@ class WeightsH5Reader:
             self.close()
             raise
 
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Return every tensor's spec by canonical name."""
-        return self.weights.specs()
-
-    def key(self, name: str) -> str:
-        """Return the h5 path of a tensor."""
-        return self.weights.key(name)
-
-    def read_into(self, name: str, start: int, out: Raw) -> None:
-        """Fill `out` with raw elements of a tensor."""
-        self.weights.read_into(name, start, out)
-
     def close(self) -> None:
         """Close the file."""
-        if hasattr(self, "weights"):
-            self.weights.close()
+        super().close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> "WeightsH5Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class WeightsH5Writer:
