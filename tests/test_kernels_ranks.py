@@ -13,6 +13,7 @@ KINDS = {
     "few values": lambda rng, n: rng.integers(-8, 9, n) / 8,
     "equal": lambda rng, n: np.ones(n),
     "nearly equal": lambda rng, n: 1 + rng.integers(0, 9, n) * 2.0**-20,
+    "by turns": lambda rng, n: np.where(np.arange(n) * 6 // n % 2, rng.integers(-8, 9, n) / 8, rng.standard_normal(n)),
     "zero": lambda rng, n: np.zeros(n),
     "sparse": lambda rng, n: rng.standard_normal(n) * (rng.random(n) < 0.05),
     "outlier": lambda rng, n: rng.standard_normal(n) * np.where(np.arange(n) == n // 2, 1e6, 1),
