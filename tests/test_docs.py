@@ -2,8 +2,8 @@
 
 A ``console`` block is run command by command in a directory with the models of `small_models`; where it shows output, that must
 come out, with ``…`` for any text in a line and a line of ``…`` for any lines. README's commands are processes of their own; those of other
-documents are run by `commands`. A ``yaml`` block that begins with a comment ``# NAME.yaml``
-is there as that file; one that is a recipe is planned. ``python`` blocks are run in order in one process.
+documents are run by `commands`. A ``yaml`` block that begins with a comment ``# NAME.yaml``, or a ``python`` one with ``# NAME.py``,
+is there as that file; a ``yaml`` one that is a recipe is planned. ``python`` blocks are run in order in one process.
 """
 
 import configparser
@@ -44,8 +44,9 @@ def name_of(document: Path) -> str:
 def workplace(request: pytest.FixtureRequest, small_models: Path, tmp_path: Path) -> Path:
     """A directory with the small models and the files that the document shows."""
     shutil.copytree(small_models, tmp_path, dirs_exist_ok=True)
-    for body in blocks(request.node.callspec.params["document"], "yaml"):
-        named = re.match(r"# (\S+\.yaml)\n", body)
+    document = request.node.callspec.params["document"]
+    for body in (*blocks(document, "yaml"), *blocks(document, "python")):
+        named = re.match(r"# (\S+\.(?:yaml|py))\n", body)
         if named:
             (tmp_path / named[1]).write_text(body, encoding="utf-8")
     return tmp_path

@@ -19,8 +19,9 @@ from graftwork.compose.naming import as_layer_name
 from graftwork.compose.ports import has_graph, inputs, outputs
 from graftwork.errors import MismatchError, OptionError, OutputError, StoreError
 from graftwork.models import live
-from graftwork.models.configuration import configuration_of, rebuild
+from graftwork.models.configuration import configuration_of, objects_of, rebuild
 from graftwork.models.copying import copy_model
+from graftwork.models.custom import origins
 from graftwork.models.examples import inputs_for
 from graftwork.models.export import check_export, exported_name
 from graftwork.models.export import export as export_model
@@ -140,6 +141,7 @@ def _planned(verb: Verb, sources: Sequence[Source], custom: Mapping[str, Any]) -
     rows = tuple(_row(member) for member in members)
     composed = _lasting(verb.compose(members))
     model = composed.model
+    config = configuration_of(model)
     weights = [v for v in model.variables if not _is_seed(v)]
     filled = {id(variable) for variable in composed.filled}
     trained = sum(math.prod(v.shape) for v in model.trainable_variables)
@@ -147,7 +149,7 @@ def _planned(verb: Verb, sources: Sequence[Source], custom: Mapping[str, Any]) -
     return CompositionPlan(
         verb=verb,
         sources=tuple(sources),
-        config=configuration_of(model),
+        config=config,
         members=rows,
         inputs=tuple(_port(port) for port in inputs(model).values()),
         outputs=tuple(_port(port) for port in outputs(model).values()),
@@ -158,7 +160,7 @@ def _planned(verb: Verb, sources: Sequence[Source], custom: Mapping[str, Any]) -
             "new": sum(math.prod(v.shape) for v in weights if id(v) not in brought and id(v) not in filled),
         },
         size_bytes=sum(math.prod(v.shape) * ITEMSIZE.get(keras.backend.standardize_dtype(v.dtype), 4) for v in weights),
-        needs=_needs(model),
+        needs=_needs(model, config),
         tables=composed.tables,
         notes=composed.notes,
         custom_objects=custom,
@@ -217,13 +219,24 @@ def _is_seed(variable: Any) -> bool:
     return "seed_generator" in variable.path or variable.name == "seed_generator_state"
 
 
-def _needs(model: Any) -> str:
+def _needs(model: Any, config: Any) -> str:
     """Return what Keras has to be given to load a model, in words."""
-    classes = sorted({cls.__name__ for cls in live.custom_classes(model) if cls.__module__ != LAYER})
-    needs = [f"custom_objects with {', '.join(classes)}"] if classes else []
-    if any(type(layer).__name__ == "Lambda" for layer in model._flatten_layers()):
+    own = _own(model, config)
+    needs = [f"custom_objects with {', '.join(sorted({thing.__name__ for thing in own}))}"] if own else []
+    if files := origins(own):
+        needs[0] += f" ({', '.join(Path(file).name for file in files)})"
+    if _holds_code(model):
         needs.append("safe_mode=False, for it holds the code of a Lambda layer")
     return " and ".join(needs)
+
+
+def _own(model: Any, config: Any = None) -> list[Any]:
+    """Return the classes and functions of the user's that a model cannot be loaded without."""
+    return [thing for thing in objects_of(model, config).values() if thing.__module__ != LAYER]
+
+
+def _holds_code(model: Any) -> bool:
+    return any(type(layer).__name__ == "Lambda" for layer in model._flatten_layers())
 
 
 def compose(
@@ -368,12 +381,12 @@ def write_composition(
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         path = Path(folder) / "result.keras"
         live.save(composed.model, path)
-        imports = imports_of(composed.model)
+        imports, files = imports_of(composed.model), origins(_own(composed.model))
         if imports:
             notes.append(f"to load it, {NEEDS}")
         if plan.needs:
             notes.append(f"to load it, Keras needs {plan.needs}")
-        elif target.check and not target.passing:
+        if target.check and not target.passing and files is not None and not _holds_code(composed.model):
             notes.append(
                 self_check(
                     path,
@@ -382,16 +395,17 @@ def write_composition(
                     reference=composed.reference,
                     exact=composed.exact,
                     imports=imports,
+                    custom=files,
                 )
             )
         tell(2)
         record = spelled(plan.verb, [(s.role, s.name) for s in plan.sources]) if settings is None else settings
-        result = _moved(path, plan, target, record)
+        result = _moved(path, plan, target, record, files or ())
         for word, model in composed.more.items():
             path = Path(folder) / f"{word}.keras"
             live.save(model, path)
             there = replace(target, path=beside(target.path, FORMATS[result.format], word))
-            further = _moved(path, plan, there, record)
+            further = _moved(path, plan, there, record, files or ())
             notes.append(f"the {word} is {further.path}")
     if export is not None and not target.passing:
         place = beside(target.path, FORMATS[result.format], "", export)
@@ -401,7 +415,9 @@ def write_composition(
     return replace(result, notes=(*notes, *result.notes), tables=composed.tables, seconds=time.perf_counter() - begin)
 
 
-def _moved(path: Path, plan: CompositionPlan, target: Target, record: Mapping[str, Any]) -> Result:
+def _moved(
+    path: Path, plan: CompositionPlan, target: Target, record: Mapping[str, Any], custom: Sequence[str]
+) -> Result:
     """Write a saved result where it belongs, with the record of how it was made."""
     with open_store(path) as reader:
         row = format_for_target(target.path, reader, target.format)
@@ -412,5 +428,6 @@ def _moved(path: Path, plan: CompositionPlan, target: Target, record: Mapping[st
             record,
             verb=plan.verb.kind,
             made_of=[(source.name, source.reader) for source in plan.sources],
+            custom_objects=[Path(file).name for file in custom],
         )
     return replace(result, notes=tuple(f"{row.name} cannot carry {loss}: left out" for loss in losses))

@@ -4,7 +4,7 @@ Merge methods with companions read such files (see `graftwork.methods.base`). Fi
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class EstimatePlan:
         said: What the record says of it: how it is described, or what it is called.
         wishes: What is asked for.
         specs: What the file will hold; for Gram matrices at most, since layers are only looked at when they are called.
+        custom_objects: Classes and functions of the model that Keras does not know, by name.
     """
 
     model: Reader
@@ -86,6 +87,7 @@ class EstimatePlan:
     said: Any
     wishes: Wishes
     specs: tuple[TensorSpec, ...]
+    custom_objects: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sources(self) -> list[Path]:
@@ -113,7 +115,14 @@ class Estimate:
     notes: tuple[str, ...]
 
 
-def plan_estimate(model: Reader, label: str, data: Any, wishes: Wishes, root: Path = Path()) -> EstimatePlan:
+def plan_estimate(
+    model: Reader,
+    label: str,
+    data: Any,
+    wishes: Wishes,
+    root: Path = Path(),
+    custom_objects: Mapping[str, Any] | None = None,
+) -> EstimatePlan:
     """Return the plan of an estimate.
 
     Args:
@@ -122,6 +131,7 @@ def plan_estimate(model: Reader, label: str, data: Any, wishes: Wishes, root: Pa
         data: Whatever `graftwork.data.open_data` opens.
         wishes: What is asked for.
         root: What paths of data are relative to.
+        custom_objects: Classes and functions of the model that Keras does not know, by name.
 
     Raises:
         DataError: If the data cannot be opened.
@@ -144,6 +154,7 @@ def plan_estimate(model: Reader, label: str, data: Any, wishes: Wishes, root: Pa
         said=Path(data).name if isinstance(data, str | PathLike) else told(data),
         wishes=wishes,
         specs=tuple(specs),
+        custom_objects=custom_objects or {},
     )
 
 
@@ -176,7 +187,7 @@ def estimate(plan: EstimatePlan, loadable: Path, progress: Callable[[int], None]
     """
     from graftwork.models.names import names_of
 
-    model = live.load(loadable, like, compiled=False)
+    model = live.load(loadable, like, custom_objects=plan.custom_objects, compiled=False)
     work = _fisher if plan.wishes.kind == "fisher" else _grams
     with np.errstate(over="ignore", invalid="ignore"):  # said below, with the name
         found = work(plan, model, names_of(model), progress)

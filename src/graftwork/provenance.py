@@ -21,6 +21,7 @@ def record(
     sources: Sequence[tuple[str, Reader | None]],
     *,
     companions: Sequence[tuple[str, Reader]] = (),
+    custom_objects: Sequence[str] = (),
     passing: bool = False,
 ) -> str:
     """Return the record as JSON.
@@ -30,6 +31,7 @@ def record(
         settings: The step of a recipe that does it again.
         sources: Label and open source of every model that went in; None instead of a source for a live model.
         companions: The same of files that told more about them.
+        custom_objects: The files and modules that define classes and functions of the result which Keras does not know.
         passing: Whether the result is there only until a recipe ends.
     """
     content = {
@@ -39,6 +41,8 @@ def record(
     }
     if companions:
         content["companions"] = [describe(label, reader) for label, reader in companions]
+    if custom_objects:
+        content["custom_objects"] = list(custom_objects)
     if passing:
         content[PASSING] = True
     return json.dumps(content, sort_keys=True, ensure_ascii=False)

@@ -139,6 +139,7 @@ def write_merge(
     verb: str = "merge",
     like: Reader | None = None,
     made_of: Sequence[tuple[str, Reader | None]] | None = None,
+    custom_objects: Sequence[str] = (),
     look: Callable[[Reader], Sequence[str]] | None = None,
 ) -> Result:
     """Run a plan into a file.
@@ -151,6 +152,7 @@ def write_merge(
         verb: What the record calls it.
         like: Lends architecture and places; by default the plan says.
         made_of: What the record names as sources, None for a live model; by default what the plan reads.
+        custom_objects: The files and modules of the user's code that the record names.
         look: Looks at the finished result before it takes its name, and returns what the user should know.
 
     Raises:
@@ -189,6 +191,7 @@ def write_merge(
                     settings,
                     sources if made_of is None else made_of,
                     companions=companions,
+                    custom_objects=custom_objects,
                     passing=target.passing,
                 ),
                 **target.options(row),

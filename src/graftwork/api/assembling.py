@@ -11,6 +11,7 @@ from graftwork.composing import Source, compose
 from graftwork.errors import OptionError
 from graftwork.jobs import assembly, plan_assembly
 from graftwork.models import live
+from graftwork.models.custom import Custom, known
 from graftwork.recipe import AssembleStep, LayerRun, as_name
 from graftwork.stores import distinct, label_of, open_store
 from graftwork.writing import Result, Target
@@ -29,7 +30,7 @@ def assemble(
     format: str | None = None,
     shard_bytes: int | None = None,
     check: bool = True,
-    custom_objects: Mapping[str, Any] | None = None,
+    custom_objects: Custom | None = None,
     progress: Progress | None = None,
     report: list[str] | None = None,
     on_result: Callable[[Result], None] | None = None,
@@ -54,7 +55,7 @@ def assemble(
         format: Name of the output's format, where its ending does not tell.
         shard_bytes: Greatest size of a shard, for formats with shards.
         check: Load a Keras model that is written in a fresh process, and compare it there with its blocks called one by one.
-        custom_objects: Classes and functions of Keras models that Keras does not know, by name.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
         progress: Told how far the work is.
         report: A list to which what the user should know is added, one sentence each.
         on_result: Told the result as `run` and `convert` return it.
@@ -93,7 +94,7 @@ def assemble(
             verb = assembly(step, sources)
             if verb is None:
                 raise OptionError("say where to write (output=): weights alone make no live model")
-            composed = compose(verb, sources, custom_objects)
+            composed = compose(verb, sources, known(custom_objects))
             notes, made = composed.notes, composed.model
         else:
             target = Target(
@@ -104,7 +105,7 @@ def assemble(
                 shard_bytes=shard_bytes,
                 check=check,
             )
-            result = plan_assembly(step, sources, custom_objects).write(target, step, progress)
+            result = plan_assembly(step, sources, known(custom_objects)).write(target, step, progress)
             notes, made = result.notes, result.path
             if on_result is not None:
                 on_result(result)

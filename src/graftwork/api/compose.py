@@ -15,6 +15,7 @@ from graftwork.compose.naming import Names
 from graftwork.composing import Source, compose, plan_composition, write_composition
 from graftwork.errors import OptionError
 from graftwork.models import live
+from graftwork.models.custom import Custom, known
 from graftwork.recipe.composition import verb_of
 from graftwork.stores import label_of, open_store
 from graftwork.training.verbs import Verb
@@ -30,7 +31,7 @@ class Wanted(TypedDict, total=False):
     Attributes:
         output: Where to write the result; the ending says the format. Without it the live model is returned.
         names: What the models are called in options, messages and the result; by default their files' or their own names.
-        custom_objects: Classes and functions of the models that Keras does not know, by name.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
         share: Let live models themselves go in, not copies: training the result trains them.
         check: Load the written result in a fresh process, and compare it there with what the models say one by one.
         export: Also write the result for another runtime, beside the output: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
@@ -43,7 +44,7 @@ class Wanted(TypedDict, total=False):
 
     output: str | PathLike[str] | None
     names: Sequence[str] | None
-    custom_objects: Mapping[str, Any] | None
+    custom_objects: Custom | None
     share: bool
     check: bool
     export: str | None
@@ -711,7 +712,7 @@ def _made(verb: str, models: Models, wanted: Mapping[str, Any], **options: Any) 
     unknown = set(wanted) - set(Wanted.__annotations__)
     if unknown:
         raise TypeError(f"{verb}() got an unexpected keyword argument {min(unknown)!r}")
-    custom_objects, target = wanted.get("custom_objects"), target_of(wanted)
+    custom_objects, target = known(wanted.get("custom_objects")), target_of(wanted)
     with sources_of(models, wanted, type(chosen)) as sources:
         if target is None:
             composed = compose(chosen, sources, custom_objects, wanted.get("progress"))

@@ -1,6 +1,6 @@
 """Models as they are: loaded, copied, drawn, exported; and what a verb would make of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from graftwork.composing import plan_composition
 from graftwork.errors import OptionError
 from graftwork.models import live
 from graftwork.models.copying import copy_model
+from graftwork.models.custom import Custom, known
 from graftwork.models.export import Exported
 from graftwork.models.export import export as export_model
 from graftwork.recipe.composition import verb_of
@@ -23,7 +24,7 @@ from graftwork.stores import open_store
 def load(
     source: str | PathLike[str],
     name: str | None = None,
-    custom_objects: Mapping[str, Any] | None = None,
+    custom_objects: Custom | None = None,
     safe_mode: bool = True,
 ) -> Any:
     """Return the model in a file, not compiled; files of Keras 2 are brought to the present form where that can be done exactly.
@@ -31,14 +32,14 @@ def load(
     Args:
         source: A file or directory in any format that holds an architecture.
         name: What the model is called; by default as in the file.
-        custom_objects: Classes and functions that the file refers to and Keras does not know, by name.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
         safe_mode: Whether code in the file (of a Lambda layer) is refused; without it, loading runs that code.
 
     Raises:
         StoreError: If it cannot be loaded.
         OptionError: If the name cannot be a model's.
     """
-    return live.load_model(Path(source), name=name, custom_objects=custom_objects, safe_mode=safe_mode)
+    return live.load_model(Path(source), name=name, custom_objects=known(custom_objects), safe_mode=safe_mode)
 
 
 def copy(model: Any, name: str | None = None) -> Any:
@@ -71,12 +72,17 @@ def check(verb: str, models: Models, **wanted: Any) -> CompositionReport:
     general = {key: wanted.pop(key) for key in list(wanted) if key in Wanted.__annotations__}
     chosen = verb_of(verb, wanted)
     with sources_of(models, general, type(chosen)) as sources:
-        plan = plan_composition(chosen, sources, general.get("custom_objects"))
+        plan = plan_composition(chosen, sources, known(general.get("custom_objects")))
         return of_composition(verb, plan, target_of(general))
 
 
 def export(
-    model: Model, output: str | PathLike[str], *, format: str = "saved_model", overwrite: bool = False
+    model: Model,
+    output: str | PathLike[str],
+    *,
+    format: str = "saved_model",
+    overwrite: bool = False,
+    custom_objects: Custom | None = None,
 ) -> Exported:
     """Write a model for another runtime, run it there, and compare what it gives with what the model gives.
 
@@ -85,6 +91,7 @@ def export(
         output: The directory of a SavedModel, or a file that ends in ``.onnx`` or ``.tflite``.
         format: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
         overwrite: Whether an earlier export there may be replaced.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
 
     Returns:
         Where it is, its inputs and outputs by the names they have there, and how far it is from the model.
@@ -94,7 +101,7 @@ def export(
         OutputError: If the output cannot be written, a package is missing, or Keras's backend cannot export to this format.
         StoreError: If Keras or the runtime cannot do this model, or the export gives something else than the model.
     """
-    return export_model(model, Path(output), format, overwrite=overwrite)
+    return export_model(model, Path(output), format, overwrite=overwrite, custom_objects=known(custom_objects))
 
 
 def draw(

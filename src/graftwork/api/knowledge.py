@@ -11,6 +11,7 @@ from graftwork.errors import OptionError
 from graftwork.extraction import Extraction
 from graftwork.jobs import estimated, write_estimate
 from graftwork.models import live
+from graftwork.models.custom import Custom, known
 from graftwork.stores import open_store
 from graftwork.writing import Result, Target, opened
 
@@ -71,6 +72,7 @@ def fisher(
     seed: int = 0,
     x: Any = None,
     y: str | None = None,
+    custom_objects: Custom | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     on_result: Callable[[Result], None] | None = None,
@@ -91,6 +93,7 @@ def fisher(
         seed: Fixes labels that are sampled.
         x: The columns of the inputs, where the data does not tell.
         y: The column of the labels, where the data does not tell.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
         overwrite: Whether an existing output may be replaced.
         progress: Told how far the work is, in samples.
         on_result: Told what was written.
@@ -110,7 +113,16 @@ def fisher(
     wishes = estimates.Wishes(
         kind="fisher", x=x, y=y, samples=samples, batch=batch, labels=labels, outputs=outputs, seed=seed
     )
-    return _estimate(model, data, wishes, output, overwrite=overwrite, progress=progress, on_result=on_result)
+    return _estimate(
+        model,
+        data,
+        wishes,
+        output,
+        custom_objects=custom_objects,
+        overwrite=overwrite,
+        progress=progress,
+        on_result=on_result,
+    )
 
 
 def gram(
@@ -123,6 +135,7 @@ def gram(
     max_inputs: int = 8192,
     x: Any = None,
     y: str | None = None,
+    custom_objects: Custom | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     on_result: Callable[[Result], None] | None = None,
@@ -138,6 +151,7 @@ def gram(
         max_inputs: Layers of more inputs, whose matrix has that many rows and columns, get none.
         x: The columns of the inputs, where the data does not tell.
         y: The column of labels, which are no input, where the data does not tell.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
         overwrite: Whether an existing output may be replaced.
         progress: Told how far the work is, in samples.
         on_result: Told what was written.
@@ -155,7 +169,16 @@ def gram(
         UnknownNameError: If the data has no such column.
     """
     wishes = estimates.Wishes(kind="gram", x=x, y=y, samples=samples, batch=batch, max_inputs=max_inputs)
-    return _estimate(model, data, wishes, output, overwrite=overwrite, progress=progress, on_result=on_result)
+    return _estimate(
+        model,
+        data,
+        wishes,
+        output,
+        custom_objects=custom_objects,
+        overwrite=overwrite,
+        progress=progress,
+        on_result=on_result,
+    )
 
 
 def _estimate(
@@ -164,6 +187,7 @@ def _estimate(
     wishes: estimates.Wishes,
     output: str | PathLike[str] | None,
     *,
+    custom_objects: Custom | None,
     overwrite: bool,
     progress: Progress | None,
     on_result: Callable[[Result], None] | None,
@@ -173,7 +197,7 @@ def _estimate(
         raise OptionError(f"samples is {wishes.samples} and batch {wishes.batch}; expected at least 1")
     like = model if live.is_live(model) else None
     with on_disk([model]) as (paths, labels), open_store(paths[0]) as reader:
-        plan_ = estimates.plan_estimate(reader, labels[0], data, wishes)
+        plan_ = estimates.plan_estimate(reader, labels[0], data, wishes, custom_objects=known(custom_objects))
         if output is None:
             return dict(estimated(plan_, progress, like).arrays)
         result = write_estimate(plan_, Target(path=Path(output), overwrite=overwrite), progress, like)

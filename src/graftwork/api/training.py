@@ -14,6 +14,7 @@ from graftwork.api.sources import Model, Progress
 from graftwork.data import open_data
 from graftwork.errors import OptionError
 from graftwork.judging import EvaluationPlan, check_evaluation, save_evaluation
+from graftwork.models.custom import Custom, known
 from graftwork.training.evaluating import evaluate as judged
 from graftwork.training.evaluation import Evaluation
 from graftwork.writing import Target
@@ -387,7 +388,7 @@ def evaluate(
     bins: int = 15,
     timed: bool = True,
     device: str | None = None,
-    custom_objects: Mapping[str, Any] | None = None,
+    custom_objects: Custom | None = None,
     safe_mode: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -411,7 +412,7 @@ def evaluate(
         bins: Bins of confidence that calibration is measured in.
         timed: Whether to measure how long models take.
         device: Where models run: `cpu`, `gpu:1`; by default where Keras does.
-        custom_objects: Classes and functions that files refer to and Keras does not know, by name.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
         safe_mode: Whether code in files (of a Lambda layer) is refused; without it, loading runs that code.
         overwrite: Whether an existing output may be replaced.
         progress: Told how far the work is.
@@ -442,7 +443,7 @@ def evaluate(
         bins=bins,
         timed=timed,
         device=device,
-        custom_objects=custom_objects,
+        custom_objects=known(custom_objects),
         safe_mode=safe_mode,
         progress=progress,
     )

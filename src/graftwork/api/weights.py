@@ -9,6 +9,7 @@ from graftwork.api.plans import PlanReport, of_merge
 from graftwork.api.sources import Model, Progress, on_disk, result_place, words
 from graftwork.errors import OptionError
 from graftwork.models import live
+from graftwork.models.custom import known, origins
 from graftwork.planning import MergeRequest
 from graftwork.planning import plan_merge as _plan
 from graftwork.recipe import MergeStep
@@ -222,18 +223,27 @@ def convert(
         return _convert(paths[0], where, like=Path(like) if like is not None else None, dtype=dtype, progress=progress)
 
 
-def verify(path: str | PathLike[str], *, load: bool = True, progress: Progress | None = None) -> Verification:
+def verify(
+    path: str | PathLike[str],
+    *,
+    load: bool = True,
+    custom_objects: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
     """Check a file thoroughly: it opens, CRCs hold, values are finite, and Keras loads it in a fresh process.
 
     Args:
         path: The file or directory.
         load: Whether to load it with Keras, where it holds an architecture.
+        custom_objects: A Python file or module that defines classes and functions which Keras does not know, or several; they are run.
         progress: Told how far the work is.
 
     Raises:
         StoreError: If it cannot be opened or is damaged.
+        OptionError: If such a file or module cannot be run.
     """
-    return _verify(Path(path), load=load, progress=progress)
+    custom = origins(known(custom_objects).values()) or ()
+    return _verify(Path(path), load=load, custom=custom, progress=progress)
 
 
 def _request(

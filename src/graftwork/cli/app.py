@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from graftwork import __version__
+from graftwork.cli.custom import CustomObjects
 from graftwork.cli.listed import LISTED
 from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import as_plain, print_json, progress, refusing, say, tell
@@ -283,6 +284,7 @@ def assemble(
     format_: Format = None,
     shard_size: ShardSize = None,
     threads: Threads = None,
+    custom_objects: CustomObjects = None,
     overwrite: Overwrite = False,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Load a Keras model in a fresh process and compare.")
@@ -311,6 +313,7 @@ def assemble(
                 format=format_,
                 shard_bytes=size_of(shard_size),
                 threads=threads,
+                custom_objects=custom_objects,
                 overwrite=overwrite,
                 progress=told,
                 on_result=results.append,
@@ -533,6 +536,7 @@ def fisher(
     seed: Seed = 0,
     x: Inputs = None,
     y: Labels = None,
+    custom_objects: CustomObjects = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -557,6 +561,7 @@ def fisher(
                 seed=seed,
                 x=tuple(x.split(",")) if x else None,
                 y=y,
+                custom_objects=custom_objects,
                 overwrite=overwrite,
                 progress=told,
                 on_result=results.append,
@@ -574,6 +579,7 @@ def gram(
     max_inputs: Annotated[int, typer.Option("--max-inputs", min=1, help="Layers of more inputs get none.")] = 8192,
     x: Inputs = None,
     y: Labels = None,
+    custom_objects: CustomObjects = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -596,6 +602,7 @@ def gram(
                 max_inputs=max_inputs,
                 x=tuple(x.split(",")) if x else None,
                 y=y,
+                custom_objects=custom_objects,
                 overwrite=overwrite,
                 progress=told,
                 on_result=results.append,
@@ -607,6 +614,7 @@ def gram(
 def verify(
     model: Annotated[Path, typer.Argument(help="A model file or directory.", show_default=False)],
     load: Annotated[bool, typer.Option("--load/--no-load", help="Load it with Keras in a fresh process.")] = True,
+    custom_objects: CustomObjects = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -619,7 +627,7 @@ def verify(
 
     with refusing():
         with progress(quiet) as told:
-            found = api.verify(model, load=load, progress=told)
+            found = api.verify(model, load=load, custom_objects=custom_objects, progress=told)
         print_json(found.to_dict()) if as_json else render.verification(found)
         if not found.sound:
             raise typer.Exit(1)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from graftwork.cli.custom import OPTION, CustomObjects
 from graftwork.cli.fields import asked, command, option, parameter, plain, value_of, written
 from graftwork.cli.judging import evaluate
 from graftwork.cli.terminal import print_json, progress, refusing, say
@@ -50,6 +51,7 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
             "format": given["format_"],
             "overwrite": given["overwrite"],
             "export": given["export"],
+            "custom_objects": given["custom_objects"],
         }
         for name in verb.flags:
             if name in verb.lists and not given[name]:
@@ -127,6 +129,7 @@ def _common() -> list[inspect.Parameter]:
             ),
             None,
         ),
+        parameter("custom_objects", list[str] | None, OPTION, None),
         parameter(
             "check",
             bool,
@@ -162,6 +165,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    custom_objects: CustomObjects = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
@@ -175,7 +179,11 @@ def export(
     with refusing():
         endings = {".onnx": "onnx", ".tflite": "litert"}
         found = api.export(
-            model, output, format=format_ or endings.get(output.suffix, "saved_model"), overwrite=overwrite
+            model,
+            output,
+            format=format_ or endings.get(output.suffix, "saved_model"),
+            overwrite=overwrite,
+            custom_objects=custom_objects,
         )
         if as_json:
             print_json(

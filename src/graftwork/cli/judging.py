@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graftwork.cli.custom import CustomObjects
 from graftwork.cli.terminal import print_json, progress, refusing, say
 
 
@@ -52,6 +53,7 @@ def evaluate(
         str | None,
         typer.Option("--device", help="Where models run: cpu, gpu:1; by default where Keras does.", show_default=False),
     ] = None,
+    custom_objects: CustomObjects = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print a table of classes as well.")] = False,
     confusion: Annotated[
         Path | None,
@@ -95,6 +97,7 @@ def evaluate(
                 bins=bins,
                 timed=timed,
                 device=device,
+                custom_objects=custom_objects,
                 overwrite=overwrite,
                 progress=told,
             )

@@ -22,6 +22,9 @@ END: Any = object()
 INSTALLED = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
 """Where code lies that is nobody's own."""
 
+OURS = str(Path(__file__).parent.parent)
+"""Where graftwork's lies."""
+
 
 class Batches:
     """Batches of anything that yields them; see `graftwork.data.base.Stream`.
@@ -56,7 +59,7 @@ class Batches:
             except GraftworkError:
                 raise
             except Exception as error:
-                raise DataError(f"batch {number:,} of {self.name} cannot be made: {_why(error)}") from error
+                raise DataError(f"batch {number:,} of {self.name} cannot be made: {why(error)}") from error
             if batch is END:
                 return
             one = batch if isinstance(batch, tuple) else (batch,)
@@ -121,7 +124,7 @@ def called(spelling: str, arguments: Mapping[str, Any], root: Path) -> Any:
     try:
         found = made()
     except Exception as error:
-        raise DataError(f"{spelling} failed: {_why(error)}") from error
+        raise DataError(f"{spelling} failed: {why(error)}") from error
     return made if hasattr(found, "__next__") else found
 
 
@@ -137,7 +140,7 @@ def _function(module: str, name: str, root: Path) -> Callable[..., Any]:
     except AttributeError as error:
         raise DataError(f"module {module!r} has no function {name!r}") from error
     except Exception as error:
-        raise DataError(f"module {module!r} fails: {_why(error)}") from error
+        raise DataError(f"module {module!r} fails: {why(error)}") from error
     finally:
         sys.path.remove(place)
     if not callable(found):
@@ -145,8 +148,8 @@ def _function(module: str, name: str, root: Path) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _why(error: Exception) -> str:
+def why(error: BaseException) -> str:
     """Return what somebody's own code raised, and the line of it: the command line shows no more."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if each.filename != __file__ and not each.filename.startswith((*INSTALLED, "<"))]
+    own = [each for each in frames if not each.filename.startswith((*INSTALLED, OURS, "<"))]
     return gist(error) + (f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else "")

@@ -13,6 +13,7 @@ from graftwork.data import open_data
 from graftwork.errors import MismatchError, OptionError
 from graftwork.jobs.base import Job, PlannedReader, UnmadeError
 from graftwork.jobs.merges import MergeJob
+from graftwork.models.custom import known
 from graftwork.recipe import AssembleStep, Recipe, Step
 from graftwork.recipe.composition import ComposeStep
 from graftwork.stores import Header, Reader
@@ -79,14 +80,16 @@ def plan_compose_step(step: ComposeStep, recipe: Recipe, readers: Mapping[str, R
         reader = readers[name]
         if role in verb.served and isinstance(reader, PlannedReader) and reader.makes == "saved_model":
             raise UnmadeError(name)  # a program that the verb reads
-    return ComposeJob(plan_composition(verb, sources), step.export, step.settings())
+    plan = plan_composition(verb, sources, known(recipe.custom_objects, root))
+    return ComposeJob(plan, step.export, step.settings())
 
 
 def plan_assembly_step(step: AssembleStep, recipe: Recipe, readers: Mapping[str, Reader], root: Path) -> Job:
     """Return the job of a model made of layers of others."""
     names = dict.fromkeys(step.inputs())
     classes = {name: recipe.models[name].classes for name in names if name in recipe.models}
-    return plan_assembly(step, [Source(name=name, reader=readers[name], classes=classes.get(name)) for name in names])
+    sources = [Source(name=name, reader=readers[name], classes=classes.get(name)) for name in names]
+    return plan_assembly(step, sources, known(recipe.custom_objects, root))
 
 
 def assembly(step: AssembleStep, sources: Sequence[Source]) -> Assemble | None:

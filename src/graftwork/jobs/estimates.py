@@ -11,6 +11,7 @@ from graftwork.data import Samples
 from graftwork.errors import OptionError
 from graftwork.estimates import Estimate, EstimatePlan, Wishes, check_estimate, estimate, plan_estimate, save_estimate
 from graftwork.jobs.base import Job, key_in
+from graftwork.models.custom import known
 from graftwork.recipe import EstimateStep, Recipe, Step
 from graftwork.stores import Header, Reader
 from graftwork.tensor import TensorSpec
@@ -90,4 +91,5 @@ def plan_estimate_step(step: EstimateStep, recipe: Recipe, readers: Mapping[str,
     """Return the job of an estimate."""
     data = recipe.data.get(step.data, step.data) if isinstance(step.data, str) else step.data
     wishes = Wishes(kind=step.kind, **{name: getattr(step, name) for name in step.options()})
-    return EstimateJob(plan_estimate(readers[step.model], step.model, data, wishes, root))
+    custom = known(recipe.custom_objects, root)
+    return EstimateJob(plan_estimate(readers[step.model], step.model, data, wishes, root, custom))

@@ -7,6 +7,7 @@ from pathlib import Path
 from graftwork.data import open_data
 from graftwork.jobs.base import Job, LastJob
 from graftwork.judging import JSON, EvaluationPlan, check_evaluation, write_evaluation
+from graftwork.models.custom import known
 from graftwork.recipe import Recipe, Step
 from graftwork.recipe.training import EvaluateStep
 from graftwork.stores import Reader
@@ -36,5 +37,6 @@ def plan_evaluation_step(step: EvaluateStep, recipe: Recipe, readers: Mapping[st
         check_device(step.device)
     data = recipe.data.get(step.data, step.data) if isinstance(step.data, str) else step.data
     wishes = {name: value for name, value in step.wishes().items() if name != "data"}
+    wishes["custom_objects"] = known(recipe.custom_objects, root)
     models = tuple((name, readers[name].path) for name in step.models)
     return EvaluationJob(EvaluationPlan(models=models, data=open_data(data, root=root), wishes=wishes))

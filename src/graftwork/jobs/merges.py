@@ -2,13 +2,15 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from graftwork.composing import Source, plan_composition, write_composition
 from graftwork.data import open_data
 from graftwork.errors import OutputError
 from graftwork.jobs.base import Job, key_in
+from graftwork.models.custom import known
 from graftwork.planning import REPAIR, MergePlan, check_output, plan_merge, request_of
 from graftwork.recipe import MergeStep, Recipe, Step
 from graftwork.stores import FORMATS, Header, Reader, format_for_target, open_store
@@ -58,6 +60,7 @@ class RepairedJob:
 
     merge: MergeJob
     verb: Recalibrate
+    custom_objects: Mapping[str, Any] = field(default_factory=dict)
     between: tuple[str, str] = (".keras", "keras")
 
     @property
@@ -80,7 +83,7 @@ class RepairedJob:
             path = Path(folder) / f"{target.path.stem}.keras"
             merged = self.merge.write(Target(path=path, threads=target.threads), step, progress)
             with open_store(path) as reader:
-                plan = plan_composition(self.verb, [Source(name=path.stem, reader=reader)])
+                plan = plan_composition(self.verb, [Source(name=path.stem, reader=reader)], self.custom_objects)
                 result = write_composition(plan, target, progress, settings=step.settings())
         notes = [note for note in merged.notes if REPAIR not in note]
         return replace(result, notes=(*notes, *result.notes))
@@ -111,8 +114,8 @@ def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reade
         recipe.data.get(step.recalibrate, step.recalibrate) if isinstance(step.recalibrate, str) else step.recalibrate
     )
     verb = Recalibrate(data=open_data(data, root=root))
-    lender = Source(name=step.models[0], reader=models[0])
+    lender, custom = Source(name=step.models[0], reader=models[0]), known(recipe.custom_objects, root)
     plan_composition(
-        verb, [lender]
+        verb, [lender], custom
     )  # what it would refuse of the result, it refuses of the model that lends the architecture
-    return RepairedJob(merge, verb)
+    return RepairedJob(merge, verb, custom)

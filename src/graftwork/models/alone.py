@@ -1,6 +1,7 @@
 """Load a model with Keras alone, say what it is, and predict: the script that `graftwork.models.fresh` runs in a process of its own.
 
-Nothing of graftwork is imported here, so that what loads here loads everywhere; only a model with a SavedModel inside needs its layer.
+Nothing of graftwork is imported here, so that what loads here loads everywhere; only a model with a SavedModel inside needs its layer,
+and one with classes of the user's own needs the files or modules that define them, which are run here as well.
 """
 
 import importlib
@@ -104,7 +105,11 @@ def _do(folder: Path, answer: dict[str, Any]) -> None:
     job = json.loads((folder / JOB).read_text())
     for module in job.get("imports", ()):
         importlib.import_module(module)
-    model = keras.saving.load_model(job["path"], compile=False)
+    custom = {}
+    if job["custom"]:
+        sys.path += [place for place in job["search"] if place not in sys.path]
+        custom = importlib.import_module("graftwork.models.custom").known(job["custom"])
+    model = keras.saving.load_model(job["path"], custom_objects=custom, compile=False)
     answer["loaded"] = {
         "class": type(model).__name__,
         "name": model.name,

@@ -47,7 +47,8 @@ def reason(error: BaseException) -> str:
     unknown = re.search(r"Could not (?:locate|deserialize) (class|function) '([^']+)'", text)
     if unknown:
         return (
-            f"its {unknown[1]} {unknown[2]!r} does not come with Keras; give it in custom_objects={{{unknown[2]!r}: …}}"
+            f"its {unknown[1]} {unknown[2]!r} does not come with Keras; name the Python file that defines it: --custom-objects FILE.py, "
+            f"custom_objects: FILE.py in a recipe, custom_objects='FILE.py' or {{{unknown[2]!r}: …}} in Python"
         )
     example = re.search(r"Example error message for object .*?:\n\n(.*?)\n\nList of objects", text, re.DOTALL)
     if example:
@@ -140,10 +141,10 @@ def _foreign(model: Any) -> Iterator[Any]:
             if depth < _DEPTH:
                 stack += [(item, depth) for item in (thing.values() if isinstance(thing, dict) else thing)]
         elif isinstance(thing, types.FunctionType):
-            if not _is_keras(thing):
+            if not is_keras(thing):
                 yield thing
-        elif isinstance(thing, _holders()):
-            if not _is_keras(type(thing)):
+        elif isinstance(thing, holders()):
+            if not is_keras(type(thing)):
                 yield type(thing)
             if depth < _DEPTH:
                 stack += [(value, depth + 1) for value in vars(thing).values()]
@@ -153,7 +154,7 @@ _DEPTH = 3
 """So deep in the attributes of a layer, functions and classes are looked for: layer, regularizer, what that holds."""
 
 
-def _holders() -> tuple[type, ...]:
+def holders() -> tuple[type, ...]:
     """Return the classes of what a configuration describes by class and settings."""
     return (
         keras.Operation,  # layers are operations
@@ -167,5 +168,6 @@ def _holders() -> tuple[type, ...]:
     )
 
 
-def _is_keras(thing: Any) -> bool:
+def is_keras(thing: Any) -> bool:
+    """Return whether a class or function comes with Keras or TensorFlow."""
     return str(thing.__module__).split(".")[0] in ("keras", "tf_keras", "tensorflow")

@@ -68,6 +68,7 @@ def export(
     *,
     overwrite: bool = False,
     inputs: Any = None,
+    custom_objects: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Export a model for another runtime: complete and looked at, or not at all.
 
@@ -77,6 +78,7 @@ def export(
         format: For which runtime: ``"saved_model"``, ``"onnx"`` or ``"litert"``.
         overwrite: Whether an earlier export there may be replaced.
         inputs: Arrays to compare with, in the structure that the model takes; by default random ones.
+        custom_objects: Classes and functions that a file refers to and Keras does not know, by name.
 
     Raises:
         UnknownNameError: If there is no such format.
@@ -87,7 +89,7 @@ def export(
     source = None if live.is_live(model) else Path(model)
     check_export(target, format, [source] if source is not None else [], overwrite=overwrite)
     row = _row(format, RUNTIMES[format])
-    model = model if source is None else live.load_model(source)
+    model = model if source is None else live.load_model(source, custom_objects=custom_objects)
     given = inputs_for(model) if inputs is None else inputs
     with (
         Staged(target, row, overwrite=overwrite) as staged,

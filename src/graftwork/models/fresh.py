@@ -31,14 +31,17 @@ REFERENCE = 1e-5
 """How far it may be from the reference."""
 
 
-def load_in_fresh_process(path: Path, *, imports: Sequence[str] = (), seconds: float = SECONDS) -> dict[str, Any]:
+def load_in_fresh_process(
+    path: Path, *, imports: Sequence[str] = (), custom: Sequence[str] = (), seconds: float = SECONDS
+) -> dict[str, Any]:
     """Return what Keras says of a model that it loads in a process of its own.
 
     Code in the file (Lambda layers) is not run: Keras's safe mode stays on.
 
     Args:
         path: A file that Keras can load.
-        imports: Modules that make known the classes that do not come with Keras.
+        imports: Modules of graftwork that make known the classes that do not come with Keras.
+        custom: Files and modules of the user's that do.
         seconds: How long it may take.
 
     Returns:
@@ -47,19 +50,22 @@ def load_in_fresh_process(path: Path, *, imports: Sequence[str] = (), seconds: f
     Raises:
         StoreError: If it does not load, with the reason.
     """
-    found: dict[str, Any] = _ask(path, None, imports, seconds)[0]["loaded"]
+    found: dict[str, Any] = _ask(path, None, imports, custom, seconds)[0]["loaded"]
     return found
 
 
-def predict_in_fresh_process(path: Path, inputs: Any, *, imports: Sequence[str] = (), seconds: float = SECONDS) -> Any:
+def predict_in_fresh_process(
+    path: Path, inputs: Any, *, imports: Sequence[str] = (), custom: Sequence[str] = (), seconds: float = SECONDS
+) -> Any:
     """Return what a saved model makes of inputs in a process of its own: eagerly, in inference mode, on the processor.
 
-    The process has the caller's Keras backend, no graftwork and no custom objects, and code in the file is not run.
+    The process has the caller's Keras backend, no graftwork and no custom objects but those named, and code in the file is not run.
 
     Args:
         path: A file that Keras can load.
         inputs: Arrays, in the structure that the model takes.
-        imports: Modules that make known the classes that do not come with Keras.
+        imports: Modules of graftwork that make known the classes that do not come with Keras.
+        custom: Files and modules of the user's that do.
         seconds: How long it may take.
 
     Returns:
@@ -68,7 +74,7 @@ def predict_in_fresh_process(path: Path, inputs: Any, *, imports: Sequence[str] 
     Raises:
         StoreError: If it does not load or does not predict, with the reason.
     """
-    answer, leaves = _ask(path, inputs, imports, seconds)
+    answer, leaves = _ask(path, inputs, imports, custom, seconds)
     return alone.unpack(answer["outputs"], leaves)
 
 
@@ -93,6 +99,7 @@ def self_check(
     *,
     exact: bool = False,
     imports: Sequence[str] = (),
+    custom: Sequence[str] = (),
     seconds: float = SECONDS,
 ) -> str:
     """Make sure that a saved model is the model it was made from, by what they predict.
@@ -103,7 +110,8 @@ def self_check(
         inputs: Arrays, in the structure that it takes.
         reference: Returns what the outputs should be, computed another way (the members of a composition, one by one).
         exact: Whether the reference must be met exactly; else within `REFERENCE` of the largest entry.
-        imports: Modules that make known the classes that do not come with Keras.
+        imports: Modules of graftwork that make known the classes that do not come with Keras.
+        custom: Files and modules of the user's that do.
         seconds: How long the fresh process may take.
 
     Returns:
@@ -112,7 +120,7 @@ def self_check(
     Raises:
         StoreError: If the file does not load in a fresh process, or predicts something else.
     """
-    found = predict_in_fresh_process(path, inputs, imports=imports, seconds=seconds)
+    found = predict_in_fresh_process(path, inputs, imports=imports, custom=custom, seconds=seconds)
     live = predict(model, inputs)
     reloaded = compare(found, live, rtol=RELOADED)
     if not reloaded.agrees:
@@ -175,11 +183,14 @@ def _checked(path: Path, far: Difference) -> str:
     )
 
 
-def _ask(path: Path, inputs: Any, imports: Sequence[str], seconds: float) -> tuple[dict[str, Any], list[Any]]:
+def _ask(
+    path: Path, inputs: Any, imports: Sequence[str], custom: Sequence[str], seconds: float
+) -> tuple[dict[str, Any], list[Any]]:
     """Return the answer of a fresh process, and the arrays that belong to it."""
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
         place = Path(folder)
-        job: dict[str, Any] = {"path": str(path.absolute()), "imports": list(imports)}
+        job: dict[str, Any] = {"path": str(path.absolute()), "imports": list(imports), "custom": list(custom)}
+        job["search"] = sys.path if custom else []
         if inputs is not None:
             given: list[Any] = []
             job["inputs"] = alone.pack(inputs, given)
@@ -241,8 +252,8 @@ def _reason(path: Path, message: str) -> str:
         kind, name = unknown.groups()
         where = _named(path, name.rpartition(">")[2])
         return (
-            f"the {kind} {name!r}{f' of layer {where}' if where else ''} does not come with Keras; replace it by Keras's own layers and "
-            "operations, or load the file where it is registered"
+            f"the {kind} {name!r}{f' of layer {where}' if where else ''} does not come with Keras; name the Python file that "
+            "defines it (--custom-objects, custom_objects=), or replace it by Keras's own layers and operations"
         )
     if "`Lambda` layer" in message:
         return f"Lambda layer {_named(path, 'Lambda')} holds Python code, which is not run; use Keras's own layers and operations instead"

@@ -46,18 +46,21 @@ def save(model: Any, path: Path) -> None:
         raise StoreError(f"Keras cannot save model {model.name!r}: {brief(error)}") from error
 
 
-def load(path: Path, like: Any = None, *, compiled: bool = True) -> Any:
+def load(
+    path: Path, like: Any = None, *, custom_objects: Mapping[str, Any] | None = None, compiled: bool = True
+) -> Any:
     """Return the live model in a file.
 
     Args:
         path: A file that Keras can load.
         like: A live model whose own classes and functions are used where Keras does not know them.
+        custom_objects: For a file, these classes and functions, by name.
         compiled: Whether it comes back compiled, if it was.
 
     Raises:
         StoreError: If Keras cannot load it.
     """
-    custom = objects_of(like) if like is not None else None
+    custom = objects_of(like) if like is not None else custom_objects
     # Lambda code of a live model is the caller's own; a file's is never run
     return _loaded(path, custom, path.name, compiled=compiled, safe_mode=like is None)
 

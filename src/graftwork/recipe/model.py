@@ -204,12 +204,14 @@ class Recipe(Frozen):
         steps: What is made, in any order; a step may use the result of another by its name.
         outputs: Where results are written; a step that is not listed is only used by others.
         data: What steps train and judge with, by the names that they use.
+        custom_objects: Python files or modules that define what models refer to and Keras does not know; planning and running runs them.
     """
 
     models: Mapping[Name, ModelSource]
     steps: Mapping[Name, SerializeAsAny[Step]]
     outputs: Mapping[Name, str] = Field(default_factory=dict)
     data: Mapping[Name, str | Description] = Field(default_factory=dict)
+    custom_objects: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -166,6 +166,7 @@ def schema() -> dict[str, Any]:
             },
             "outputs": {"type": "object", "additionalProperties": {"type": "string"}},
             "data": {"type": "object", "additionalProperties": {"anyOf": [{"type": "string"}, data]}},
+            "custom_objects": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
         },
         "required": ["models", "steps"],
         "additionalProperties": False,

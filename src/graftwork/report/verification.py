@@ -1,6 +1,6 @@
 """Is a file sound? Opened, every CRC checked, every value looked at, and loaded by Keras in a process of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,14 @@ class Verification:
         return {**asdict(self), "sound": self.sound}
 
 
-def verify(path: Path, *, load: bool, progress: Callable[[str, int, int], None] | None = None) -> Verification:
-    """Check a file; see `graftwork.verify`."""
+def verify(
+    path: Path,
+    *,
+    load: bool,
+    custom: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Verification:
+    """Check a file; see `graftwork.verify`. `custom` are the files and modules that its classes come from."""
     with open_store(path) as reader:
         total = sum(spec.size_bytes for spec in reader.specs().values())
         count = counting("verify", total, progress)
@@ -61,7 +67,7 @@ def verify(path: Path, *, load: bool, progress: Callable[[str, int, int], None] 
     loaded, error = None, ""
     if load and _loads_in_keras(header):
         try:
-            loaded = load_in_fresh_process(place)
+            loaded = load_in_fresh_process(place, custom=custom)
         except StoreError as refusal:
             error = str(refusal)
     elif load:
