@@ -9,7 +9,6 @@ from graftwork.api.plans import PlanReport, of_merge
 from graftwork.api.sources import Model, Progress, on_disk, result_place, words
 from graftwork.errors import OptionError
 from graftwork.models import live
-from graftwork.models.custom import known, origins
 from graftwork.planning import MergeRequest
 from graftwork.planning import plan_merge as _plan
 from graftwork.recipe import MergeStep
@@ -242,6 +241,8 @@ def verify(
         StoreError: If it cannot be opened or is damaged.
         OptionError: If such a file or module cannot be run.
     """
+    from graftwork.models.custom import known, origins
+
     custom = origins(known(custom_objects).values()) or ()
     return _verify(Path(path), load=load, custom=custom, progress=progress)
 
