@@ -356,8 +356,9 @@ def test_two_graphs_with_the_same_names_keep_their_own_words_and_numbers(origina
 
 
 def test_a_file_needs_the_layer_to_be_known_and_no_more(originals, tmp_path, commands):
-    """Keras alone names it; with the module imported it loads, safe mode on."""
+    """Keras alone names it; with the module imported it loads, safe mode on, as it does to be verified."""
     path = gw.savedmodel.bridge(originals["keras3"], at="Relu", output=tmp_path / "bridged.keras")
+    assert gw.verify(path).sound
     load = f"import keras; keras.saving.load_model({str(path)!r}, safe_mode=True)"
     alone = commands.python(load)
     assert "graftwork>SavedModelLayer" in alone.stderr

@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from graftwork.architecture.layer import Layer, walk
 from graftwork.models.lazy import load_keras
 
 LAYER = "graftwork.models.savedmodel.layer"
@@ -23,3 +24,9 @@ def imports_of(model: Any) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(module for layer in model._flatten_layers() if (module := type(layer).__module__) == LAYER)
     )
+
+
+def imports_for(architecture: Layer | None) -> tuple[str, ...]:
+    """Return the modules of graftwork that have to be imported before Keras loads a file with these layers."""
+    layers = walk(architecture) if architecture is not None else ()
+    return (LAYER,) if any(layer.module == LAYER for _, layer in layers) else ()

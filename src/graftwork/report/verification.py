@@ -7,6 +7,7 @@ from typing import Any
 
 from graftwork.errors import StoreError
 from graftwork.models.fresh import load_in_fresh_process
+from graftwork.models.own import imports_for
 from graftwork.report.measure import count_nonfinite
 from graftwork.stores import FORMATS, open_store
 from graftwork.stores.base import Header
@@ -67,7 +68,7 @@ def verify(
     loaded, error = None, ""
     if load and _loads_in_keras(header):
         try:
-            loaded = load_in_fresh_process(place, custom=custom)
+            loaded = load_in_fresh_process(place, custom=custom, imports=imports_for(header.architecture))
         except StoreError as refusal:
             error = str(refusal)
     elif load:
