@@ -181,7 +181,9 @@ def first(given: Options) -> str:
 
 def dtypes(given: Options) -> str:
     """Elements merged per second, of sources in float32, bfloat16 and float16: two models and a base."""
-    names = given.methods or tuple(name for name in ("linear", "slerp", "ties", "dare_ties", "della") if name in methods.METHODS)
+    names = given.methods or tuple(
+        name for name in ("linear", "slerp", "ties", "dare_ties", "della") if name in methods.METHODS
+    )
     kinds = given.dtypes or ("float32", "bfloat16", "float16")
     size = given.size_mb // 2
     made = {
