@@ -1,6 +1,20 @@
-"""What the list of all commands says of those that take long to import: the first sentence of each one's help, kept true by a test."""
+"""What the list of all commands says: the first sentence of each one's help, kept true by a test, so that no command is loaded for it."""
 
 LISTED = {
+    "inspect": "Say what MODEL is, reading only its headers.",
+    "diff": "Say how two models differ.",
+    "merge": "Merge the weights of MODELS into one model.",
+    "assemble": "Make a model of layers of others.",
+    "plan": "Say what a recipe or a merge would do.",
+    "run": "Run RECIPE: everything from its models to its outputs.",
+    "convert": "Write SOURCE in another format.",
+    "extract-lora": "Write what MODEL has learnt since BASE as a LoRA adapter.",
+    "fisher": "Estimate MODEL's Fisher information on data.",
+    "gram": "Compute Gram matrices of the inputs of MODEL's layers on data.",
+    "verify": "Check MODEL: CRCs, values, and whether Keras loads it.",
+    "methods": "List merge methods, or describe one.",
+    "schema": "Print the JSON Schema of recipes.",
+    "demo": "Train small models, merge them, print what came out.",
     "chain": "Put models one behind the other: what one gives goes into the next.",
     "ensemble": "Run models on the same input and combine what they give.",
     "extract": "Take the part of a model that leads to tensors inside it, from its inputs or from other tensors inside.",

@@ -1,0 +1,32 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Where to write; the ending says the format.", show_default=False)
+]
+Seed = Annotated[int, typer.Option("--seed", help="Fixes every random choice.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Dtype of the result; by default the first model's.", show_default=False),
+]
+AllowNonfinite = Annotated[
+    bool, typer.Option("--allow-nonfinite", help="Merge although a source holds NaN or infinity.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
+]
+DropCompile = Annotated[bool, typer.Option("--drop-compile", help="Leave out how the model was compiled.")]
+ShardSize = Annotated[
+    str | None, typer.Option("--shard-size", help="Greatest size of a shard: 500MB, 5GB.", show_default=False)
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; by default one per processor.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
