@@ -9,7 +9,6 @@ from typer.core import TyperCommand, TyperGroup
 
 from graftwork import __version__
 from graftwork.cli.listed import LISTED
-from graftwork.cli.terminal import tell
 
 FILES = {
     "looking": ("inspect", "diff", "verify"),
@@ -48,7 +47,7 @@ class Commands(TyperGroup):
         if file is None:
             from graftwork.cli import compose
 
-            self.commands.update(compose.commands(tell))
+            self.commands.update(compose.commands())
             return
         found = typer.main.get_group(importlib.import_module(f"graftwork.cli.{file}").app)
         self.commands.update(

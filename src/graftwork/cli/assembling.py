@@ -1,14 +1,14 @@
 """The command that makes a model of layers of others."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graftwork.cli.custom import CustomObjects
 from graftwork.cli.options import AllowNonfinite, Dtype, Format, Json, Output, Overwrite, Quiet, ShardSize, Threads
 from graftwork.cli.sizes import size_of
-from graftwork.cli.terminal import progress, refusing, tell
+from graftwork.cli.terminal import making, refusing
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -59,26 +59,22 @@ def assemble(
     """
     from graftwork import api
 
-    with refusing():
-        results: list[Any] = []
-        with progress(quiet) as told:
-            api.assemble(
-                [_layers(text) for text in layers],
-                output=output,
-                block=block,
-                check=check,
-                dtype=dtype,
-                ignore=tuple(ignore or ()),
-                allow_nonfinite=allow_nonfinite,
-                format=format_,
-                shard_bytes=size_of(shard_size),
-                threads=threads,
-                custom_objects=custom_objects,
-                overwrite=overwrite,
-                progress=told,
-                on_result=results.append,
-            )
-        tell(results[0], quiet=quiet, as_json=as_json)
+    with refusing(), making(quiet=quiet, as_json=as_json) as told:
+        api.assemble(
+            [_layers(text) for text in layers],
+            output=output,
+            block=block,
+            check=check,
+            dtype=dtype,
+            ignore=tuple(ignore or ()),
+            allow_nonfinite=allow_nonfinite,
+            format=format_,
+            shard_bytes=size_of(shard_size),
+            threads=threads,
+            custom_objects=custom_objects,
+            overwrite=overwrite,
+            **told,
+        )
 
 
 def _layers(text: str) -> tuple[str, int, int, float]:

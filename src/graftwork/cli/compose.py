@@ -9,19 +9,15 @@ import typer
 from graftwork.cli.custom import OPTION, CustomObjects
 from graftwork.cli.fields import asked, command, option, parameter, plain, value_of, written
 from graftwork.cli.judging import evaluate
-from graftwork.cli.terminal import print_json, progress, refusing, say
+from graftwork.cli.terminal import making, print_json, refusing, say
 from graftwork.training.verbs import VERBS, Verb
 
 
-def commands(tell: Any) -> dict[str, Any]:
-    """Return a command for each verb, by its name.
-
-    Args:
-        tell: Prints what a command made.
-    """
+def commands() -> dict[str, Any]:
+    """Return a command for each verb, and those that look at what verbs make, by their names."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     for kind, verb in VERBS.items():
-        app.command(command_name(kind))(_command(kind, verb, tell))
+        app.command(command_name(kind))(_command(kind, verb))
     app.command()(export)
     app.command()(draw)
     app.command()(evaluate)
@@ -33,7 +29,7 @@ def command_name(kind: str) -> str:
     return kind.replace("_", "-")
 
 
-def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
+def _command(kind: str, verb: type[Verb]) -> Any:
     def run(**given: Any) -> None:
         from graftwork import api
         from graftwork.report import render
@@ -63,19 +59,16 @@ def _command(kind: str, verb: type[Verb], tell: Any) -> Any:
                 return
             if given["output"] is None:
                 raise typer.BadParameter("say where to write the result", param_hint="-o / --output")
-            results: list[Any] = []
-            with progress(given["quiet"]) as told:
+            with making(quiet=given["quiet"], as_json=given["as_json"], tables=bool(verb.fed)) as told:
                 api.make(
                     kind,
                     models,
                     output=given["output"],
                     check=given["check"],
-                    progress=told,
-                    on_result=results.append,
                     **options,
                     **wanted,
+                    **told,
                 )
-            tell(results[0], quiet=given["quiet"], as_json=given["as_json"], tables=bool(verb.fed))
 
     parameters = [*_arguments(verb), *(option(name, field) for name, field in verb.model_fields.items()), *_common()]
     return command(run, kind, verb.__doc__ or "", parameters)

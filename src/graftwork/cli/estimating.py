@@ -1,13 +1,13 @@
 """The commands that estimate on data what merge methods weigh by."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graftwork.cli.custom import CustomObjects
 from graftwork.cli.options import Json, Overwrite, Quiet, Seed
-from graftwork.cli.terminal import progress, refusing, tell
+from graftwork.cli.terminal import making, refusing
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -59,26 +59,22 @@ def fisher(
     """
     from graftwork import api
 
-    with refusing():
-        results: list[Any] = []
-        with progress(quiet) as told:
-            api.fisher(
-                model,
-                data,
-                output=output,
-                labels=labels,
-                outputs=outputs,
-                samples=samples,
-                batch=batch,
-                seed=seed,
-                x=tuple(x.split(",")) if x else None,
-                y=y,
-                custom_objects=custom_objects,
-                overwrite=overwrite,
-                progress=told,
-                on_result=results.append,
-            )
-        tell(results[0], quiet=quiet, as_json=as_json)
+    with refusing(), making(quiet=quiet, as_json=as_json) as told:
+        api.fisher(
+            model,
+            data,
+            output=output,
+            labels=labels,
+            outputs=outputs,
+            samples=samples,
+            batch=batch,
+            seed=seed,
+            x=tuple(x.split(",")) if x else None,
+            y=y,
+            custom_objects=custom_objects,
+            overwrite=overwrite,
+            **told,
+        )
 
 
 @app.command()
@@ -102,21 +98,17 @@ def gram(
     """
     from graftwork import api
 
-    with refusing():
-        results: list[Any] = []
-        with progress(quiet) as told:
-            api.gram(
-                model,
-                data,
-                output=output,
-                samples=samples,
-                batch=batch,
-                max_inputs=max_inputs,
-                x=tuple(x.split(",")) if x else None,
-                y=y,
-                custom_objects=custom_objects,
-                overwrite=overwrite,
-                progress=told,
-                on_result=results.append,
-            )
-        tell(results[0], quiet=quiet, as_json=as_json)
+    with refusing(), making(quiet=quiet, as_json=as_json) as told:
+        api.gram(
+            model,
+            data,
+            output=output,
+            samples=samples,
+            batch=batch,
+            max_inputs=max_inputs,
+            x=tuple(x.split(",")) if x else None,
+            y=y,
+            custom_objects=custom_objects,
+            overwrite=overwrite,
+            **told,
+        )

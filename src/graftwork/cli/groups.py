@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from graftwork.cli.fields import asked, command, is_word, option, parameter, value_of, written
 from graftwork.cli.sizes import size_of
-from graftwork.cli.terminal import print_json, progress, refusing, tell
+from graftwork.cli.terminal import making, print_json, refusing
 from graftwork.recipe.declared import DeclaredStep
 
 
@@ -86,11 +86,8 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
                 return
             if given["output"] is None:
                 raise typer.BadParameter("say where to write the result", param_hint="-o / --output")
-            results: list[Any] = []
-            with progress(given["quiet"]) as told:
-                further = {"output": given["output"], "progress": told, "on_result": results.append}
-                api.perform(kind, sources, options, {**wanted, **further})
-            tell(results[0], quiet=given["quiet"], as_json=given["as_json"], tables=True)
+            with making(quiet=given["quiet"], as_json=given["as_json"], tables=True) as told:
+                api.perform(kind, sources, options, {**wanted, "output": given["output"], **told})
 
     parameters = [
         *_arguments(step),

@@ -19,7 +19,7 @@ from graftwork.cli.options import (
     Threads,
 )
 from graftwork.cli.sizes import size_of
-from graftwork.cli.terminal import as_plain, print_json, progress, refusing, say, tell
+from graftwork.cli.terminal import as_plain, making, print_json, progress, refusing, say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -100,8 +100,7 @@ def merge(
         arguments = _merge_arguments(
             method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
         )
-        results: list[Any] = []
-        with progress(quiet) as told:
+        with making(quiet=quiet, as_json=as_json) as told:
             api.merge(
                 models,
                 output=output,
@@ -110,11 +109,9 @@ def merge(
                 shard_bytes=size_of(shard_size),
                 threads=threads,
                 overwrite=overwrite,
-                progress=told,
-                on_result=results.append,
                 **arguments,
+                **told,
             )
-        tell(results[0], quiet=quiet, as_json=as_json)
 
 
 @app.command()

@@ -127,6 +127,15 @@ def tell(result: Any, *, quiet: bool, as_json: bool, tables: bool = False) -> No
     print_json(as_plain(result)) if as_json else typer.echo(str(result.path))
 
 
+@contextlib.contextmanager
+def making(*, quiet: bool, as_json: bool, tables: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield the arguments by which a function of the API tells how far it is and what it made; at the end, what was made is told."""
+    results: list[Any] = []
+    with progress(quiet) as told:
+        yield {"progress": told, "on_result": results.append}
+    tell(results[0], quiet=quiet, as_json=as_json, tables=tables)
+
+
 def as_plain(result: Any) -> dict[str, Any]:
     """Return a result as plain JSON values."""
     from dataclasses import asdict
