@@ -156,6 +156,25 @@ def test_what_loads_a_model_takes_the_file(folder, tmp_path, commands):
         assert done.returncode == 0, done.stderr
 
 
+def test_what_is_lifted_in_a_recipe_is_compared(folder, tmp_path):
+    """The model that variables of a SavedModel are put into may have classes of the user's, too."""
+    gw.load(folder / "b.keras", custom_objects=folder / FILE).export(tmp_path / "served", verbose=False)
+    recipe = {
+        "models": {"served": str(tmp_path / "served"), "into": str(folder / "a.keras")},
+        "custom_objects": [str(folder / FILE)],
+        "steps": {"lifted": {"savedmodel_lift": {"source": "served", "into": "into", "map": "scale/scale=scale/0"}}},
+        "outputs": {"lifted": str(tmp_path / "lifted.keras")},
+    }
+    notes = gw.run(recipe)["lifted"].notes
+    assert any("signature" in note for note in notes), notes
+    x = np.ones((2, 8), "float32")
+    said = [gw.load(path, custom_objects=folder / FILE)(x) for path in (folder / "b.keras", tmp_path / "lifted.keras")]
+    np.testing.assert_array_equal(*map(np.asarray, said))
+    del recipe["custom_objects"]
+    with pytest.raises(StoreError, match=r"does not come with Keras.*custom_objects: FILE.py in a recipe"):
+        gw.run(recipe, overwrite=True)
+
+
 def test_python_takes_a_mapping_a_text_and_a_list(folder):
     """One meaning: the same classes, the same predictions."""
     own = known(folder / FILE)

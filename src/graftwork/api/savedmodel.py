@@ -125,7 +125,7 @@ def lift(
                 step.settings(),
                 wanted.get("progress"),
                 verb=step.kind,
-                look=lambda made: compared(step, readers[0], made, objects_of(into)),
+                look=lambda made: compared(step, readers[0], made, objects_of(into), safe_mode=False),
             )
             made = copy_model(into, compiled=True)
             values.set_values(made, target.path, paths[1])

@@ -204,7 +204,12 @@ def _notes(plan: MergePlan, found: Mapping[str, Counterpart]) -> tuple[str, ...]
 
 
 def compared(
-    step: SavedmodelLift, source: Reader, result: Reader, custom_objects: Mapping[str, Any] | None = None
+    step: SavedmodelLift,
+    source: Reader,
+    result: Reader,
+    custom_objects: Mapping[str, Any] | None = None,
+    *,
+    safe_mode: bool = True,
 ) -> list[str]:
     """Return what comparing the model that came out with the SavedModel shows.
 
@@ -213,6 +218,7 @@ def compared(
         source: The open source.
         result: The open result.
         custom_objects: Classes and functions of the model that Keras does not know, by name.
+        safe_mode: Whether code in the model is refused.
 
     Raises:
         StoreError: If the model says something else.
@@ -226,7 +232,7 @@ def compared(
     if result.header.architecture is None:
         return [f"not compared: a {result.header.format} file holds no architecture"]
     try:
-        model = load_model(result, custom_objects=custom_objects, safe_mode=custom_objects is None)
+        model = load_model(result, custom_objects=custom_objects, safe_mode=safe_mode)
         named = _named(source)
         names = output_names(named.header.architecture) if named.header.architecture else ()
         _, note = agreement(loaded(source.path), step.source, model, step.signature, names)

@@ -46,7 +46,8 @@ JOBS: dict[str, Callable[[Any, Recipe, Mapping[str, Reader], Path], Job]] = {
     "fisher": plan_estimate_step,
     "gram": plan_estimate_step,
     **dict.fromkeys(
-        (*CHECKPOINT_STEPS, *SAVEDMODEL_STEPS), lambda step, recipe, readers, root: declared(step, readers, root)
+        (*CHECKPOINT_STEPS, *SAVEDMODEL_STEPS),
+        lambda step, recipe, readers, root: declared(step, readers, root, recipe.custom_objects),
     ),
     **{kind: plan_compose_step for kind, step in STEP_KINDS.items() if issubclass(step, ComposeStep)},
 }

@@ -1,7 +1,7 @@
 """Steps on checkpoints and SavedModels."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from graftwork.errors import OptionError, OutputError, StoreError
 from graftwork.jobs.base import LastJob, PlannedReader, UnmadeError
 from graftwork.jobs.merges import MergeJob
 from graftwork.models import savedmodel
+from graftwork.models.custom import known
 from graftwork.models.savedmodel import FROZEN, ServablePlan
 from graftwork.recipe import Step
 from graftwork.recipe.checkpoints import CheckpointStep
@@ -93,20 +94,24 @@ def write_servable(plan: ServablePlan, target: Target, progress: Progress | None
     )
 
 
-def declared(step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Path()) -> MergeJob | ServableJob:
+def declared(
+    step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Path(), custom_objects: Sequence[str] = ()
+) -> MergeJob | ServableJob:
     """Return the job of a step on checkpoints or SavedModels.
 
     Args:
         step: What is asked for.
         readers: The open (or planned) input of each name.
         root: What its paths are relative to.
+        custom_objects: Python files or modules that define what a model refers to and Keras does not know.
 
     Raises:
         GraftworkError: If it cannot be done.
         UnmadeError: If it can only be told once an earlier step has been made.
     """
     if isinstance(step, SavedmodelLift):
-        return MergeJob(plan_lift(step, readers), lambda reader: compared(step, readers[step.source], reader))
+        custom = known(custom_objects, root)
+        return MergeJob(plan_lift(step, readers), lambda reader: compared(step, readers[step.source], reader, custom))
     if isinstance(step, CheckpointStep):
         return MergeJob(plans.PLANS[step.kind](step, readers))
     sources = [(label, _directory(step.kind, label, readers[label])) for label in step.inputs()]
