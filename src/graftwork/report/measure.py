@@ -4,7 +4,7 @@ Nothing here prints. What comes out are frozen values that turn into plain JSON.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +21,9 @@ from graftwork.tensor import FLOATS, Role, TensorSpec
 BLOCK = 1 << 18
 """Elements that are compared at a time."""
 
+APART = (Role.COUNTER, Role.SEED, Role.TABLE)
+"""Roles whose values are no part of a layer's distance beside weights: one counter of steps is larger than all of these."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorDiff:
@@ -33,8 +36,8 @@ class TensorDiff:
         distance: ``‖b − a‖ / ‖a‖``: relative L2 distance; infinite where a is zero and b is not.
         cosine: ``a·b / (‖a‖ ‖b‖)``; 1 where both are zero, 0 where one is.
         sign_agreement: Fraction of elements with the same sign (zero is a sign of its own).
-        largest: Largest absolute difference of any element.
-        nonfinite: Elements that are NaN or infinite in either.
+        largest: Largest absolute difference of any element; infinite where one is NaN or infinite and the other another value.
+        nonfinite: Elements that are NaN or infinite in either; the other measures leave them out.
     """
 
     name: str
@@ -49,7 +52,7 @@ class TensorDiff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerDiff:
-    """The same for all weights of a layer together."""
+    """The same for all weights and statistics of a layer together, or for what else it has if it has none."""
 
     name: str
     parameters: int
@@ -70,7 +73,7 @@ class Diff:
         reshaped: Tensors of two shapes: (name, shape in A, shape in B).
         tensors: Every tensor that both have.
         layers: The same by layer.
-        distance: Relative L2 distance over all weights and statistics.
+        distance: Relative L2 distance over all weights and statistics (over everything, if there are none).
         cosine: Cosine over all of them.
         notes: How tensors were matched.
     """
@@ -124,10 +127,15 @@ def diff(
     tensors = tuple(s.tensor(name, source.name, ours[name].shape) for s, (name, source) in zip(sums, both, strict=True))
     by_layer: dict[str, _Sums] = {}
     total = _Sums()
+    layer_of = {name: name.rpartition("/")[0] or name.rpartition(".")[0] or name for name, _ in both}
+    counted = {name for name, _ in both if ours[name].role not in APART}
+    weighty = {layer_of[name] for name in counted}
     for (name, _), found in zip(both, sums, strict=True):
-        layer = name.rpartition("/")[0] or name.rpartition(".")[0] or name
-        by_layer[layer] = by_layer.get(layer, _Sums()) + found
-        total = total + found
+        layer = layer_of[name]
+        if name in counted or layer not in weighty:
+            by_layer[layer] = by_layer.get(layer, _Sums()) + found
+        if name in counted or not counted:
+            total = total + found
     return Diff(
         a=str(a.path),
         b=str(b.path),
@@ -142,8 +150,18 @@ def diff(
         ),
         distance=total.distance,
         cosine=total.cosine,
-        notes=tuple(notes),
+        notes=(*notes, *_left_out(tensors)),
     )
+
+
+def _left_out(tensors: Sequence[TensorDiff]) -> list[str]:
+    """Return what to say of elements that no distance is made of."""
+    bad = [tensor for tensor in tensors if tensor.nonfinite]
+    if not bad:
+        return []
+    more = f" and {sum(t.nonfinite for t in bad[1:]):,} of {len(bad) - 1:,} more tensors" if bad[1:] else ""
+    first = f"{bad[0].nonfinite:,} element{'s' * (bad[0].nonfinite != 1)} of {bad[0].name!r}"
+    return [f"{first}{more} are NaN or infinite in either model; distances are those of the others"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +226,7 @@ def _compare(a: Reader, b: Reader, name: str, source: Source, tell: Callable[[in
         tell(count * (RAW_DTYPES[spec_a.dtype].itemsize + RAW_DTYPES[spec_b.dtype].itemsize))
         finite = np.isfinite(x) & np.isfinite(y)
         bad = finite.size - int(finite.sum())
+        moved = bool(bad) and not np.array_equal(x[~finite], y[~finite], equal_nan=True)
         if bad:
             x, y = x[finite], y[finite]
         d = y - x
@@ -217,7 +236,7 @@ def _compare(a: Reader, b: Reader, name: str, source: Source, tell: Callable[[in
             float(x @ y),
             float(d @ d),
             int((np.sign(x) == np.sign(y)).sum()),
-            float(np.abs(d).max(initial=0.0)),
+            math.inf if moved else float(np.abs(d).max(initial=0.0)),
             finite.size,
             bad,
         )
