@@ -35,6 +35,15 @@ def test_gradients_by_hand():
     assert at_depths("slerp", "t", {"gradient": [0.3]}) == [0.3] * 5
 
 
+def test_numbers_that_yaml_takes_for_texts_are_numbers():
+    """YAML 1.1 asks for a point and a sign: without them 1e-6 and 1.5e3 are texts. No other text is a number."""
+    assert Options("karcher", {"tol": "1e-6"}, AB).for_tensor(Place("w")).tol == 1e-6
+    assert at_depths("ties", "weight", ["-1.5e3", {"gradient": ["2E0"]}]) == [(-1500, 2)] * 5
+    for text in ("1", "1e", "e5", "1e400"):
+        with pytest.raises(OptionError, match="expected a number"):
+            Options("linear", {"weight": text}, AB)
+
+
 def test_gradients_by_model():
     """One for all models, in lists beside numbers, and in mappings, where the default may be one."""
     up, down = {"gradient": [0, 1]}, {"gradient": [8, 4]}

@@ -8,6 +8,7 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
+from llamas import config_of, make_llama
 from safetensors.numpy import load_file, save_file
 
 import graftwork as gw
@@ -104,6 +105,7 @@ SLIPS = {
     ),
     "not YAML": ("models: {a: [}\n", "is not YAML: line 1, column 14"),
     "tab": ("models:\n\ta: b\n", "is not YAML: line 2, column 1"),
+    "a control character": ("models: {a: \0}\n", "is not YAML"),
     "alias": ("models: {a: &x a.safetensors, b: *x}\n", "line 1 uses a YAML alias"),
     "key twice": ("models:\n  a: x\n  a: y\n", "line 3 gives 'a' a second time"),
     "a list": ("- a\n", "holds no recipe: expected a mapping with `models` and `steps`"),
@@ -176,6 +178,19 @@ def test_several_outputs_and_a_step_that_none_needs(folder: Path):
     assert [report.step for report in gw.plan(folder / "recipe.yaml", overwrite=True)] == ["mean", "third", "idle"]
 
 
+def test_a_directory_of_what_is_also_written_as_weights(tmp_path: Path):
+    """What a step uses of another is a directory like the sources, also where the output that was asked for is one file."""
+    for name in "ab":
+        make_llama(tmp_path / name, layers=1, seed=ord(name))
+    text = (
+        "models: {a: a, b: b}\n"
+        "steps: {m: {merge: {method: linear, models: [a, b]}}, n: {merge: {method: linear, models: [m, b]}}}\n"
+        "outputs: {m: m.safetensors, n: n}\n"
+    )
+    gw.run(written(tmp_path, text))
+    assert config_of(tmp_path / "n") == config_of(tmp_path / "a")
+
+
 def test_output_replaces_the_only_one(folder: Path):
     """`-o` writes elsewhere; for several outputs it would be ambiguous, for none it takes the last step."""
     path = written(folder, step("method: linear, models: [a, b]") + "outputs: {s: s.safetensors}\n")
@@ -191,8 +206,10 @@ def test_output_replaces_the_only_one(folder: Path):
     )
     with pytest.raises(RecipeError, match="has 2 outputs"):
         gw.run(written(folder, two), output=folder / "q.safetensors")
-    with pytest.raises(RecipeError, match="two outputs of the recipe have the same path"):
-        gw.run(written(folder, two.replace("t: t.safetensors", "t: s.safetensors")))
+    path = written(folder, two.replace("t: t.safetensors", "t: x/../s.safetensors"))
+    for verb in (gw.plan, gw.run):
+        with pytest.raises(RecipeError, match="the outputs of the steps 's' and 't' have the same path"):
+            verb(path)
 
 
 def test_paths_are_relative_to_the_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch):

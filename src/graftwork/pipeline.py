@@ -97,7 +97,7 @@ def run(
                 if name in outputs:
                     results[name] = job.write(outputs[name], step, _named(progress, name))
                     made[name] = outputs[name].path
-                if name not in outputs or (name in used and _lacks_architecture(job, made[name])):
+                if name not in outputs or (name in used and _lacks_configuration(job, made[name])):
                     suffix, form = job.between
                     made[name] = Path(between) / f"{name}{suffix}"
                     passing = Target(path=made[name], format=form, threads=first.threads, check=False, passing=True)
@@ -107,9 +107,10 @@ def run(
     return results
 
 
-def _lacks_architecture(job: Job, written: Path) -> bool:
-    """Return whether an output holds weights alone, though the model has an architecture, which steps that use it may need."""
-    if job.between[1] not in FORMATS or not FORMATS[job.between[1]].holds_architecture:
+def _lacks_configuration(job: Job, written: Path) -> bool:
+    """Return whether an output holds weights alone, though the model is more (an architecture, a directory), which steps may need."""
+    between = FORMATS.get(job.between[1])
+    if between is None or not (between.holds_architecture or between.directory):
         return False
     with open_store(written) as reader:
         return reader.header.config is None

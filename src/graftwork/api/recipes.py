@@ -1,5 +1,6 @@
 """Recipes: planned, and run."""
 
+import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -27,14 +28,13 @@ def plan(
         GraftworkError: For every reason for which `run` would refuse, but those that only values tell.
     """
     found, root = _recipe(recipe)
+    outputs = _outputs(found, root)
     with pipeline.planned(found, root) as jobs:
         reports = []
         for name, job in jobs.items():
             target = None
-            if name in found.outputs:
-                target = Target(
-                    path=root / Path(found.outputs[name]).expanduser(), overwrite=overwrite, threads=threads or 0
-                )
+            if name in outputs:
+                target = Target(path=outputs[name], overwrite=overwrite, threads=threads or 0)
             reports.append(report_of(name, job, target, threads))
         return reports
 
@@ -72,16 +72,27 @@ def run(
         name = next(iter(found.outputs), found.order()[-1] if found.steps else "")
         outputs = {name: Path(output)}
     else:
-        outputs = {name: root / Path(path).expanduser() for name, path in found.outputs.items()}
+        outputs = _outputs(found, root)
     if not outputs or not found.steps:
         raise RecipeError("the recipe names no outputs; add `outputs: {step: path}`, or say where to write (-o)")
-    if len(set(outputs.values())) != len(outputs):
-        raise RecipeError("two outputs of the recipe have the same path")
     targets = {
         name: Target(path=path, overwrite=overwrite, threads=threads or 0, shard_bytes=shard_bytes, check=check)
         for name, path in outputs.items()
     }
     return pipeline.run(found, root, targets, progress)
+
+
+def _outputs(recipe: Recipe, root: Path) -> dict[str, Path]:
+    outputs: dict[str, Path] = {}
+    for name, told in recipe.outputs.items():
+        path = root / Path(told).expanduser()
+        other = next((o for o, there in outputs.items() if os.path.realpath(there) == os.path.realpath(path)), None)
+        if other is not None:
+            raise RecipeError(
+                f"the outputs of the steps {other!r} and {name!r} have the same path {path}; give them two"
+            )
+        outputs[name] = path
+    return outputs
 
 
 def _recipe(recipe: str | PathLike[str] | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path]:

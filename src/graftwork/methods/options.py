@@ -35,6 +35,9 @@ from graftwork.errors import OptionError, suggest
 from graftwork.methods.base import MergeMethod, get
 from graftwork.tensor import Role
 
+EXPONENTIAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+"""Numbers of which YAML makes texts where they have no point or no sign behind the e, as 1e-5 and 1.5e3 do."""
+
 
 class OptionRow(NamedTuple):
     """One option of a method, as help and docs show it."""
@@ -269,6 +272,8 @@ class Options:
 def _single(what: str, field: FieldInfo, value: Any) -> Any:
     """Return one value of an option if it may have it."""
     adapter: TypeAdapter[Any] = TypeAdapter(single_type(field), config=ConfigDict(allow_inf_nan=False))
+    if isinstance(value, str) and is_number(field) and EXPONENTIAL.fullmatch(value):
+        value = float(value)
     try:
         return adapter.validate_python(value, strict=True)
     except ValidationError as error:

@@ -84,9 +84,9 @@ def load_yaml(path: Path) -> tuple[list[Any], int]:
     """
     if not path.exists():
         raise RecipeError(f"there is no recipe {path}")
-    loader = _Loader(read_small(path, MAX_BYTES))
+    text, loader = read_small(path, MAX_BYTES), None
     try:
-        documents = []
+        loader, documents = _Loader(text), []
         while loader.check_node():
             node: Any = loader.get_node()
             if loader.alias_line and _written_out(node, {}) > MAX_NODES:
@@ -97,7 +97,9 @@ def load_yaml(path: Path) -> tuple[list[Any], int]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise RecipeError(f"{path} is not YAML: {where}{getattr(error, 'problem', None) or error}") from error
+        raise RecipeError(
+            f"{path} is not YAML: {where}{getattr(error, 'problem', None) or ' '.join(str(error).split())}"
+        ) from error
     except (RecursionError, ValueError) as error:
         raise RecipeError(f"{path} is not YAML that a recipe needs: {error}") from error
     except RecipeError as error:
@@ -105,7 +107,8 @@ def load_yaml(path: Path) -> tuple[list[Any], int]:
     else:
         return documents, loader.alias_line
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _written_out(node: Any, known: dict[int, int]) -> int:
