@@ -460,6 +460,8 @@ def test_the_command_line_of_verbs(folder, tmp_path, commands):
 
     planned = run("plan", "ensemble", "a.keras", "b.keras", "--json")
     assert planned.returncode == 0 and json.loads(planned.stdout)["outputs"][0]["shape"] == [None, 5]
+    fused = run("plan", "fuse", "a.keras:add", "b.keras:pool", "--units", "4", "--json")
+    assert fused.returncode == 0 and json.loads(fused.stdout)["outputs"][0]["shape"] == [None, 4]
     refused = run("chain", "a.keras", "a.keras", "-o", str(tmp_path / "x.keras"))
     assert refused.returncode == 1 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
     assert run("ensemble", "a.keras", "b.keras").returncode == 2

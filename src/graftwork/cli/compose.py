@@ -70,7 +70,8 @@ def _command(kind: str, verb: type[Verb]) -> Any:
                     **told,
                 )
 
-    parameters = [*_arguments(verb), *(option(name, field) for name, field in verb.model_fields.items()), *_common()]
+    options = (option(name, field, optional=name == "taps") for name, field in verb.model_fields.items())
+    parameters = [*_arguments(verb), *options, *_common()]
     return command(run, kind, verb.__doc__ or "", parameters)
 
 
@@ -138,7 +139,9 @@ def _tapped(models: list[str]) -> tuple[list[str], list[Any]]:
     found = [text.rpartition(":") for text in models]
     for text, (model, _, layer) in zip(models, found, strict=True):
         if not model or not layer:
-            raise typer.BadParameter(f"{text!r} names no layer; write MODEL:LAYER", param_hint="MODEL:LAYER")
+            raise typer.BadParameter(
+                f"{text!r} names no layer; write MODEL:LAYER, or give --taps", param_hint="MODEL:LAYER"
+            )
     return [model for model, _, _ in found], [plain(layer) for _, _, layer in found]
 
 

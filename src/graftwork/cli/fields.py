@@ -29,8 +29,11 @@ def command(run: Any, kind: str, about: str, parameters: Sequence[inspect.Parame
     return run
 
 
-def option(name: str, field: FieldInfo, words: tuple[str, ...] = ()) -> inspect.Parameter:
-    """Return the option of a field; `words` are its names where these are not the field's."""
+def option(name: str, field: FieldInfo, words: tuple[str, ...] = (), *, optional: bool = False) -> inspect.Parameter:
+    """Return the option of a field; `words` are its names where these are not the field's.
+
+    It is `optional` where the command line can say in another way what the field has to have.
+    """
     words = words or _ALIASES.get(name, (f"--{name.rstrip('_').replace('_', '-')}",))
     text = " ".join((field.description or "").replace("``", "").replace("`", "").split())
     if field.annotation is bool:
@@ -44,7 +47,11 @@ def option(name: str, field: FieldInfo, words: tuple[str, ...] = ()) -> inspect.
         text += f" [default: {shown}]"
     info = typer.Option(*words, help=text, metavar=f"<{taken(field.annotation)}>", show_default=False)
     kind: Any = str if is_word(field.annotation) else list[str]
-    return parameter(name, kind, info) if field.is_required() else parameter(name, kind | None, info, None)
+    return (
+        parameter(name, kind, info)
+        if field.is_required() and not optional
+        else parameter(name, kind | None, info, None)
+    )
 
 
 def taken(annotation: Any) -> str:
