@@ -140,6 +140,7 @@ def test_the_command_makes_what_the_recipe_makes(name, folder, made, tmp_path, c
         return
     assert re.search(r"to load it, Keras needs custom_objects with .*Scale.* \(custom_layers.py\)", done.stderr)
     assert "note: reloaded in a fresh process, it predicts the same" in done.stderr
+    assert f": {COMMANDS[name][0]} of " in commands.graftwork(["inspect", path]).stdout
     assert ours.provenance["custom_objects"] == theirs.provenance["custom_objects"] == [FILE]
     x = np.random.default_rng(1).normal(size=(5, 8)).astype("float32")
     said = [np.asarray(gw.load(place, custom_objects=folder / FILE)(x)) for place in (path, made / path.name)]

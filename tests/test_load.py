@@ -350,7 +350,10 @@ REFUSED = {
         lambda: refused(k2.Lambda(lambda x: x + 1, name="more")),
         r"layer 'more' is a Lambda.*safe_mode=False",
     ),
-    "a class of the user's": (lambda: refused(Half(name="half")), r"layer 'half' is a .*Half.*custom object"),
+    "a class of the user's": (
+        lambda: refused(Half(name="half")),
+        r"layer 'half' is a .*Half.*--custom-objects FILE.py",
+    ),
     "a class that is gone": (
         lambda: refused(k2.LocallyConnected2D(2, 3, name="local")),
         r"layer 'local' is a LocallyConnected2D.*Keras 3",

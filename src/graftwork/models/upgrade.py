@@ -100,7 +100,10 @@ class Upgrade:
         if not hasattr(cls, "from_config"):
             why = "which Keras 3 does not have" if layer.is_builtin else "a class that does not come with Keras"
             raise self._refused(
-                layer, chain, why, "give a class for Keras 3 that does the same as custom object of that name"
+                layer,
+                chain,
+                why,
+                "give a class for Keras 3 that does the same under that name (--custom-objects FILE.py, custom_objects=)",
             )
         settings = {**self._settings(layer, chain, name, cls), "name": layer.name.replace("/", "_")}
         return self._tried(layer, chain, lambda: cls.from_config(settings))
@@ -172,7 +175,12 @@ class Upgrade:
         if kind == "function" and isinstance(function, str):
             given = self._custom(function)
             if given is None:
-                raise self._refused(layer, chain, f"of a function {function!r}", "give that function as custom object")
+                raise self._refused(
+                    layer,
+                    chain,
+                    f"of a function {function!r}",
+                    "give that function (--custom-objects FILE.py, custom_objects=)",
+                )
             return given
         if self.safe_mode:
             raise self._refused(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from graftwork.report.columns import filled, in_columns
 from graftwork.stores import FORMATS
+from graftwork.stores.model_card import step_of
 from graftwork.tensor import Role
 
 if TYPE_CHECKING:  # what reports are made from, each of which the verb that makes it has loaded
@@ -153,8 +154,7 @@ def _made_by(record: Any) -> str:
     if not isinstance(record, Mapping):
         return ""
     sources = ", ".join(str(s.get("file", "?")) for s in record.get("sources", ()) if isinstance(s, Mapping))
-    verb = next((k for k in record if k not in ("graftwork", "sources")), "?")
-    settings = record.get(verb)
+    verb, settings = step_of(record)
     method = settings.get("method", settings.get("merge_method", "")) if isinstance(settings, Mapping) else ""
     return f"graftwork {record.get('graftwork', '?')}: {verb} {method}".rstrip() + (f" of {sources}" if sources else "")
 

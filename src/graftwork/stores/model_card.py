@@ -85,7 +85,7 @@ def render(record: Mapping[str, Any]) -> str:
     """
     import yaml
 
-    kind, step = _step(record)
+    kind, step = step_of(record)
     method = str(step.get("method", step.get("merge_method", kind)))
     parts = _parts(record)
     cards = [card for card, _ in parts]
@@ -128,9 +128,10 @@ def render(record: Mapping[str, Any]) -> str:
     )
 
 
-def _step(record: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the kind of step that a record is of, and its settings."""
-    return next((kind, step) for kind, step in record.items() if kind not in ("graftwork", "sources", "companions"))
+def step_of(record: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the kind of step that a record is of, and its settings; a question mark where it names none."""
+    beside = ("graftwork", "sources", "companions", "custom_objects", "passing")
+    return next(((kind, step) for kind, step in record.items() if kind not in beside), ("?", {}))
 
 
 def _base(step: Mapping[str, Any]) -> Any:
@@ -140,7 +141,7 @@ def _base(step: Mapping[str, Any]) -> Any:
 def _parts(record: Mapping[str, Any], within: str = "") -> list[tuple[Mapping[str, str], str]]:
     """Return the card of everything that a model was made of, and what it was; what was made on the way by its own parts."""
     found: list[tuple[Mapping[str, str], str]] = []
-    base = _base(_step(record)[1])
+    base = _base(step_of(record)[1])
     for source in record["sources"]:
         label = _code(source["label"])
         if "made" in source:
@@ -154,7 +155,7 @@ def _parts(record: Mapping[str, Any], within: str = "") -> list[tuple[Mapping[st
 
 def _recipe(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the documents of the recipe, with the steps that made what is gone."""
-    kind, step = _step(record)
+    kind, step = step_of(record)
     if kind == "mergekit":
         before = [document for source in record["sources"] if "made" in source for document in _recipe(source["made"])]
         return [*(each for k, each in enumerate(before) if each not in before[:k]), dict(step)]
@@ -167,7 +168,7 @@ def _recipe(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
                 add(source["label"], source["made"])
             else:
                 models[source["label"]] = _spelled(source)
-        kind, step = _step(made)
+        kind, step = step_of(made)
         steps[name] = {kind: dict(step)}
 
     add("merged", record)
