@@ -356,6 +356,18 @@ def test_running_statistics_are_averaged_and_the_plan_says_recalibrate(tmp_path)
     assert {row["action"] for name, row in rows.items() if "moving_" in name} == {"linear"}
 
 
+def test_factors_of_lora_are_no_weights_and_the_plan_says_so(tmp_path):
+    """A .keras file holds weights with what their factors add, a legacy one the factors themselves."""
+    for name in "ab":
+        model = keras.Sequential([keras.Input((3,)), kl.Dense(4, name="dense")])
+        model.get_layer("dense").enable_lora(2)
+        for ending in ("keras", "h5"):
+            model.save(tmp_path / f"{name}.{ending}")
+    notes = {e: str(gw.plan_merge([tmp_path / f"a.{e}", tmp_path / f"b.{e}"]).notes) for e in ("keras", "h5")}
+    assert "2 factors of LoRA ('dense/lora_kernel_a' …) are merged one by one" in notes["h5"]
+    assert "LoRA" not in notes["keras"]
+
+
 def test_integers_are_copied_and_counters_that_differ_are_told(tmp_path):
     """Steps are not averaged."""
     models = [randomize(custom(), 0), randomize(custom(), 1)]

@@ -5,6 +5,7 @@ an executor needs; running it can still fail for three reasons only: a source ho
 our hands, or the disk fills up.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,9 @@ from graftwork.tensor import FLOATS, Role, TensorSpec
 
 COPIED = (Role.COUNTER, Role.SEED, Role.TABLE, Role.OPTIMIZER)
 """Roles whose tensors are taken from one model as they are: from the one that lends, optimizer state from the one that is asked for."""
+
+_FACTOR = re.compile(r"/lora_(kernel|embeddings)_[ab]$")
+"""What Keras calls the factors of LoRA, where a file holds them."""
 
 REPAIR = "recalibrate the result on data before using it (graftwork recalibrate)"
 """What a note on averaged running statistics advises."""
@@ -475,6 +479,14 @@ def _notes_on_result(request: MergeRequest, steps: Sequence[Step], dropped: Sequ
         )
     elif statistics:
         notes.append(f"{len(statistics)} statistics of adapted layers are averaged")
+    factors = [
+        step for step in steps if step.method is not None and step.n_models > 1 and _FACTOR.search(step.spec.name)
+    ]
+    if factors:
+        notes.append(
+            f"{len(factors)} factors of LoRA ({factors[0].spec.name!r} …) are merged one by one, which does not merge what their "
+            "products add; save the models as .keras, which adds it to the weights, and merge those"
+        )
     if dropped:
         notes.append(
             f"the optimizer state ({len(dropped)} tensors) is dropped; --optimizer first (optimizer='first') keeps the first model's"
