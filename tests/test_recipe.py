@@ -146,6 +146,19 @@ def test_what_shall_be_skipped_is_there(folder: Path, skip: str, told: str):
         gw.plan(written(folder, step(f"method: linear, models: [a, b], skip: ['{skip}']")))
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("v: w", "the pattern 'v' of map fits no tensor"),
+        ("w: v", "`map` calls tensor 'w' of b 'v', which a does not have"),
+    ],
+)
+def test_what_a_map_says_is_done(folder: Path, rule: str, told: str):
+    """A slip in a map would be passed over where names pair tensors otherwise."""
+    with pytest.raises(GraftworkError, match=told):
+        gw.plan(written(folder, step(f"method: linear, models: [a, b], map: {{{rule}}}")))
+
+
 def test_a_step_uses_the_result_of_another(folder: Path):
     """Whatever the order in which they are written; what is made in between is removed."""
     text = MODELS + (
@@ -189,6 +202,7 @@ def test_a_directory_of_what_is_also_written_as_weights(tmp_path: Path):
     )
     gw.run(written(tmp_path, text))
     assert config_of(tmp_path / "n") == config_of(tmp_path / "a")
+    assert not gw.convert(tmp_path / "n", tmp_path / "o").notes, "a copy loses nothing"
 
 
 def test_output_replaces_the_only_one(folder: Path):

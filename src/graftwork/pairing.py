@@ -118,6 +118,7 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
         notes.append(
             f"{label_b}: tensors are matched by their places among the objects, for names count differently there"
         )
+    _refuse_slips_of_map(first, other, request.map, sources)
     for rearrangement in found.rearrangements if found else ():
         _rearrange(sources, b, rearrangement)
         notes.append(f"{label_b}: {rearrangement.reason}")
@@ -218,6 +219,20 @@ def _by_names(a: Reader, b: Reader, found: Match | None, rules: Mapping[str, str
                     sources[name] = Source(name=inner)
                     left.discard(inner)
     return sources
+
+
+def _refuse_slips_of_map(
+    first: tuple[str, Reader], other: tuple[str, Reader], rules: Mapping[str, str], sources: Mapping[str, Source]
+) -> None:
+    """Refuse names that a map gives and the first model does not have, where the tensor would be paired otherwise."""
+    used = {source.name for source in sources.values()}
+    for name in other[1].specs() if rules else ():
+        wanted = _apply_map(rules, name)
+        if name in used and wanted not in first[1].specs():
+            raise MismatchError(
+                f"`map` calls tensor {name!r} of {other[0]} {wanted!r}, which {first[0]} does not have",
+                advice=f"map it to one that there is, such as {next(iter(sources))!r}, or not at all",
+            )
 
 
 def _apply_map(rules: Mapping[str, str], name: str) -> str:

@@ -275,10 +275,14 @@ def plan_merge(
     reasons: list[str] = []
     keeper = places_of.index(0 if request.optimizer == "first" else len(models) - 1)
     for pattern in request.skip:
-        if not any(matches([pattern], name) for _, reader in readers for name in reader.specs()):
+        known = [name for _, reader in readers for name in reader.specs()]
+        if not any(matches([pattern], name) for name in known):
             raise OptionError(
-                f"the pattern {pattern!r} of skip fits no tensor of any model; tensors are called {next(iter(first))!r} and so on"
+                f"the pattern {pattern!r} of skip fits no tensor of any model; tensors are called {next(iter(known), '')!r} and so on"
             )
+    for pattern in request.map:
+        if not any(re.search(f"^(?:{pattern})$", name) for _, reader in readers[1:] for name in reader.specs()):
+            raise OptionError(f"the pattern {pattern!r} of map fits no tensor of the models after the first")
     for name, spec in first.items():
         if spec.role is Role.OPTIMIZER:
             if request.optimizer == "drop":
