@@ -268,7 +268,7 @@ def plan_convert(
         left_out = [spec for spec in specs if spec.name not in names]
         losses += [f"{len(left_out)} counters and states of random generators"] if left_out else []
         specs = [spec for spec in specs if spec.name in names]
-    if source.header.config is not None and not row.holds_architecture:
+    if source.header.config is not None and not row.holds_architecture and row.name != source.header.format:
         losses.append("the architecture")
     elif (
         _is_compiled(source) and ("legacy_h5" in (row.name, source.header.format)) and row.name != source.header.format

@@ -504,9 +504,11 @@ class LocalExecutor:
             bad = encode(values, spec.dtype, raw)
         # an infinity that the user lets pass is one thing, a number too large for the dtype another
         if bad and (not self.plan.request.allow_nonfinite or bad > np.count_nonzero(~np.isfinite(values))):
+            holder = values.dtype.name if spec.dtype == "float64" else spec.dtype
+            wider = "write the result in float32 (dtype='float32'), or " if spec.dtype == "float16" else ""
             raise NonFiniteError(
-                f"tensor {spec.name!r} of the result would have {bad} values that {spec.dtype} cannot hold; "
-                "write the result in float32 (dtype='float32'), or lower the weights or lambda"
+                f"tensor {spec.name!r} of the result would have {bad} values that {holder} cannot hold; "
+                f"{wider}lower the weights or lambda"
             )
         self._write(spec, start, raw)
 
