@@ -329,3 +329,12 @@ def test_a_directory_of_the_same_kind_by_default(tmp_path):
     """A target without an ending takes after the first source."""
     with open_store(make(tmp_path / "m")) as reader:
         assert format_for_target(tmp_path / "out", like=reader) is FORMATS["huggingface"]
+
+
+@pytest.mark.parametrize("name", ["merged.pt", "merged.BIN", "merged.Safetensors"])
+def test_a_directory_is_not_called_like_a_file(tmp_path, name):
+    """Who asks for a file in a format that is not written here gets no directory of that name; a version is no ending."""
+    with open_store(make(tmp_path / "a")) as reader:
+        with pytest.raises(OutputError, match=f"{name} does not say in which format"):
+            format_for_target(tmp_path / name, reader)
+        assert format_for_target(tmp_path / "llama-3.1", reader).name == "huggingface"

@@ -117,12 +117,16 @@ def _stem(name: str) -> str:
     return stem or name
 
 
+FOREIGN = (".bin", ".gguf", ".npz", ".onnx", ".pkl", ".pt", ".pth")
+"""Endings of files of weights that are not written here; nobody who asks for one means a directory."""
+
+
 def format_for_target(path: Path | str, like: Reader | None = None, name: str | None = None) -> Format:
     """Return the format in which to write a new file or directory.
 
     Args:
         path: The target; its ending decides.
-        like: Decides for a target without a known ending (a directory in the format of the first source).
+        like: Decides for a target without the ending of a file (a directory in the format of the first source).
         name: The format's name, where the user says it.
 
     Raises:
@@ -138,7 +142,8 @@ def format_for_target(path: Path | str, like: Reader | None = None, name: str | 
     for suffix, row in endings:
         if path.name.endswith(suffix):
             return row
-    if like is not None and FORMATS[like.header.format].directory:
+    of_a_file = path.suffix.lower() in (*FOREIGN, *(suffix for suffix, _ in endings))
+    if like is not None and FORMATS[like.header.format].directory and not of_a_file:
         return FORMATS[like.header.format]
     known = ", ".join(suffix for suffix, _ in endings)
     raise OutputError(
