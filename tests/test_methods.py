@@ -1051,6 +1051,13 @@ def test_bases_are_refused_or_asked_for():
         Options("tie", {}, AB)
 
 
+def test_weights_that_cancel_but_for_rounding_are_refused():
+    """What is left of 0.1 + 0.2 - 0.3 would make the result some 10¹⁶ times too large; weights that nearly cancel are the user's own."""
+    with pytest.raises(OptionError, match=r"is 0\.1, 0\.2, -0\.3, which sums to 0"):
+        Options("linear", {"weight": [0.1, 0.2, -0.3]}, ["a", "b", "c"])
+    Options("linear", {"weight": [0.1, 0.2, -0.3 + 1e-9]}, ["a", "b", "c"])
+
+
 def test_weights_that_cancel_in_one_tensor_are_refused_for_that_tensor():
     """The plan asks for every tensor's options, so it is still before a weight is read."""
     options = Options("linear", {"weight": [{"filter": "a", "value": [1, -1]}, {"value": 1}]}, AB)

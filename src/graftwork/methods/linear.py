@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from graftwork.errors import OptionError
 from graftwork.kernels.sums import weighted_sum
 from graftwork.methods.base import Block, MergeMethod, PerModel, merge_method, per_model
@@ -41,7 +43,7 @@ class Linear(MergeMethod):
 def refuse_zero_sum(
     method: str, weight: PerModel[float], n_models: int, normalize: bool, option: str = "normalize"
 ) -> None:
-    """Refuse weights whose sum is zero if they are to be normalized.
+    """Refuse weights whose sum is zero, as 0.1, 0.2 and -0.3 are but for rounding, if they are to be normalized.
 
     Args:
         method: The method's name.
@@ -54,7 +56,8 @@ def refuse_zero_sum(
         OptionError: If they are.
     """
     weights = per_model(weight, n_models)
-    if normalize and weights.sum() == 0:
+    rounding = len(weights) * np.finfo(np.float64).eps * np.abs(weights).sum()
+    if normalize and abs(weights.sum()) <= rounding:
         shown = ", ".join(f"{w:g}" for w in weights)
         way_out = f" or set {option}: false" if option else ""
         raise OptionError(
