@@ -157,8 +157,8 @@ def test_what_loads_a_model_takes_the_file(folder, tmp_path, commands):
         assert done.returncode == 0, done.stderr
 
 
-def test_what_is_lifted_in_a_recipe_is_compared(folder, tmp_path):
-    """The model that variables of a SavedModel are put into may have classes of the user's, too."""
+def test_what_is_lifted_is_compared(folder, tmp_path, commands):
+    """The model that variables of a SavedModel are put into may have classes of the user's, too: by recipe, command and function."""
     gw.load(folder / "b.keras", custom_objects=folder / FILE).export(tmp_path / "served", verbose=False)
     recipe = {
         "models": {"served": str(tmp_path / "served"), "into": str(folder / "a.keras")},
@@ -174,6 +174,27 @@ def test_what_is_lifted_in_a_recipe_is_compared(folder, tmp_path):
     del recipe["custom_objects"]
     with pytest.raises(StoreError, match=r"does not come with Keras.*custom_objects: FILE.py in a recipe"):
         gw.run(recipe, overwrite=True)
+
+    words = [
+        "savedmodel",
+        "lift",
+        tmp_path / "served",
+        "a.keras",
+        "--map",
+        "scale/scale=scale/0",
+        "-o",
+        tmp_path / "by.keras",
+    ]
+    without = commands.graftwork(words, cwd=folder)
+    assert without.returncode == 1
+    assert "--custom-objects" in without.stderr
+    done = commands.graftwork([*words, "--custom-objects", FILE], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    given = {"map": {"scale/scale": "scale/0"}, "custom_objects": folder / FILE, "output": tmp_path / "called.keras"}
+    gw.savedmodel.lift(tmp_path / "served", folder / "a.keras", **given)
+    said += [gw.load(tmp_path / name, custom_objects=folder / FILE)(x) for name in ("by.keras", "called.keras")]
+    for each in said[2:]:
+        np.testing.assert_array_equal(np.asarray(each), np.asarray(said[0]))
 
 
 def test_python_takes_a_mapping_a_text_and_a_list(folder):

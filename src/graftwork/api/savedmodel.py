@@ -22,6 +22,7 @@ from graftwork.errors import OptionError
 from graftwork.models import values
 from graftwork.models.configuration import objects_of
 from graftwork.models.copying import copy_model
+from graftwork.models.custom import Custom, known
 from graftwork.models.savedmodel.bridge import bridge as bridged
 from graftwork.recipe import as_name
 from graftwork.recipe.savedmodel import SavedmodelLift
@@ -80,6 +81,7 @@ def lift(
     partial: bool = False,
     signature: str = "serving_default",
     check: bool = True,
+    custom_objects: Custom | None = None,
     **wanted: Unpack[Wanted],
 ) -> Any:
     """Put the variables of a SavedModel or checkpoint into a Keras 3 model of the same architecture.
@@ -95,6 +97,7 @@ def lift(
         partial: Allow for tensors of the model that keep their values, and tensors of the source that go nowhere.
         signature: The signature of the SavedModel that the model is compared with.
         check: Whether the two are compared, and the result refused if they do not say the same.
+        custom_objects: Classes and functions that Keras does not know: by name, or Python files or modules that define them, which are run.
         **wanted: See `graftwork.api.steps.Wanted`.
 
     Returns:
@@ -109,7 +112,7 @@ def lift(
     options = {"map": map or (), "partial": partial, "signature": signature, "check": check}
     sources = {"source": source, "into": into}
     if wanted.get("output") is not None:
-        return perform("savedmodel_lift", sources, options, wanted)
+        return perform("savedmodel_lift", sources, options, {**wanted, "custom_objects": custom_objects})
     if isinstance(into, str | PathLike):
         raise OptionError("say where to write the result (output=), or give `into` as a live model")
     values.check_is_keras(into)
@@ -125,7 +128,9 @@ def lift(
                 step.settings(),
                 wanted.get("progress"),
                 verb=step.kind,
-                look=lambda made: compared(step, readers[0], made, objects_of(into), safe_mode=False),
+                look=lambda made: compared(
+                    step, readers[0], made, {**objects_of(into), **known(custom_objects)}, safe_mode=False
+                ),
             )
             made = copy_model(into, compiled=True)
             values.set_values(made, target.path, paths[1])

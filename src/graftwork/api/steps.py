@@ -57,7 +57,7 @@ def perform(kind: str, sources: Mapping[str, Any], options: Mapping[str, Any], w
         kind: The step's word.
         sources: A path or live model, a list of these, or a mapping from them, for each field that names models or files.
         options: The options.
-        wanted: What `Wanted` says.
+        wanted: What `Wanted` says, and ``custom_objects`` where Keras loads a model.
 
     Raises:
         GraftworkError: If it cannot be done.
@@ -127,7 +127,8 @@ def planned(
         wanted_names = list(dict.fromkeys(step.inputs()))
         files = [Path(file) for file in step.files()]
         with opened([*(where[name] for name in wanted_names), *files]) as readers:
-            yield step, declared(step, dict(zip((*wanted_names, *step.files()), readers, strict=True)))
+            by_name = dict(zip((*wanted_names, *step.files()), readers, strict=True))
+            yield step, declared(step, by_name, custom_objects=wanted.get("custom_objects"))
 
 
 def stated(cls: type[Stated], given: Mapping[str, Any]) -> Stated:

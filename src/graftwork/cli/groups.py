@@ -9,6 +9,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.core import TyperCommand
 
+from graftwork.cli.custom import OPTION
 from graftwork.cli.fields import asked, command, is_word, option, parameter, value_of, written
 from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import making, print_json, refusing
@@ -78,6 +79,7 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
             "overwrite": given["overwrite"],
             "threads": given["threads"],
             "shard_bytes": size_of(given["shard_size"]),
+            "custom_objects": given.get("custom_objects"),
         }
         with refusing():
             if given["dry_run"]:
@@ -96,6 +98,7 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
             for name, field in step.choices().items()
             if name not in step.arguments
         ),
+        *([parameter("custom_objects", list[str] | None, OPTION, None)] if step.loads else []),
         *_common(),
     ]
     return command(run, kind, step.__doc__ or "", parameters)

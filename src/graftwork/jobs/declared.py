@@ -1,7 +1,7 @@
 """Steps on checkpoints and SavedModels."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from graftwork.errors import OptionError, OutputError, StoreError
 from graftwork.jobs.base import LastJob, PlannedReader, UnmadeError
 from graftwork.jobs.merges import MergeJob
 from graftwork.models import savedmodel
-from graftwork.models.custom import known
+from graftwork.models.custom import Custom, known
 from graftwork.models.savedmodel import FROZEN, ServablePlan
 from graftwork.recipe import Step
 from graftwork.recipe.checkpoints import CheckpointStep
@@ -95,7 +95,7 @@ def write_servable(plan: ServablePlan, target: Target, progress: Progress | None
 
 
 def declared(
-    step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Path(), custom_objects: Sequence[str] = ()
+    step: DeclaredStep, readers: Mapping[str, Reader], root: Path = Path(), custom_objects: Custom | None = None
 ) -> MergeJob | ServableJob:
     """Return the job of a step on checkpoints or SavedModels.
 
@@ -103,7 +103,7 @@ def declared(
         step: What is asked for.
         readers: The open (or planned) input of each name.
         root: What its paths are relative to.
-        custom_objects: Python files or modules that define what a model refers to and Keras does not know.
+        custom_objects: What a model refers to and Keras does not know.
 
     Raises:
         GraftworkError: If it cannot be done.

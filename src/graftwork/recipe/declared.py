@@ -29,6 +29,7 @@ class DeclaredStep(Step):
         arguments: The options that are arguments on the command line, behind models and files.
         flags: Names of an option on the command line, where they are not those of the field.
         relative: The options that are paths of files; relative to the recipe.
+        loads: Whether Keras loads a model for it, which may need what the user defines.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -38,6 +39,7 @@ class DeclaredStep(Step):
     arguments: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[dict[str, tuple[str, ...]]] = {}
     relative: ClassVar[tuple[str, ...]] = ()
+    loads: ClassVar[bool] = False
 
     @property
     def is_model(self) -> bool:

@@ -35,6 +35,7 @@ class SavedmodelLift(SavedModelStep):
 
     kind: ClassVar[str] = "savedmodel_lift"
     takes: ClassVar[tuple[str, ...]] = ("source", "into")
+    loads: ClassVar[bool] = True
 
     source: Name
     """The SavedModel or checkpoint."""
