@@ -37,3 +37,11 @@ def test_what_is_not_finite_is_told(tmp_path, bad):
     assert "1 element" in found.notes[-1]
     json.dumps(found.to_dict(), allow_nan=False)
     assert compared(tmp_path, a, a).identical
+
+
+def test_large_integers_are_compared_as_such(tmp_path):
+    """Two of them may be the same float64."""
+    found = compared(tmp_path, {"n": np.int64([2**60 + 1])}, {"n": np.int64([2**60 + 2])})
+
+    assert not found.identical
+    assert found.tensors[0].largest == 1

@@ -221,6 +221,8 @@ def _compare(a: Reader, b: Reader, name: str, source: Source, tell: Callable[[in
         count = min(BLOCK, spec_a.size - start)
         x = _numbers(a, spec_a, (), start, count)
         y = _numbers(b, spec_b, source.gather, start, count)
+        whole = x.dtype.kind in "iu" and y.dtype.kind in "iu" and bool((x != y).any())  # float64 holds not all of these
+        x, y = (v.astype(np.float64) if v.dtype.kind in "iu" else v for v in (x, y))
         if np.iscomplexobj(x) or np.iscomplexobj(y):  # real and imaginary parts are numbers of their own
             x, y = (np.ascontiguousarray(v, np.complex128).view(np.float64) for v in (x, y))
         tell(count * (RAW_DTYPES[spec_a.dtype].itemsize + RAW_DTYPES[spec_b.dtype].itemsize))
@@ -236,7 +238,7 @@ def _compare(a: Reader, b: Reader, name: str, source: Source, tell: Callable[[in
             float(x @ y),
             float(d @ d),
             int((np.sign(x) == np.sign(y)).sum()),
-            math.inf if moved else float(np.abs(d).max(initial=0.0)),
+            math.inf if moved else float(np.abs(d).max(initial=0.0)) or float(whole),
             finite.size,
             bad,
         )
@@ -250,6 +252,8 @@ def _numbers(reader: Reader, spec: TensorSpec, gather: Any, start: int, count: i
     else:
         reader.read_into(spec.name, start, raw)
     if spec.dtype not in FLOATS:
+        if raw.dtype.kind in "iu":
+            return raw
         return raw.astype(np.complex128 if spec.dtype.startswith("complex") else np.float64)
     out = np.empty(count, np.float64 if spec.dtype == "float64" else np.float32)
     decode(raw, spec.dtype, out)
