@@ -146,6 +146,13 @@ def test_what_shall_be_skipped_is_there(folder: Path, skip: str, told: str):
         gw.plan(written(folder, step(f"method: linear, models: [a, b], skip: ['{skip}']")))
 
 
+def test_a_seed_is_what_a_recipe_could_say(folder: Path):
+    """The record of a result is a step, which could not be run again."""
+    for seed in (-1, 2**64):
+        with pytest.raises(GraftworkError, match=f"seed is {seed}, expected"):
+            gw.plan_merge([folder / "a.safetensors", folder / "b.safetensors"], seed=seed)
+
+
 @pytest.mark.parametrize(
     ("rule", "told"),
     [

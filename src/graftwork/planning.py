@@ -422,6 +422,8 @@ def _check_numbers(
 ) -> None:
     least, most = method.models
     count = len(models)
+    if not 0 <= request.seed < 2**64:
+        raise OptionError(f"seed is {request.seed}, expected a whole number from 0 to 2⁶⁴ - 1")
     if method.base is Base.REQUIRED and base is None:
         raise OptionError(
             f"method {request.method!r} merges differences from a base model; name their common ancestor with `base`"
