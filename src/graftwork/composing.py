@@ -127,10 +127,8 @@ def plan_composition(
     try:
         with weightless():
             return _planned(verb, sources, custom)
-    except StoreError:
-        return _planned(
-            verb, sources, custom
-        )  # stateful layers, and some that users write, give their variables values themselves
+    except StoreError:  # stateful layers, and some that users write, give their variables values themselves
+        return _planned(verb, sources, custom)
 
 
 def _planned(verb: Verb, sources: Sequence[Source], custom: Mapping[str, Any]) -> CompositionPlan:

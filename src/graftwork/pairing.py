@@ -236,14 +236,17 @@ def _refuse_slips_of_map(
 
 
 def _apply_map(rules: Mapping[str, str], name: str) -> str:
-    for pattern, replacement in rules.items():
-        try:
-            renamed, count = re.subn(f"^(?:{pattern})$", replacement, name)
-        except re.error as error:
-            raise OptionError(f"the pattern {pattern!r} of `map` is not a regular expression: {error}") from error
-        if count:
-            return renamed
-    return name
+    found = (_renamed(pattern, replacement, name) for pattern, replacement in rules.items())
+    return next((renamed for renamed in found if renamed is not None), name)
+
+
+def _renamed(pattern: str, replacement: str, name: str) -> str | None:
+    """Return what a rule of a map makes of a name; None if its pattern does not fit all of it."""
+    try:
+        renamed, count = re.subn(f"^(?:{pattern})$", replacement, name)
+    except re.error as error:
+        raise OptionError(f"the pattern {pattern!r} of `map` is not a regular expression: {error}") from error
+    return renamed if count else None
 
 
 def _translate(name: str, found: Match) -> str:
@@ -390,6 +393,24 @@ def left_over(
             if name not in taken and spec.role is not Role.OPTIMIZER and not matches(request.skip, name)
         ]
     return reasons
+
+
+def refuse_unused(request: Wishes, readers: Sequence[tuple[str, Reader]]) -> None:
+    """Refuse patterns of `skip` and `map` that fit nothing: they are slips, or meant for other models.
+
+    Raises:
+        OptionError: For the first pattern of `skip` that fits no tensor, or of `map` that fits none of the models after the first.
+    """
+    known = [name for _, reader in readers for name in reader.specs()]
+    for pattern in request.skip:
+        if not any(matches([pattern], name) for name in known):
+            raise OptionError(
+                f"the pattern {pattern!r} of skip fits no tensor of any model; tensors are called {next(iter(known), '')!r} and so on"
+            )
+    others = known[len(readers[0][1].specs()) :]
+    for pattern, replacement in request.map.items():
+        if all(_renamed(pattern, replacement, name) is None for name in others):
+            raise OptionError(f"the pattern {pattern!r} of map fits no tensor of the models after the first")
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:

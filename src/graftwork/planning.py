@@ -28,6 +28,7 @@ from graftwork.pairing import (
     left_over,
     matches,
     pair,
+    refuse_unused,
     with_gather,
 )
 from graftwork.recipe.merge import Merging
@@ -274,15 +275,7 @@ def plan_merge(
     renamed: list[tuple[str, str, str]] = []
     reasons: list[str] = []
     keeper = places_of.index(0 if request.optimizer == "first" else len(models) - 1)
-    for pattern in request.skip:
-        known = [name for _, reader in readers for name in reader.specs()]
-        if not any(matches([pattern], name) for name in known):
-            raise OptionError(
-                f"the pattern {pattern!r} of skip fits no tensor of any model; tensors are called {next(iter(known), '')!r} and so on"
-            )
-    for pattern in request.map:
-        if not any(re.search(f"^(?:{pattern})$", name) for _, reader in readers[1:] for name in reader.specs()):
-            raise OptionError(f"the pattern {pattern!r} of map fits no tensor of the models after the first")
+    refuse_unused(request, readers)
     for name, spec in first.items():
         if spec.role is Role.OPTIMIZER:
             if request.optimizer == "drop":

@@ -115,7 +115,6 @@ def plan_merge_step(step: MergeStep, recipe: Recipe, readers: Mapping[str, Reade
     )
     verb = Recalibrate(data=open_data(data, root=root))
     lender, custom = Source(name=step.models[0], reader=models[0]), known(recipe.custom_objects, root)
-    plan_composition(
-        verb, [lender], custom
-    )  # what it would refuse of the result, it refuses of the model that lends the architecture
+    # what it would refuse of the result, it refuses of the model that lends the architecture
+    plan_composition(verb, [lender], custom)
     return RepairedJob(merge, verb, custom)
