@@ -21,7 +21,7 @@ from test_methods import resolved
 
 import graftwork as gw
 from graftwork import methods
-from graftwork.executor import local
+from graftwork.executor import blocks, local, written
 from graftwork.methods.arrays import merge_arrays
 from graftwork.methods.base import CHUNK
 from graftwork.stores import FORMATS
@@ -111,7 +111,7 @@ def test_threads_and_blocks_do_not_change_a_bit(models, tmp_path, monkeypatch, m
     found = set()
     for block, threads in ((4096, 1), (4096, 5), (65536, 2), (1 << 21, 1), (1 << 21, 2)):
         monkeypatch.setattr(local, "HELD", 0 if threads == 2 else 1 << 26)
-        monkeypatch.setattr(local, "block_elements", lambda *_, block=block: max(CHUNK, block))
+        monkeypatch.setattr(blocks, "block_elements", lambda *_, block=block: max(CHUNK, block))
         out = tmp_path / "out.safetensors"
         gw.merge(models[:count], method=method, base=base, output=out, threads=threads, overwrite=True, **options)
         found.add(out.read_bytes())
@@ -122,7 +122,7 @@ def test_threads_and_blocks_do_not_change_a_bit(models, tmp_path, monkeypatch, m
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.method)
 def test_files_give_what_arrays_give(tmp_path, monkeypatch, row, layout):
     """Units are found in the layout of the file, whatever the blocks: names with slashes are Keras's."""
-    monkeypatch.setattr(local, "block_elements", lambda *_: CHUNK)
+    monkeypatch.setattr(blocks, "block_elements", lambda *_: CHUNK)
     shapes = {"a/kernel": (70, 90), "b/kernel": (3, 3, 5, 8), "c/bias": (90,), "d/kernel": (1, 5), "e/scale": ()}
     names = {name: name if layout == "keras" else name.replace("/", ".") for name in shapes}
     count = usual(row)
@@ -595,13 +595,13 @@ def test_a_result_keeps_its_old_file_until_the_end(tmp_path, pair, monkeypatch):
     gw.merge(pair, output=out)
     old = out.read_bytes()
     seen = []
-    real = local.verify_written
+    real = written.verify_written
 
     def looking(*arguments):
         seen.append(out.read_bytes())
         return real(*arguments)
 
-    monkeypatch.setattr(local, "verify_written", looking)
+    monkeypatch.setattr(written, "verify_written", looking)
     gw.merge(pair, output=out, weights=[1, 3], overwrite=True)
     assert seen == [old] != [out.read_bytes()]
 

@@ -159,7 +159,8 @@ def write_merge(
         OutputError: If the target cannot be written.
         NonFiniteError: If a source holds NaN or infinity.
     """
-    from graftwork.executor.local import LocalExecutor, verify_written
+    from graftwork.executor.local import LocalExecutor
+    from graftwork.executor.written import verify_written
 
     begin = time.perf_counter()
     like = like or plan.lender

@@ -57,7 +57,7 @@ class PlanReport:
 
 def of_merge(name: str, plan_: MergePlan, target: Target | None, threads: int | None) -> PlanReport:
     """Return what a merge would do; see `report_of`."""
-    from graftwork.executor.local import peak_bytes
+    from graftwork.executor.memory import peak_bytes
 
     workers = (target or Target(path=Path(), threads=threads or 0)).workers()
     if target is not None:

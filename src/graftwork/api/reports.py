@@ -205,7 +205,7 @@ def of_composition(name: str, plan_: CompositionPlan, target: Target | None) -> 
 
 def of_extraction(name: str, plan_: extraction.ExtractionPlan, target: Target | None) -> PlanReport:
     """Return what the extraction of an adapter would do; see `report_of`."""
-    from graftwork.executor.local import INTERPRETER_BYTES
+    from graftwork.executor.memory import INTERPRETER_BYTES
 
     if target is not None:
         check_adapter(plan_, target)
@@ -243,7 +243,7 @@ def of_extraction(name: str, plan_: extraction.ExtractionPlan, target: Target | 
 
 def of_estimate(name: str, plan_: estimates.EstimatePlan, target: Target | None) -> PlanReport:
     """Return what an estimate would do; see `report_of`."""
-    from graftwork.executor.local import INTERPRETER_BYTES
+    from graftwork.executor.memory import INTERPRETER_BYTES
 
     if target is not None:
         estimates.check_estimate(plan_, target.path, overwrite=target.overwrite)

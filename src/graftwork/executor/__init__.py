@@ -1,1 +1,1 @@
-"""Executors: what runs a plan. `local` uses the threads of this process."""
+"""What runs a plan: `local` shares the work out among the threads of this process, block by block (`blocks`)."""
