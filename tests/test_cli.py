@@ -174,6 +174,40 @@ def test_without_arguments_help_is_printed(graftwork):
     assert "Commands:" in (done := graftwork()).out + done.err
 
 
+FULL = {
+    "what is there already is said": (
+        ["merge", *PAIR, "-o", "full.keras", "--json"],
+        "; what was made is there: full.keras",
+    ),
+    "a table": (["inspect", "birds.keras"], ""),
+    "more than a buffer": (["plan", "recipe.yaml", "--overwrite", "--json"], ""),
+}
+
+
+@pytest.mark.parametrize("case", FULL, ids=str)
+def test_a_full_disk_behind_standard_output_is_one_line(case: str, folder: Path):
+    """Whenever it is found: at once, or when the last buffer goes out. What was made before stays."""
+    words, told = FULL[case]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "graftwork", *words], cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == f"error: standard output cannot be written: No space left on device{told}\n"
+    assert not told or gw.verify(folder / "full.keras", load=False).sound
+
+
+def test_a_reader_that_has_left_is_no_error(folder: Path):
+    """As `| head -1` leaves: nothing is said."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "graftwork", "methods"], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 JSON = {
     "inspect": ["inspect", "birds.keras"],
     "diff": ["diff", *PAIR],

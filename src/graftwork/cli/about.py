@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli.options import Json, Quiet
-from graftwork.cli.terminal import print_json, refusing, say
+from graftwork.cli.terminal import print_json, printing, refusing, say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -20,7 +20,7 @@ def methods(
     from graftwork.methods import METHODS, get
     from graftwork.report import render
 
-    with refusing():
+    with refusing(), printing():
         if as_json:
             chosen = [name] if name else sorted(METHODS)
             print_json([render.method_as_dict(get(each)) for each in chosen])
@@ -35,7 +35,7 @@ def schema() -> None:
     """Print the JSON Schema of recipes."""
     from graftwork import recipe
 
-    with refusing():
+    with refusing(), printing():
         print_json(recipe.schema())
 
 
@@ -56,4 +56,5 @@ def demo(
 
     with refusing():
         rows = demonstration.run(folder, tell=lambda line: say(quiet, line))
-        print_json(rows) if as_json else demonstration.show(rows)
+        with printing(*filter(None, [folder])):
+            print_json(rows) if as_json else demonstration.show(rows)

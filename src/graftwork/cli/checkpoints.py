@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli.stepwise import commands_of
-from graftwork.cli.terminal import print_json, refusing
+from graftwork.cli.terminal import print_json, printing, refusing
 
 app = typer.Typer(
     cls=commands_of("graftwork.recipe.checkpoints", "CHECKPOINT_STEPS", "ckpt_"),
@@ -40,4 +40,5 @@ def ls(
 
     with refusing():
         rows = headers.ls(model, *(patterns or ()))
-        print_json([row.to_dict() for row in rows]) if as_json else render.listing(rows)
+        with printing():
+            print_json([row.to_dict() for row in rows]) if as_json else render.listing(rows)

@@ -9,7 +9,7 @@ import typer
 from graftwork.cli.custom import OPTION, CustomObjects
 from graftwork.cli.fields import asked, command, option, parameter, plain, value_of, written
 from graftwork.cli.judging import evaluate
-from graftwork.cli.terminal import making, print_json, refusing, say
+from graftwork.cli.terminal import making, print_json, printing, refusing, say, show
 from graftwork.training.verbs import VERBS, Verb
 
 
@@ -55,7 +55,7 @@ def _command(kind: str, verb: type[Verb]) -> Any:
         with refusing():
             if given["dry_run"]:
                 report = api.check(kind, models, output=given["output"], **options, **wanted)
-                print_json(report.to_dict()) if given["as_json"] else render.composition(report)
+                show(report, given["as_json"], render.composition)
                 return
             if given["output"] is None:
                 raise typer.BadParameter("say where to write the result", param_hint="-o / --output")
@@ -181,21 +181,18 @@ def export(
             overwrite=overwrite,
             custom_objects=custom_objects,
         )
-        if as_json:
-            print_json(
-                {
-                    "path": str(found.path),
-                    "format": found.format,
-                    "inputs": dict(found.inputs),
-                    "outputs": list(found.outputs),
-                    "difference": found.difference.relative,
-                    "tolerance": found.tolerance,
-                    "notes": list(found.notes),
-                }
-            )
-            return
-        say(quiet, f"note: {found}")
-        typer.echo(str(found.path))
+        told = {
+            "path": str(found.path),
+            "format": found.format,
+            "inputs": dict(found.inputs),
+            "outputs": list(found.outputs),
+            "difference": found.difference.relative,
+            "tolerance": found.tolerance,
+            "notes": list(found.notes),
+        }
+        say(quiet or as_json, f"note: {found}")
+        with printing(found.path):
+            print_json(told) if as_json else typer.echo(str(found.path))
 
 
 def draw(
@@ -240,4 +237,5 @@ def draw(
             report=notes,
         )
         say(False, *(f"note: {note}" for note in notes))
-        typer.echo(str(path))
+        with printing(path):
+            typer.echo(str(path))

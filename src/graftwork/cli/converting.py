@@ -7,7 +7,7 @@ import typer
 
 from graftwork.cli.options import DropCompile, Dtype, Format, Json, Overwrite, Quiet, ShardSize, Threads
 from graftwork.cli.sizes import size_of
-from graftwork.cli.terminal import print_json, progress, refusing, say, tell
+from graftwork.cli.terminal import print_json, printing, progress, refusing, say, tell
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -97,8 +97,6 @@ def extract_lora(
                 overwrite=overwrite,
                 progress=told,
             )
-        if as_json:
-            print_json(found.to_dict())
-            return
-        say(quiet, *(f"note: {note}" for note in found.notes))
-        render.extraction(found, tensors=tensors)
+        say(quiet or as_json, *(f"note: {note}" for note in found.notes))
+        with printing(output):
+            print_json(found.to_dict()) if as_json else render.extraction(found, tensors=tensors)

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from graftwork.cli.custom import OPTION
 from graftwork.cli.fields import asked, command, is_word, option, parameter, value_of, written
 from graftwork.cli.sizes import size_of
-from graftwork.cli.terminal import making, print_json, refusing
+from graftwork.cli.terminal import making, refusing, show
 from graftwork.recipe.declared import DeclaredStep
 
 
@@ -84,7 +84,7 @@ def _command(kind: str, step: type[DeclaredStep]) -> Any:
         with refusing():
             if given["dry_run"]:
                 report = api.foresee(kind, sources, options, {**wanted, "output": given["output"]})
-                print_json(report.to_dict()) if given["as_json"] else render.report(report)
+                show(report, given["as_json"], render.report)
                 return
             if given["output"] is None:
                 raise typer.BadParameter("say where to write the result", param_hint="-o / --output")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from graftwork.cli.custom import CustomObjects
-from graftwork.cli.terminal import print_json, progress, refusing, say
+from graftwork.cli.terminal import print_json, printing, progress, refusing, say
 
 
 def evaluate(
@@ -106,10 +106,8 @@ def evaluate(
                 notes: list[str] = []
                 drawn = draw(found, path, overwrite=overwrite, report=notes)
                 say(quiet, *(f"note: {note}" for note in (drawn, *notes)))
-        if as_json:
-            print_json(found.to_dict())
-            return
-        render.evaluation(found, per_class=per_class)
+        with printing(*filter(None, (output, confusion, reliability))):
+            print_json(found.to_dict()) if as_json else render.evaluation(found, per_class=per_class)
 
 
 def _mapping(option: str, given: list[str] | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import typer
 
 from graftwork.cli.custom import CustomObjects
 from graftwork.cli.options import Json, Quiet, Threads
-from graftwork.cli.terminal import print_json, progress, refusing
+from graftwork.cli.terminal import progress, refusing, show
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -23,8 +23,7 @@ def inspect(
     from graftwork.report import render
 
     with refusing():
-        found = api.inspect(model)
-        print_json(found.to_dict()) if as_json else render.inspection(found, tensors=tensors)
+        show(api.inspect(model), as_json, render.inspection, tensors=tensors)
 
 
 @app.command()
@@ -46,7 +45,7 @@ def diff(
     with refusing():
         with progress(quiet) as told:
             found = api.diff(a, b, threads=threads, progress=told)
-        print_json(found.to_dict()) if as_json else render.difference(found, tensors=tensors)
+        show(found, as_json, render.difference, tensors=tensors)
 
 
 @app.command()
@@ -67,6 +66,6 @@ def verify(
     with refusing():
         with progress(quiet) as told:
             found = api.verify(model, load=load, custom_objects=custom_objects, progress=told)
-        print_json(found.to_dict()) if as_json else render.verification(found)
+        show(found, as_json, render.verification)
         if not found.sound:
             raise typer.Exit(1)

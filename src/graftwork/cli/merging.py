@@ -19,7 +19,7 @@ from graftwork.cli.options import (
     Threads,
 )
 from graftwork.cli.sizes import size_of
-from graftwork.cli.terminal import as_plain, making, print_json, progress, refusing, say
+from graftwork.cli.terminal import as_plain, making, print_json, printing, progress, refusing, say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -175,9 +175,10 @@ def plan(
             ]
         else:
             reports = api.plan(Path(what[0]), threads=threads, overwrite=overwrite)
-        if as_json:
-            print_json([report.to_dict() for report in reports])
-        else:
+        with printing():
+            if as_json:
+                print_json([report.to_dict() for report in reports])
+                return
             for report in reports:
                 render.report(report, tensors=tensors, coefficients=coefficients)
 
@@ -209,12 +210,13 @@ def run(
                 check=check,
                 progress=told,
             )
-        if as_json:
-            print_json({name: as_plain(result) for name, result in results.items()})
-            return
-        for name, result in results.items():
-            say(quiet, *(f"note: {name}: {note}" for note in result.notes))
-            typer.echo(str(result.path))
+        with printing(*(result.path for result in results.values())):
+            if as_json:
+                print_json({name: as_plain(result) for name, result in results.items()})
+                return
+            for name, result in results.items():
+                say(quiet, *(f"note: {name}: {note}" for note in result.notes))
+                typer.echo(str(result.path))
 
 
 def _merge_arguments(

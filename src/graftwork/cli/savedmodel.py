@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli.stepwise import commands_of
-from graftwork.cli.terminal import print_json, refusing
+from graftwork.cli.terminal import refusing, show
 
 app = typer.Typer(
     cls=commands_of("graftwork.recipe.savedmodel", "SAVEDMODEL_STEPS", "savedmodel_"),
@@ -42,5 +42,4 @@ def ls(
     from graftwork.report import render
 
     with refusing():
-        found = listed(path, signature, tensors=tensors)
-        print_json(found.to_dict()) if as_json else render.program(found)
+        show(listed(path, signature, tensors=tensors), as_json, render.program)

@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import typer
 
-from graftwork.errors import GraftworkError
+from graftwork.errors import GraftworkError, OutputError
 
 ROWS = 40
 """So many rows of a table are printed after the work."""
@@ -37,8 +38,33 @@ def refusing() -> Iterator[None]:
             typer.echo("interrupted; no half-written result is left", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
+            _silence()
             sys.stderr.close()
             raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def printing(*made: Path) -> Iterator[None]:
+    """Refuse where standard output takes nothing more, as on a full disk; what was `made` before stays, which is said.
+
+    Raises:
+        OutputError: If it does not.
+    """
+    try:
+        yield
+        typer.echo(nl=False)  # flushes: Python's own attempt would come when nothing can be said any more
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence()
+        there = f"; what was made is there: {', '.join(map(str, made))}" if made else ""
+        raise OutputError(f"standard output cannot be written: {error.strerror}{there}") from error
+
+
+def _silence() -> None:
+    """Close standard output, with what it has not taken: Python would try it once more at the end."""
+    with contextlib.suppress(OSError):
+        sys.stdout.close()
 
 
 @contextlib.contextmanager
@@ -117,6 +143,12 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
+def show(found: Any, as_json: bool, render: Callable[..., None], **how: Any) -> None:
+    """Print what was found: all of it for machines, or as `render` shows it to people."""
+    with printing():
+        print_json(found.to_dict()) if as_json else render(found, **how)
+
+
 def tell(result: Any, *, quiet: bool, as_json: bool, tables: bool = False) -> None:
     """Print what was made: its notes (and what was decided) for the user, its path or all of it for programs."""
     if tables and not (quiet or as_json):
@@ -124,7 +156,8 @@ def tell(result: Any, *, quiet: bool, as_json: bool, tables: bool = False) -> No
 
         render.tables(result.tables, ROWS, sys.stderr)
     say(quiet or as_json, *(f"note: {note}" for note in result.notes))
-    print_json(as_plain(result)) if as_json else typer.echo(str(result.path))
+    with printing(result.path):
+        print_json(as_plain(result)) if as_json else typer.echo(str(result.path))
 
 
 @contextlib.contextmanager

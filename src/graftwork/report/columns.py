@@ -22,7 +22,7 @@ MANY = 100_000
 
 def terminal_width() -> int:
     """Return how wide standard output is."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():  # None where the shell has closed it
         return MANY
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or 80
