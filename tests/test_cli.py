@@ -109,6 +109,10 @@ REFUSED = {
     ),
     "source as target": (["merge", *PAIR, "-o", "birds.keras", "--overwrite"], "is one of the sources"),
     "existing target": (["merge", *PAIR, "-o", "cats.keras"], "cats.keras exists; pass --overwrite"),
+    "shards of one file": (
+        ["merge", *PAIR, "-o", "x.safetensors", "--shard-size", "1MB"],
+        "format 'safetensors' has no shards; formats that have: huggingface (a directory)",
+    ),
     "no directory": (["merge", *PAIR, "-o", "nowhere/x.keras"], "directory nowhere does not exist"),
     "dtype": (["merge", *PAIR, "--dtype", "int8", "-o", "x.keras"], "a result cannot have dtype 'int8'"),
     "skip everything": (["merge", *PAIR, "--skip", "*", "-o", "x.keras"], "no tensor is left to merge"),

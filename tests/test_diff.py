@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import graftwork as gw
+from graftwork.report import render
 
 
 def compared(folder, a, b):
@@ -45,3 +46,20 @@ def test_large_integers_are_compared_as_such(tmp_path):
 
     assert not found.identical
     assert found.tensors[0].largest == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int32])
+def test_other_dtypes_are_told_and_values_compared_all_the_same(tmp_path, capsys, dtype):
+    """Files with the same numbers in other dtypes are not identical, but equal in value; JSON lists each tensor, people see how many."""
+    a = {name: np.arange(4, dtype=np.float32) for name in "vwx"}
+
+    found = compared(tmp_path, a, {**a, "v": a["v"].astype(dtype), "w": a["w"].astype(dtype)})
+
+    name = np.dtype(dtype).name
+    assert (found.identical, found.equal, found.distance) == (False, True, 0)
+    assert found.retyped == (("v", "float32", name), ("w", "float32", name))
+    render.difference(found, tensors=False)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"other dtype: v and 1 more are float32 in {found.a} but {name} in {found.b}",
+        "equal values: 3 tensors",
+    ]

@@ -208,6 +208,10 @@ def test_a_file_is_run_and_planned_like_a_recipe(folder):
     assert done.exit_code == 0, done.output
     assert done.output.strip() == "out"
     gw.run("config.yml", output="again.safetensors")
+    with pytest.raises(
+        RecipeError, match=r"names no outputs; say where to write \(-o"
+    ):  # not `outputs:`, which is not mergekit's
+        gw.run("config.yml")
 
     assert json.loads((folder / "out" / "graftwork.json").read_text())["mergekit"] == config
     assert config_of(folder / "out") == {**config_of(folder / "a"), "torch_dtype": "bfloat16"}

@@ -19,7 +19,7 @@ from graftwork.methods import get
 from graftwork.methods.options import Place, companion_files
 from graftwork.pairing import Source
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output
-from graftwork.stores import Format, Reader, distinct, format_for_target, label_of, open_store, spelling
+from graftwork.stores import FORMATS, Format, Reader, distinct, format_for_target, label_of, open_store, spelling
 from graftwork.stores.staged import Staged
 from graftwork.tensor import FLOATS, Role, TensorSpec
 
@@ -87,10 +87,18 @@ class Target:
         assert row.create is not None
         known = inspect.signature(row.create).parameters
         given: dict[str, Any] = {}
-        for name, value in (("drop_compile", self.drop_compile or None), ("shard_bytes", self.shard_bytes)):
+        for name, value, what in (
+            ("drop_compile", self.drop_compile or None, "compile settings"),
+            ("shard_bytes", self.shard_bytes, "shards"),
+        ):
             if value is not None:
                 if name not in known:
-                    raise OptionError(f"format {row.name!r} has no {name.replace('_', ' ')}")
+                    having = ", ".join(
+                        f"{each.name} ({' or '.join(each.suffixes) or 'a directory'})"
+                        for each in FORMATS.values()
+                        if each.create and name in inspect.signature(each.create).parameters
+                    )
+                    raise OptionError(f"format {row.name!r} has no {what}; formats that have: {having}")
                 given[name] = value
         if "target" in known:
             given["target"] = self.path

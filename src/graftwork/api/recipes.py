@@ -11,6 +11,7 @@ from graftwork.api.reports import Report, report_of
 from graftwork.api.sources import Progress
 from graftwork.errors import RecipeError
 from graftwork.recipe import Recipe, read_recipe
+from graftwork.recipe.mergekit import MergekitStep
 from graftwork.writing import Result, Target
 
 
@@ -74,7 +75,9 @@ def run(
     else:
         outputs = _outputs(found, root)
     if not outputs or not found.steps:
-        raise RecipeError("the recipe names no outputs; add `outputs: {step: path}`, or say where to write (-o)")
+        ours = not any(isinstance(step, MergekitStep) for step in found.steps.values())
+        advice = "add `outputs: {step: path}`, or " * ours
+        raise RecipeError(f"the recipe names no outputs; {advice}say where to write (-o, or `output=`)")
     targets = {
         name: Target(path=path, overwrite=overwrite, threads=threads or 0, shard_bytes=shard_bytes, check=check)
         for name, path in outputs.items()

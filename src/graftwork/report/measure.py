@@ -71,6 +71,7 @@ class Diff:
         only_a: Tensors that only the first has.
         only_b: Tensors that only the second has.
         reshaped: Tensors of two shapes: (name, shape in A, shape in B).
+        retyped: Tensors of two dtypes: (name, dtype in A, dtype in B); their values are compared all the same.
         tensors: Every tensor that both have.
         layers: The same by layer.
         distance: Relative L2 distance over all weights and statistics (over everything, if there are none).
@@ -84,6 +85,7 @@ class Diff:
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    retyped: tuple[tuple[str, str, str], ...]
     tensors: tuple[TensorDiff, ...]
     layers: tuple[LayerDiff, ...]
     distance: float
@@ -92,10 +94,14 @@ class Diff:
 
     @property
     def identical(self) -> bool:
-        """Whether structure, tensors and values are all the same."""
-        return not (self.structure or self.only_a or self.only_b or self.reshaped) and all(
-            t.largest == 0 for t in self.tensors
-        )
+        """Whether structure, tensors, their dtypes and values are all the same."""
+        others = self.structure or self.only_a or self.only_b or self.reshaped or self.retyped
+        return not others and self.equal
+
+    @property
+    def equal(self) -> bool:
+        """Whether the tensors that both have hold the same values, be their dtypes what they may."""
+        return all(t.largest == 0 for t in self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values; what is infinite or not a number becomes None."""
@@ -112,15 +118,17 @@ def diff(
     ours = {n: s for n, s in a.specs().items() if s.role is not Role.OPTIMIZER}
     theirs = {n: s for n, s in b.specs().items() if s.role is not Role.OPTIMIZER}
     taken = {source.name for source in pairing.sources.values()}
-    both, reshaped = [], []
+    both, reshaped, retyped = [], [], []
     for name, spec in ours.items():
         source = pairing.get(name)
         if source is None:
             continue
         if theirs[source.name].shape != spec.shape:
             reshaped.append((name, spec.shape, theirs[source.name].shape))
-        else:
-            both.append((name, source))
+            continue
+        both.append((name, source))
+        if theirs[source.name].dtype != spec.dtype:
+            retyped.append((name, spec.dtype, theirs[source.name].dtype))
     tell = progress or (lambda _: None)
     with ThreadPoolExecutor(threads) as pool:
         sums = list(pool.map(lambda pair: _compare(a, b, pair[0], pair[1], tell), both))
@@ -143,6 +151,7 @@ def diff(
         only_a=tuple(name for name in ours if pairing.get(name) is None),
         only_b=tuple(name for name in theirs if name not in taken),
         reshaped=tuple(reshaped),
+        retyped=tuple(retyped),
         tensors=tensors,
         layers=tuple(
             LayerDiff(name=name, parameters=s.count, distance=s.distance, cosine=s.cosine)

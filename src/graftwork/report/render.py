@@ -169,9 +169,16 @@ def difference(found: "Diff", *, tensors: bool) -> None:
         _say(f"only in {found.b}: {name}")
     for name, a, b in found.reshaped:
         _say(f"other shape: {name} is {_shape(a)} in {found.a} but {_shape(b)} in {found.b}")
+    retyped: dict[tuple[str, str], list[str]] = {}
+    for name, a, b in found.retyped:
+        retyped.setdefault((a, b), []).append(name)
+    for (a, b), names in retyped.items():
+        _say(f"other dtype: {_and_more(names)} {'are' if names[1:] else 'is'} {a} in {found.a} but {b} in {found.b}")
     _notes(found.notes)
-    if found.identical:
-        _say(f"identical: {len(found.tensors):,} tensors")
+    count = f"{len(found.tensors):,} tensor{'s' * (len(found.tensors) != 1)}"
+    if found.equal:
+        word = "identical" if found.identical else "equal values" if found.tensors else "nothing to compare"
+        _say(f"{word}: {count}")
         return
     if tensors:
         numbers = ("distance", "cosine", "same sign", "largest")
@@ -194,7 +201,7 @@ def difference(found: "Diff", *, tensors: bool) -> None:
             for x in found.layers
         ]
         table(("layer", "", *shown), by_layer, right=shown)
-    _say(f"all {len(found.tensors):,} tensors: distance {found.distance:.3%}, cosine {found.cosine:.4f}")
+    _say(f"all {count}: distance {found.distance:.3%}, cosine {found.cosine:.4f}")
 
 
 def plan(report: Any, *, tensors: bool, coefficients: bool = False) -> None:
@@ -241,9 +248,8 @@ def _coefficients(report: Any) -> None:
     columns = list(dict.fromkeys(name for *_, options in groups for name, _ in options))
     rows = []
     for (depth, role, layer, action, options), names in groups.items():
-        shown = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         place = "" if depth is None else f"{depth:.3f}"
-        rows.append((shown, place, role, layer, action, *(dict(options).get(name, "") for name in columns)))
+        rows.append((_and_more(names), place, role, layer, action, *(dict(options).get(name, "") for name in columns)))
     unknown = {"layer": 3, "depth": 1}
     left_out = [at for at in unknown.values() if not any(row[at] for row in rows)]
     headings = ("tensors", "depth", "role", "layer", "action", *columns)
@@ -251,6 +257,11 @@ def _coefficients(report: Any) -> None:
         [heading for at, heading in enumerate(headings) if at not in left_out],
         [[cell for at, cell in enumerate(row) if at not in left_out] for row in rows],
     )
+
+
+def _and_more(names: Sequence[str]) -> str:
+    """Return the first name, and how many others there are."""
+    return names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
 
 
 def _option(value: Any) -> str:
