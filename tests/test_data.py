@@ -745,6 +745,7 @@ def test_descriptions(tmp_path):
         ({"npz": "."}, DataError, "is a directory, not a file"),
         ("d.txt", DataError, "is not there, and no data that is known by its name"),
         ("d.yaml", DataError, "d.yaml cannot be read as YAML"),
+        ("twice.yaml", DataError, "twice.yaml cannot be read as YAML: line 2, column 1: 'npz' is given a second time"),
         ("list.yaml", DataError, r"list.yaml holds \['a'\], expected a description|list.yaml holds"),
     ],
     ids=str,
@@ -753,6 +754,7 @@ def test_descriptions_that_make_no_sense(tmp_path, said, error, message):
     """Which field, what was found, what was expected."""
     np.savez(tmp_path / "d.npz", a=X, b=Y[:, None] * X[:, :2], t=np.array(["u"] * 23))
     (tmp_path / "list.yaml").write_text("[a]")
+    (tmp_path / "twice.yaml").write_text("npz: d.npz\nnpz: e.npz")
     with pytest.raises(error, match=message):
         whole(open_data(said, root=tmp_path))
 

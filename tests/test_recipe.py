@@ -107,7 +107,7 @@ SLIPS = {
     "tab": ("models:\n\ta: b\n", "is not YAML: line 2, column 1"),
     "a control character": ("models: {a: \0}\n", "is not YAML"),
     "alias": ("models: {a: &x a.safetensors, b: *x}\n", "line 1 uses a YAML alias"),
-    "key twice": ("models:\n  a: x\n  a: y\n", "line 3 gives 'a' a second time"),
+    "key twice": ("models:\n  a: x\n  a: y\n", "is not YAML: line 3, column 3: 'a' is given a second time"),
     "a list": ("- a\n", "holds no recipe: expected a mapping with `models` and `steps`"),
     "nothing": ("", "holds no recipe"),
     "a Python object": ("models: !!python/object:os.system {}\n", "is not YAML"),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from pydantic.fields import FieldInfo
+
+from graftwork.cli.values import pairs, value
 
 _ALIASES = {"head": ("--head", "--units")}
 """Options that have a second name; a head that is a number is its units."""
@@ -93,34 +94,24 @@ def is_word(annotation: Any) -> bool:
 
 
 def value_of(field: FieldInfo, given: Any) -> Any:
-    """Return what an option's texts say: one value, a list of them, or a mapping where each is NAME=VALUE."""
+    """Return what the texts of an option say: one value, a list of them, or a mapping, each NAME=VALUE or all of it as in YAML."""
     if isinstance(given, bool) or is_word(field.annotation):
         return given
     if typing.get_origin(field.annotation) is tuple and typing.get_args(field.annotation)[0] is str:
         return tuple(given)
-    if typing.get_origin(field.annotation) is Mapping and typing.get_args(field.annotation)[1] is str:
-        return dict(_pair(text) for text in given)
-    pairs = [text.partition("=") for text in given]
-    if all(equals and not name.startswith(("[", "{")) for name, equals, _ in pairs):
-        return {name.strip(): plain(value.strip()) for name, _, value in pairs}
+    in_yaml = given[0].startswith(("[", "{"))
+    if typing.get_origin(field.annotation) is Mapping and typing.get_args(field.annotation)[1] is str and not in_yaml:
+        return pairs(given, last=True)
+    if all("=" in text and not text.startswith(("=", "[", "{")) for text in given):
+        return {key: plain(said) for key, said in pairs(given).items()}
     values = [plain(text) for text in given]
     return values[0] if len(values) == 1 else values
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.rpartition("=")
-    if not equals or not name:
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
-    return name.strip(), value.strip()
 
 
 def plain(text: str) -> Any:
     """Return a number, true, false, null, a list (also ``a,b``) or a mapping; every other text as it stands."""
     if text.startswith(("[", "{")):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise typer.BadParameter(f"{text!r} is not a value") from None
+        return value(text)
     if "," in text:
         return [plain(part.strip()) for part in text.split(",")]
     if text in ("true", "false", "null"):

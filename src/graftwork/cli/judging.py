@@ -1,12 +1,13 @@
 """The command that says how good models are."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graftwork.cli.custom import CustomObjects
 from graftwork.cli.terminal import print_json, printing, progress, refusing, say
+from graftwork.cli.values import pairs
 
 
 def evaluate(
@@ -79,8 +80,9 @@ def evaluate(
     from graftwork import api
     from graftwork.report import plots, render
 
+    outputs = outputs or ["auto"]
+    for_all = len(outputs) == 1 and "=" not in outputs[0]
     with refusing():
-        kinds = _mapping("--outputs", outputs) if outputs and "=" in outputs[0] else (outputs or ["auto"])[0]
         with progress(quiet) as told:
             found = api.evaluate(
                 models,
@@ -89,9 +91,9 @@ def evaluate(
                 names=names.split(",") if names else None,
                 x=tuple(x.split(",")) if x else None,
                 y=y,
-                outputs=kinds,
-                classes={name: text.split(",") for name, text in _mapping("--classes", classes).items()} or None,
-                labels=_mapping("--labels", labels) or None,
+                outputs=outputs[0] if for_all else pairs(outputs, "--outputs"),
+                classes={name: text.split(",") for name, text in pairs(classes or (), "--classes").items()} or None,
+                labels=pairs(labels or (), "--labels") or None,
                 top=top,
                 batch=batch,
                 bins=bins,
@@ -108,11 +110,3 @@ def evaluate(
                 say(quiet, *(f"note: {note}" for note in (drawn, *notes)))
         with printing(*filter(None, (output, confusion, reliability))):
             print_json(found.to_dict()) if as_json else render.evaluation(found, per_class=per_class)
-
-
-def _mapping(option: str, given: list[str] | None) -> dict[str, Any]:
-    pairs = [text.partition("=") for text in given or ()]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise typer.BadParameter(f"{name}{equals}{value} is not NAME=VALUE", param_hint=option)
-    return {name: value for name, _, value in pairs}

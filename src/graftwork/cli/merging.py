@@ -20,6 +20,7 @@ from graftwork.cli.options import (
 )
 from graftwork.cli.sizes import size_of
 from graftwork.cli.terminal import as_plain, making, print_json, printing, progress, refusing, say
+from graftwork.cli.values import pairs, value
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -240,13 +241,13 @@ def _merge_arguments(
         "weights": _numbers(weights) if weights is not None else None,
         "seed": seed,
         "dtype": dtype,
-        "map": dict(_pair("--map", item) for item in map_ or ()),
+        "map": pairs(map_ or (), "--map", last=True),
         "skip": tuple(skip or ()),
         "ignore": tuple(ignore or ()),
         "classes": [[c.strip() for c in item.split(",")] for item in classes] if classes else None,
         "allow_nonfinite": allow_nonfinite,
         "optimizer": optimizer,
-        **{name: _value(text) for name, text in (_pair("--set", item) for item in settings or ())},
+        **_options(settings),
     }
 
 
@@ -263,11 +264,19 @@ def _refuse_merge_options(context: typer.Context) -> None:
             raise typer.BadParameter("is for `plan merge`; a recipe says this itself", param_hint=parameter.opts[-1])
 
 
-def _pair(option: str, text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=") if option == "--set" else text.rpartition("=")
-    if not equals or not name:
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
-    return name.strip(), value.strip()
+def _options(settings: list[str] | None) -> dict[str, Any]:
+    """Return the method's options; what `merge` has an argument of its own for is none."""
+    import inspect
+
+    from graftwork import api
+
+    found = pairs(settings or (), "--set")
+    for name in found:
+        if name in inspect.signature(api.merge).parameters:
+            raise typer.BadParameter(
+                f"{name!r} is no option of a method; `graftwork merge -h` lists what says it", param_hint="--set"
+            )
+    return {name: value(text, "--set") for name, text in found.items()}
 
 
 def _numbers(text: str) -> list[float]:
@@ -275,12 +284,3 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0.5,0.5", param_hint="--weights") from None
-
-
-def _value(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise typer.BadParameter(f"{text!r} is not a value", param_hint="--set") from None

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from graftwork import plain_yaml
 from graftwork.data.arrays import Arrays, open_npy, open_npz
 from graftwork.data.base import Rows, Stream, Table
 from graftwork.data.description import SOURCES, Description
@@ -175,8 +175,8 @@ def _kind_of(path: Path) -> str:
 
 def _yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return plain_yaml.load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from graftwork.data.description import Description
 from graftwork.errors import GraftworkError, RecipeError
+from graftwork.plain_yaml import Loader, what_is_wrong
 from graftwork.recipe.mergekit import is_mergekit, recipe_of
 from graftwork.recipe.model import STEP_KINDS, ModelSource, Recipe
 from graftwork.recipe.slips import sentence
@@ -22,8 +23,8 @@ MAX_NODES = 200_000
 """Values of a file whose aliases are written out."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without a key given twice, that knows where the first alias stands."""
+class _Loader(Loader):
+    """Knows where the first alias stands."""
 
     alias_line = 0
 
@@ -31,19 +32,6 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.events.AliasEvent) and not self.alias_line:
             self.alias_line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool):
-                raise RecipeError(f"line {key_node.start_mark.line + 1} has a key that is not a word")
-            if key in seen:
-                raise RecipeError(f"line {key_node.start_mark.line + 1} gives {key!r} a second time")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def read_recipe(source: Path | str | Mapping[str, Any] | Recipe) -> Recipe:
@@ -95,11 +83,7 @@ def load_yaml(path: Path) -> tuple[list[Any], int]:
                 )
             documents.append(loader.construct_document(node))
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise RecipeError(
-            f"{path} is not YAML: {where}{getattr(error, 'problem', None) or ' '.join(str(error).split())}"
-        ) from error
+        raise RecipeError(f"{path} is not YAML: {what_is_wrong(error)}") from error
     except (RecursionError, ValueError) as error:
         raise RecipeError(f"{path} is not YAML that a recipe needs: {error}") from error
     except RecipeError as error:

@@ -170,10 +170,12 @@ def difference(found: "Diff", *, tensors: bool) -> None:
     for name, a, b in found.reshaped:
         _say(f"other shape: {name} is {_shape(a)} in {found.a} but {_shape(b)} in {found.b}")
     retyped: dict[tuple[str, str], list[str]] = {}
-    for name, a, b in found.retyped:
-        retyped.setdefault((a, b), []).append(name)
-    for (a, b), names in retyped.items():
-        _say(f"other dtype: {_and_more(names)} {'are' if names[1:] else 'is'} {a} in {found.a} but {b} in {found.b}")
+    for name, ours, theirs in found.retyped:
+        retyped.setdefault((ours, theirs), []).append(name)
+    for (ours, theirs), names in retyped.items():
+        _say(
+            f"other dtype: {_and_more(names)} {'are' if names[1:] else 'is'} {ours} in {found.a} but {theirs} in {found.b}"
+        )
     _notes(found.notes)
     count = f"{len(found.tensors):,} tensor{'s' * (len(found.tensors) != 1)}"
     if found.equal:
