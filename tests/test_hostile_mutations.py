@@ -13,7 +13,7 @@ import pytest
 from hostile import mutate
 from hostile.client import GIB, Worker
 
-COUNT = int(os.environ.get("GRAFTWORK_MUTATIONS", "120"))
+COUNT = int(os.environ.get("GRAFTWORK_MUTATIONS", "300"))
 FIRST = int(os.environ.get("GRAFTWORK_MUTATIONS_FROM", "0"))
 
 

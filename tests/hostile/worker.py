@@ -1,13 +1,15 @@
 """Opens and reads files in forked children with limits, one request a line on standard input, one report a line on standard output.
 
-Run as a script with nothing but graftwork and NumPy on its hands, so that a child is one cheap fork away. A child that crashes,
-hangs or eats memory is reported and does no harm to the worker.
+Run as a script with nothing but graftwork and NumPy on its hands, all that reading needs imported, so that a child is one cheap fork away.
+A child that crashes, hangs or eats memory is reported and does no harm to the worker.
 """
 
 import hashlib
+import importlib
 import json
 import math
 import os
+import pkgutil
 import resource
 import select
 import signal
@@ -16,6 +18,10 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+import graftwork.stores
 
 BLOCK = 1 << 16
 """Elements read at once: small, so that tensors are read in several pieces, and odd shapes in odd pieces."""
@@ -26,8 +32,6 @@ WAIT = 10
 
 def read_all(path: Path, block: int) -> list[dict[str, Any]]:
     """Open a store, read every tensor whole in blocks, and return what was found."""
-    import numpy as np
-
     from graftwork.stores import open_store
     from graftwork.stores.base import RAW_DTYPES
 
@@ -116,8 +120,8 @@ def in_child(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serve until standard input ends."""
-    import graftwork.stores
-    import graftwork.stores.base  # noqa: F401
+    for module in pkgutil.walk_packages(graftwork.stores.__path__, "graftwork.stores."):
+        importlib.import_module(module.name)
 
     print(json.dumps({"end": "ready"}), flush=True)
     for line in sys.stdin:
