@@ -108,6 +108,23 @@ SLIPS = {
     "a control character": ("models: {a: \0}\n", "is not YAML"),
     "alias": ("models: {a: &x a.safetensors, b: *x}\n", "line 1 uses a YAML alias"),
     "key twice": ("models:\n  a: x\n  a: y\n", "is not YAML: line 3, column 3: 'a' is given a second time"),
+    "a word of several": (step("method: linear, models: [a, b], optimizer: frist"), "or 'last'; did you mean 'first'"),
+    "a word or a mapping": (
+        MODELS + "steps: {s: {ensemble: {models: [a, b], combine: meen}}}\n",
+        "'combine' is 'meen'; expected 'mean', 'geometric', 'median', 'max', 'min', 'product', 'vote' or 'concat' or a mapping; did you",
+    ),
+    "a word in a mapping": (
+        MODELS + "steps: {s: {ensemble: {models: [a, b], combine: {out: 3}}}}\n",
+        "'combine.out' is 3; expected 'mean'",
+    ),
+    "a text or a description": (
+        MODELS + "steps: {s: {merge: {method: linear, models: [a, b], recalibrate: {npzz: x}}}}\n",
+        "'steps.s.recalibrate.npzz' is not known; did you mean 'npz'",
+    ),
+    "a number for names": (
+        MODELS + "steps: {s: {savedmodel_from_frozen_graph: {graph: a.pb, feeds: 3.5}}}\n",
+        "'steps.s.feeds' is 3.5; expected a list",
+    ),
     "a list": ("- a\n", "holds no recipe: expected a mapping with `models` and `steps`"),
     "nothing": ("", "holds no recipe"),
     "a Python object": ("models: !!python/object:os.system {}\n", "is not YAML"),

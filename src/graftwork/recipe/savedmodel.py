@@ -53,7 +53,9 @@ class SavedmodelLift(SavedModelStep):
 
 def _as_tensors(value: Any) -> Any:
     """Return names of tensors as a list; commas part them too."""
-    return tuple(name.strip() for text in as_tuple(value) for name in str(text).split(",")) if value else ()
+    if not value or not isinstance(value, str | list | tuple):
+        return value or ()
+    return tuple(name.strip() for text in as_tuple(value) for name in str(text).split(","))
 
 
 Tensors = Annotated[tuple[str, ...], BeforeValidator(_as_tensors)]

@@ -1,6 +1,8 @@
 """What pydantic finds wrong with settings, in one sentence that names the place and the word that was meant."""
 
+import re
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -9,11 +11,17 @@ from graftwork.errors import suggest
 
 _EXPECTED = {
     "string_type": "a text",
+    "list_type": "a list",
     "tuple_type": "a list",
+    "is_instance_of": "a list",
+    "sequence_str": "a list",
     "dict_type": "a mapping",
+    "mapping_type": "a mapping",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "too_short": "one or more",
@@ -22,30 +30,67 @@ _EXPECTED = {
 }
 """What a field should be, by pydantic's word for what is wrong."""
 
+_WAY = re.compile(
+    r"str|int|float|bool|(list|tuple|dict|literal|union|json-or-python|(constrained|function)-[a-z]+)\[.*"
+)
+"""What pydantic puts into a place where a value may be one thing or another: which of them it tried."""
+
 
 def sentence(error: ValidationError, root: type[BaseModel], place: str = "") -> str:
     """Return the first thing that is wrong; a word that is not known may be why another is missing.
+
+    Of a value that may be one thing or another, what came furthest into it is told, or all that it could have been.
 
     Args:
         error: What pydantic found.
         root: The class that was to be made.
         place: Where in the file it stands: the beginning of every place that is named.
     """
-    first = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")[0]
-    path = [part for part in first["loc"] if part != "[key]"]
-    where = place + ".".join(str(part) for part in path)
-    more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    found = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    tried = [each for each in found if _value(root, each["loc"]) == _value(root, found[0]["loc"])]
+    deepest = max(len(_path(root, each["loc"])) for each in tried)
+    wrong = [each for each in tried if len(_path(root, each["loc"])) == deepest]
+    first = wrong[0]
+    path = _path(root, first["loc"])
+    where = place + ".".join(map(str, path))
+    more = f"; and {len(found) - len(tried)} more" if found[len(tried) :] else ""
     if first["type"] == "extra_forbidden":
         return f"{where!r} is not known; {suggest(str(path[-1]), _home(root, path).model_fields)}{more}"
     if first["type"] == "missing":
         return f"{where!r} is missing{more}"
-    expected = _EXPECTED.get(first["type"]) or first.get("ctx", {}).get("expected")
-    if first["type"] == "model_type":
-        expected = _made_from(_home(root, [*path, ""]))
-    told = f"expected {expected}" if expected else first["msg"][0].lower() + first["msg"][1:]
-    if first["type"] == "value_error":
-        told = str(first["ctx"]["error"])
-    return f"{where!r} is {repr(first['input'])[:60]}; {told}{more}"
+    return f"{where!r} is {repr(first['input'])[:60]}; {_told(root, path, wrong)}{more}"
+
+
+def _told(root: type[BaseModel], path: Sequence[Any], wrong: Sequence[Any]) -> str:
+    """Return what a value should be, one thing or another, and the word that was probably meant."""
+    expected: dict[str, None] = {}
+    for each in wrong:
+        if each["type"] == "value_error":
+            return str(each["ctx"]["error"])
+        said = _EXPECTED.get(each["type"]) or each.get("ctx", {}).get("expected")
+        if each["type"] == "model_type":
+            said = _made_from(_home(root, [*path, ""]))
+        if said is None:
+            return each["msg"][0].lower() + each["msg"][1:]
+        expected[said] = None
+    told = f"expected {' or '.join(expected)}"
+    meant = suggest(str(wrong[0]["input"]), re.findall("'(.*?)'", told))
+    return f"{told}; {meant}" if isinstance(wrong[0]["input"], str) and meant.startswith("did you mean") else told
+
+
+def _value(root: type[BaseModel], place: Sequence[Any]) -> Sequence[Any]:
+    """Return the place of the value that pydantic tried in one way or another, or else the whole place."""
+    ways = (k for k, part in enumerate(place) if _is_way(_home(root, place[: k + 1]), part))
+    return place[: next(ways, len(place))]
+
+
+def _path(root: type[BaseModel], place: Sequence[Any]) -> list[Any]:
+    """Return a place as the user knows it."""
+    return [part for k, part in enumerate(place) if part != "[key]" and not _is_way(_home(root, place[: k + 1]), part)]
+
+
+def _is_way(here: type[BaseModel], part: Any) -> bool:
+    return part == here.__name__ or _WAY.fullmatch(str(part)) is not None
 
 
 def _made_from(found: type[BaseModel]) -> str:
@@ -55,7 +100,7 @@ def _made_from(found: type[BaseModel]) -> str:
     return f"{text}a mapping" + f" with {' and '.join(needed)}" * bool(needed)
 
 
-def _home(root: type[BaseModel], path: list[Any]) -> type[BaseModel]:
+def _home(root: type[BaseModel], path: Sequence[Any]) -> type[BaseModel]:
     """Return the class that the last word of a path is no field of."""
     here = root
     for part in path[:-1]:
