@@ -160,6 +160,7 @@ def test_ranges_are_checked(folder):
     refused(folder, [("a", 2, 2)], "2 to 2", "no layers")
     refused(folder, [("a", -1, 2)], "-1 to 2")
     refused(folder, [("a", 0)], "(model, first, end)")
+    refused(folder, [("a", 0, 2, float("nan"))], "'layers.0.scale' is nan", "finite")
     refused(folder, ["a:0-2"], "'a:0-2'", "(model, first, end)")
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.api.sources import Model, Progress, words
+from graftwork.api.steps import stated
 from graftwork.composing import Source, compose
 from graftwork.errors import OptionError
 from graftwork.jobs import assembly, plan_assembly
 from graftwork.models import live
 from graftwork.models.custom import Custom, known
-from graftwork.recipe import AssembleStep, LayerRun, as_name
+from graftwork.recipe import AssembleStep, as_name
 from graftwork.stores import distinct, label_of, open_store
 from graftwork.writing import Result, Target
 
@@ -77,17 +78,18 @@ def assemble(
     models: dict[Any, Model] = {_identity(run_[0]): run_[0] for run_ in layers}
     labels = [as_name(_label(model)) for model in models.values()]
     names = dict(zip(models, distinct(labels), strict=True))
-    step = AssembleStep.model_validate(
+    step = stated(
+        AssembleStep,
         {
-            "layers": tuple(
-                LayerRun(model=names[_identity(model)], range=(first, end), scale=scale[0] if scale else 1.0)
+            "layers": [
+                {"model": names[_identity(model)], "range": (first, end), "scale": scale[0] if scale else 1.0}
                 for model, first, end, *scale in layers
-            ),
+            ],
             "block": block,
             "dtype": dtype,
             "ignore": words(ignore),
             "allow_nonfinite": allow_nonfinite,
-        }
+        },
     )
     with _sources({names[key]: model for key, model in models.items()}) as sources:
         if output is None:

@@ -14,6 +14,7 @@ from graftwork.ckpt.history import spread
 from graftwork.errors import OptionError
 from graftwork.jobs import Job, declared
 from graftwork.recipe import STEP_KINDS, as_name
+from graftwork.recipe.base import Step
 from graftwork.recipe.checkpoints import CheckpointStep, CkptAverage
 from graftwork.recipe.declared import DeclaredStep
 from graftwork.recipe.slips import sentence
@@ -21,7 +22,7 @@ from graftwork.stores import distinct
 from graftwork.stores.tf_checkpoint import target_of
 from graftwork.writing import Result, Target, opened
 
-Stated = TypeVar("Stated", bound=DeclaredStep)
+Stated = TypeVar("Stated", bound=Step)
 
 
 class Wanted(TypedDict, total=False):

@@ -71,11 +71,12 @@ def _told(root: type[BaseModel], path: Sequence[Any], wrong: Sequence[Any]) -> s
         if each["type"] == "model_type":
             said = _made_from(_home(root, [*path, ""]))
         if said is None:
-            return each["msg"][0].lower() + each["msg"][1:]
+            return f"{each['msg'][0].lower()}{each['msg'][1:]}"
         expected[said] = None
     told = f"expected {' or '.join(expected)}"
     meant = suggest(str(wrong[0]["input"]), re.findall("'(.*?)'", told))
-    return f"{told}; {meant}" if isinstance(wrong[0]["input"], str) and meant.startswith("did you mean") else told
+    near = isinstance(wrong[0]["input"], str) and meant.startswith("did you mean")
+    return f"{told}; {meant}" if near else told
 
 
 def _value(root: type[BaseModel], place: Sequence[Any]) -> Sequence[Any]:
