@@ -105,6 +105,7 @@ def test_weights_are_divided_by_their_sum(three):
         ({"weights": [1, -2, 3]}, OptionError, "weight of b is -2"),
         ({"weights": [1, float("nan"), 3]}, OptionError, "weight of b is nan"),
         ({"weights": [0, 0, 0]}, OptionError, "all weights are 0"),
+        ({"weights": [1e308, 1e308, 1]}, OptionError, r"the weights 1e\+308, 1e\+308, 1 are too large"),
         ({"weights": {"a": 1, "b": 1}}, OptionError, "nothing of c"),
         ({"weights": {"a": 1, "b": 1, "d": 1}}, UnknownNameError, "'d'"),
         ({"weights": [1, 1, 1], "combine": "median"}, OptionError, "weights are for mean"),

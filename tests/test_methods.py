@@ -963,6 +963,16 @@ REFUSALS = [
     ("ties", {"density": "0.5"}, "option 'density' of ties is '0.5'; expected a number in (0, 1]"),
     ("ties", {"density": True}, "option 'density' of ties is True; expected a number in (0, 1]"),
     ("ties", {"weight": float("nan")}, "option 'weight' of ties is nan; expected a number"),
+    (
+        "ties",
+        {"weight": [1, -1e308]},
+        "option 'weight' of ties is -1e+308, too far from 1 to compute with; expected 0, or 1e-30 to 1e+30 in magnitude",
+    ),
+    (
+        "dare_ties",
+        {"density": 1e-320},
+        "option 'density' of dare_ties is 1e-320, too far from 1 to compute with; expected 0, or 1e-30 to 1e+30 in magnitude",
+    ),
     ("ties", {"weight": None}, "option 'weight' of ties is None; expected a number"),
     ("ties", {"weight": [1, 2, 3]}, "option 'weight' of ties has 3 values, but there are 2 models: a, b"),
     ("ties", {"weight": []}, "option 'weight' of ties has 0 values, but there are 2 models: a, b"),

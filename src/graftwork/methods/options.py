@@ -38,6 +38,9 @@ from graftwork.tensor import Role
 EXPONENTIAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 """Numbers of which YAML makes texts where they have no point or no sign behind the e, as 1e-5 and 1.5e3 do."""
 
+LEAST, GREATEST = 1e-30, 1e30
+"""Magnitudes of numbers that products and quotients of float32 can be computed with; what is beyond gives infinity, or nothing at all."""
+
 
 class OptionRow(NamedTuple):
     """One option of a method, as help and docs show it."""
@@ -275,11 +278,16 @@ def _single(what: str, field: FieldInfo, value: Any) -> Any:
     if isinstance(value, str) and is_number(field) and EXPONENTIAL.fullmatch(value):
         value = float(value)
     try:
-        return adapter.validate_python(value, strict=True)
+        checked = adapter.validate_python(value, strict=True)
     except ValidationError as error:
         found = error.errors()[0]["input"]
         hint = f"; {suggest(found, choices(field))}" if isinstance(found, str) and choices(field) else ""
         raise OptionError(f"{what} is {found!r}; expected {type_text(field)}{hint}") from error
+    if is_number(field) and checked and not LEAST <= abs(checked) <= GREATEST:
+        raise OptionError(
+            f"{what} is {value!r}, too far from 1 to compute with; expected 0, or {LEAST:g} to {GREATEST:g} in magnitude"
+        )
+    return checked
 
 
 def option_rows(cls: type[MergeMethod]) -> list[OptionRow]:

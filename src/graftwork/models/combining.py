@@ -43,7 +43,7 @@ def weights_of(said: Sequence[float] | Mapping[str, float] | None, names: Sequen
     """Return what each member counts, by name.
 
     Raises:
-        OptionError: If a weight is negative or no number, or their sum is 0.
+        OptionError: If a weight is negative or no number, or their sum is 0 or no number.
         UnknownNameError: If one is for no member.
     """
     if said is None:
@@ -65,4 +65,6 @@ def weights_of(said: Sequence[float] | Mapping[str, float] | None, names: Sequen
         raise OptionError(f"the weight of {wrong[0][0]} is {wrong[0][1]}; expected a number that is not negative")
     if not sum(found):
         raise OptionError("all weights are 0")
+    if sum(found) == math.inf:
+        raise OptionError(f"the weights {', '.join(f'{weight:g}' for weight in found)} are too large to be added up")
     return dict(zip(names, found, strict=True))
