@@ -144,7 +144,7 @@ class MergeMethod(BaseModel):
             names (squared gradients, Gram matrices); "" for a method that needs none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False, defer_build=True)
 
     name: ClassVar[str]
     reference: ClassVar[str]
