@@ -887,6 +887,7 @@ def test_fingerprints_tell_samples_apart(tmp_path, pictures):
         npz | {"weights": "b"},
         npz | {"classes": ["v", "u", "w"]},
         npz | {"scale": 2},
+        npz | {"offset": 2},
         npz | {"part": "0:0.5"},
         npz | {"part": "0.5:1"},
         npz | {"part": "0:0.5", "seed": 1},

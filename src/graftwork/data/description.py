@@ -64,6 +64,9 @@ class Description(BaseModel):
     scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     """What inputs are multiplied with: 0.00392156862745098 for images from 0 to 1."""
 
+    offset: float | None = Field(None, allow_inf_nan=False)
+    """What is added to inputs then, ``scale · x + offset``: -1, with 0.00784313725490196 as `scale`, for images from -1 to 1."""
+
     features: Mapping[str, Feature] = Field(default_factory=dict)
     """What the examples of TFRecord files hold, by name."""
 

@@ -140,7 +140,7 @@ def open_data(data: Any, *, root: Path = Path(), **further: Any) -> Samples | St
     return stream
 
 
-FOR_COLUMNS = ("x", "y", "weights", "part", "scale")
+FOR_COLUMNS = ("x", "y", "weights", "part", "scale", "offset")
 """The fields that need columns, or any samples at any time."""
 
 
@@ -271,6 +271,7 @@ def _roles(table: Table, said: Description) -> Samples:
         weights=weights,
         classes=said.classes if said.classes is not None else table.classes,
         scale=said.scale,
+        offset=said.offset,
     )
     edges = said.fractions()
     return found if edges is None else found.between(*edges, seed=said.seed, stratify=said.stratify)

@@ -43,6 +43,7 @@ class Samples:
         weights: The column of weights, or None.
         classes: Names of the classes that labels count, where they are known.
         scale: What inputs are multiplied with.
+        offset: What is added to them then: a model is given ``scale · x + offset``.
     """
 
     table: Table
@@ -52,6 +53,7 @@ class Samples:
     weights: str | None = None
     classes: tuple[str, ...] | None = None
     scale: float | None = None
+    offset: float | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -137,7 +139,9 @@ class Samples:
         if len(found) > 1:
             found = [np.concatenate([values.reshape(len(rows), -1) for values in found], axis=1)]
         values = found[0]
-        return values if self.scale is None else np.multiply(values, np.float32(self.scale), dtype=np.float32)
+        if self.scale is not None:
+            values = np.multiply(values, np.float32(self.scale), dtype=np.float32)
+        return values if self.offset is None else np.add(values, np.float32(self.offset), dtype=np.float32)
 
     def _labels(self, rows: Rows) -> NDArray[Any] | None:
         if self.labels is None:
@@ -163,9 +167,8 @@ class Samples:
         """Return a text that changes when the samples, their order or what they are used for do."""
         found = hashlib.sha256(np.ascontiguousarray(self.rows, "<i8").data)
         inputs = sorted(self.inputs.items())
-        found.update(
-            repr((self.table.fingerprint(), inputs, self.labels, self.weights, self.classes, self.scale)).encode()
-        )
+        how = self.labels, self.weights, self.classes, self.scale, self.offset
+        found.update(repr((self.table.fingerprint(), inputs, *how)).encode())
         return found.hexdigest()
 
 

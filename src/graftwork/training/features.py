@@ -143,7 +143,7 @@ def features(
     except OSError as error:
         raise OutputError(f"features cannot be kept in {folder}: {error}") from error
     every = np.arange(len(samples), dtype=np.int64)
-    return replace(samples, table=table, rows=every, inputs={COLUMN: (COLUMN,)}, scale=None)
+    return replace(samples, table=table, rows=every, inputs={COLUMN: (COLUMN,)}, scale=None, offset=None)
 
 
 def _said(trunk: Any, part: Part, size: int) -> NDArray[Any]:
