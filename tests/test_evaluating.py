@@ -655,6 +655,19 @@ def test_confusion_of_every_model_is_drawn(shown, tmp_path):
         titles("none.svg", model="sure", labels="z")
 
 
+def test_reliability_by_every_column_of_labels_is_drawn(shown, tmp_path):
+    """A panel for each, or for the one that was chosen, in which every model has its curve."""
+    verdict = shown.verdicts[0]
+    both = replace(shown, verdicts=(verdict, replace(verdict, labels="other")))
+
+    def panels(name, **chosen):
+        text = plots.reliability(both, tmp_path / name, **chosen).read_text()
+        return [text.count(word) for word in (">y<", ">other<", ">m (ECE", ">sure (ECE")]
+
+    assert panels("all.svg") == [1, 1, 2, 2]
+    assert panels("one.svg", labels="other") == [0, 1, 1, 1]
+
+
 def test_plots_are_files_that_are_complete_or_not_there(shown, tmp_path):
     """SVG or PNG by the ending, the same bytes for the same evaluation, and nothing is replaced unasked."""
     svg, again, png = tmp_path / "a.svg", tmp_path / "b.svg", tmp_path / "c.png"

@@ -80,12 +80,9 @@ def confusion(
         )
 
     def draw(figure: Any) -> None:
-        columns = math.ceil(math.sqrt(len(panels)))
-        rows = -(-len(panels) // columns)
         side = min(12.0, 2.5 + 0.45 * max(len(verdict.names) for verdict, _ in panels))
         figure.set_layout_engine("compressed")  # made for axes whose sides are in proportion
-        figure.set_size_inches(columns * side + 1, rows * side)
-        every = [figure.add_subplot(rows, columns, place) for place in range(1, len(panels) + 1)]
+        every = _panels(figure, len(panels), side, side, more=1)
         images = [_matrix(axes, verdict, name) for axes, (verdict, name) in zip(every, panels, strict=True)]
         figure.colorbar(next(image for image in images if image is not None), ax=every, label="share of the class")
 
@@ -127,12 +124,12 @@ def reliability(
     overwrite: bool = False,
     report: list[str] | None = None,
 ) -> Path:
-    """Draw how often each model is right for how sure it is, and return the path.
+    """Draw how often each model is right for how sure it is, and return the path: a panel for each column of labels.
 
     Args:
         found: The evaluation.
         target: Where to, ending in ``.svg`` or ``.png``.
-        labels: By which column of labels, by default the first that has classes.
+        labels: By which column of labels, by default each that has classes or independent labels.
         overwrite: Whether a plot that is there may be replaced.
         report: A list to which what the user should know is added, one sentence each.
 
@@ -141,26 +138,38 @@ def reliability(
         OptionError: If there are no such curves, or matplotlib is not installed.
         UnknownNameError: If nothing is called so.
     """
-    verdict = _verdicts(found, labels, ("classes", "labels"), "a reliability curve")[0]
+    verdicts = _verdicts(found, labels, ("classes", "labels"), "a reliability curve")
 
     def draw(figure: Any) -> None:
-        figure.set_size_inches(6, 5.5)
-        axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="exactly as sure as right")
-        for name, row in verdict.figures.items():
-            error = row.metrics.get("ece")
-            told = f"{name} (ECE {error:.3f})" if error is not None else name
-            axes.plot(
-                [each.confidence for each in row.reliability],
-                [each.accuracy for each in row.reliability],
-                marker="o",
-                label=told,
-            )
-        right = "share that is right" if verdict.task == "classes" else "share that is there"
-        axes.set(title=verdict.labels, xlabel="confidence", ylabel=right, xlim=(0, 1), ylim=(0, 1))
-        axes.legend()
+        for axes, verdict in zip(_panels(figure, len(verdicts), 6.0, 5.5), verdicts, strict=True):
+            _curves(axes, verdict)
 
     return _write(draw, target, report, overwrite=overwrite)
+
+
+def _curves(axes: Any, verdict: "Verdict") -> None:
+    """Draw the reliability curve of each model by one column of labels."""
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="exactly as sure as right")
+    for name, row in verdict.figures.items():
+        error = row.metrics.get("ece")
+        told = f"{name} (ECE {error:.3f})" if error is not None else name
+        axes.plot(
+            [each.confidence for each in row.reliability],
+            [each.accuracy for each in row.reliability],
+            marker="o",
+            label=told,
+        )
+    right = "share that is right" if verdict.task == "classes" else "share that is there"
+    axes.set(title=verdict.labels, xlabel="confidence", ylabel=right, xlim=(0, 1), ylim=(0, 1))
+    axes.legend()
+
+
+def _panels(figure: Any, count: int, wide: float, high: float, more: float = 0.0) -> list[Any]:
+    """Return axes in rows of a figure that is made as large as they need it, with so `more` inches beside them."""
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    figure.set_size_inches(columns * wide + more, rows * high)
+    return [figure.add_subplot(rows, columns, place) for place in range(1, count + 1)]
 
 
 def _verdicts(found: "Evaluation", labels: str | None, tasks: Sequence[str], what: str) -> "list[Verdict]":
