@@ -32,6 +32,9 @@ def plain(shape=(4,), dtype="float32", units=3):
     return keras.Model(taken, layers.Dense(units, name="y")(layers.Flatten()(taken)), name="m")
 
 
+texts = pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="texts need TensorFlow")
+
+
 @pytest.fixture(scope="module")
 def several():
     """A model that takes numbers, a word's number and a text."""
@@ -49,6 +52,7 @@ COLUMNS = {"numbers": X, "token": Y, "word": np.array(["a", "b", "c"])[Y], "y": 
 # Inputs ----------------------------------------------------------------------------------------------------------------
 
 
+@texts
 def test_columns_find_their_inputs(several):
     """By name, by what is said, or in order; the model gets them as it takes them."""
     spelled = {"numbers": "n", "token": "t", "word": "w"}
@@ -63,6 +67,17 @@ def test_columns_find_their_inputs(several):
         assert list(found.inputs) == list(inputs(several))
         answers = [answer["y"] for _, answer in predictions(several, found, 6)]
         np.testing.assert_allclose(np.concatenate(answers), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_texts_need_tensorflow(several, monkeypatch):
+    """Keras's other backends fail on a text in the midst of a model, with an error that is about types."""
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    samples, stream = open_data(COLUMNS, x=list(inputs(several))), open_data(lambda: iter([(COLUMNS, Y)]))
+    for shown in (lambda: matched(samples, several), lambda: list(parts_of(stream, inputs(several)))):
+        with pytest.raises(
+            MismatchError, match="input 'word' takes texts, and Keras on jax has none; start Python with"
+        ):
+            shown()
 
 
 def test_numbers_side_by_side():
@@ -97,6 +112,7 @@ def test_sizes_that_are_free():
         (plain((4,), "int32"), X, {}, "holds fractions, which would be cut off"),
         (plain((1,), "uint8"), Y, {}, "holds int64, which may not fit; save it as uint8"),
         (plain((1,), "int32"), Y, {"scale": 0.5}, "would be scaled by 0.5, which is for inputs of floating-point"),
+        (plain((1,), "int32"), Y, {"scale": 2, "offset": -1}, "would be scaled by 2 and moved by -1, which is for"),
         (plain(), {"a": X, "b": X}, {"x": ["a", "b"]}, r"gives 2 inputs in order \(a, b\), and model .* takes one, 'x'.*x=\{x: \[a, b\]\}"),
         (plain(), (({"z": X}), Y), {}, r"the model has no input 'z'; say which column goes into which input, x=\{x: …\}"),
     ],
@@ -108,6 +124,7 @@ def test_columns_that_do_not_fit(model, data, options, message):
         matched(open_data(data, **options), model)
 
 
+@texts
 def test_texts_and_numbers_do_not_mix(several):
     """Numbers beside texts would become texts."""
     with pytest.raises(MismatchError, match=r"input 'word' takes string .* and numbers of the data holds numbers"):
@@ -290,7 +307,7 @@ def test_training_is_the_same_for_the_same_seed():
 # What only the model itself knows ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="texts need TensorFlow")
+@texts
 @pytest.mark.parametrize("verb", ["evaluate", "fisher", "gram", "recalibrate", "finetune", "train", "distill"])
 def test_what_a_model_fails_on_is_told(verb):
     """Which model, which batch, and what TensorFlow says of it, in one line."""
@@ -397,6 +414,7 @@ def test_streams(source):
         np.testing.assert_array_equal(np.concatenate(found), whole)
 
 
+@texts
 def test_streams_of_dictionaries(several):
     """Inputs by name, in any order."""
     taken = {name: COLUMNS[name] for name in ("token", "word", "numbers")}
@@ -584,10 +602,14 @@ def test_broken_tfrecord(tmp_path):
         open_data(said, root=tmp_path)
 
 
-def test_scaled_inputs():
-    """`scale` is what a Rescaling layer does."""
+@pytest.mark.parametrize("said", [{"scale": 1 / 255}, {"scale": 1 / 127.5, "offset": -1}, {"offset": 3}], ids=str)
+def test_scaled_inputs(said):
+    """`scale` and `offset` are what a Rescaling layer does."""
     pixels = RNG.integers(0, 256, (23, 4), dtype=np.uint8)
-    samples = matched(open_data((pixels, Y), scale=1 / 255), plain())
+    samples = matched(open_data((pixels, Y), **said), plain())
     found = samples.take(samples.rows).inputs["x"]
-    np.testing.assert_allclose(found, np.asarray(layers.Rescaling(1 / 255)(pixels)), rtol=1e-6)
-    assert replace(samples, scale=None).take(samples.rows).inputs["x"].dtype == np.uint8
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(
+        found, np.asarray(layers.Rescaling(**{"scale": 1.0} | said)(pixels)), rtol=1e-6, atol=1e-6
+    )
+    assert replace(samples, scale=None, offset=None).take(samples.rows).inputs["x"].dtype == np.uint8

@@ -15,6 +15,7 @@ from graftwork.compose.ports import Port, inputs, outputs
 from graftwork.data import Column, Samples
 from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError
+from graftwork.models.lazy import keras
 
 BATCH = 1024
 """Samples that are looked at in one piece."""
@@ -54,6 +55,7 @@ def matched(samples: Samples, model: Any) -> Samples:
         MismatchError: If an input has no column, a column no input, or a shape or dtype does not fit.
     """
     ports = inputs(model)
+    check_texts(ports)
     given = _named(samples, ports)
     missing = [name for name in ports if name not in given]
     more = [name for name in given if name not in ports]
@@ -83,6 +85,20 @@ def matched(samples: Samples, model: Any) -> Samples:
     return replace(samples, inputs={name: given[name] for name in ports})
 
 
+def check_texts(ports: Mapping[str, Port]) -> None:
+    """Refuse inputs that take texts where Keras has none.
+
+    Raises:
+        MismatchError: If there is one.
+    """
+    texts, backend = [name for name, port in ports.items() if port.dtype == "string"], keras.config.backend()
+    if texts and backend != "tensorflow":
+        raise MismatchError(
+            f"input {texts[0]!r} takes texts, and Keras on {backend} has none",
+            advice="start Python with KERAS_BACKEND=tensorflow",
+        )
+
+
 def _named(samples: Samples, ports: Mapping[str, Port]) -> dict[str, tuple[str, ...]]:
     given = dict(samples.inputs)
     if set(given) == {""} and len(ports) == 1:
@@ -108,8 +124,11 @@ def _unfit(samples: Samples, columns: tuple[str, ...], port: Port) -> str:
         reason = f"{name} of {samples.name} holds texts{_example(samples, name)}"
     else:
         reason = misfit(Column(shape, kinds[0]), kinds, port, where)
-    if not reason and samples.scale is not None and not port.dtype.startswith(("float", "bfloat")):
-        reason = f"{where} would be scaled by {samples.scale:g}, which is for inputs of floating-point numbers"
+    changed = [
+        f"{word} {by:g}" for word, by in (("scaled by", samples.scale), ("moved by", samples.offset)) if by is not None
+    ]
+    if not reason and changed and not port.dtype.startswith(("float", "bfloat")):
+        reason = f"{where} would be {' and '.join(changed)}, which is for inputs of floating-point numbers"
     return reason and f"input {port.name!r} takes {Column(port.shape[1:], port.dtype)} and {reason}"
 
 

@@ -15,7 +15,7 @@ from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError
 from graftwork.models.lazy import keras
-from graftwork.training.matching import Target, check_part, check_shape, misfit
+from graftwork.training.matching import Target, check_part, check_shape, check_texts, misfit
 
 Ports = Mapping[str, Port] | None
 """What a model takes, by name; None where it does not say."""
@@ -100,7 +100,10 @@ def inputs_of(given: Any, ports: Ports, where: str) -> dict[str, NDArray[Any]]:
 
     Raises:
         DataError: If these are not the inputs of the model.
+        MismatchError: If it takes texts, which this Keras cannot give it.
     """
+    if ports is not None:
+        check_texts(ports)
     found = {name: array_of(values, f"the inputs in {where}") for name, values in _flat(given, ports, where).items()}
     if not found:
         raise DataError(f"{where} holds no inputs")
