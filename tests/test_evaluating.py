@@ -450,6 +450,17 @@ def test_models_that_take_one_size_of_batches(classifier):
     assert latency.single_ms is None and latency.batch == 8
 
 
+def test_a_model_whose_own_reshape_fixes_the_batch(classifier):
+    """It gets as many samples as it gives answers, and says of each what it would have said."""
+    x = keras.Input((5,), name="x")
+    eight = keras.Model(x, ops.reshape(classifier(x), (8, 3)), name="eight")
+
+    found = judged([classifier, eight], (X, Y), batch=20, timed=True, outputs={"eight": "probabilities"})
+
+    assert metrics(found) == pytest.approx(metrics(found, "eight"), **CLOSE)
+    assert found.models[1].latency.batch == 8
+
+
 def test_models_are_left_as_they_are(classifier):
     """Not a weight, a flag, a state or a compiled function changes in a model that was judged."""
     given = keras.Input(batch_shape=(7, 3, 1))

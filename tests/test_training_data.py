@@ -328,11 +328,41 @@ def test_what_a_model_fails_on_is_told(verb):
     with pytest.raises(DataError) as raised:
         do[verb]()
     which = "while it is trained" if verb == "train" else "on the batch of the data that begins with sample 2"
+    which += r"( in layer 'string_lookup\w*' \(StringLookup\), which is given string \([12], 1\))" + "?" * (
+        verb == "train"
+    )
     message = str(raised.value)
     assert re.fullmatch(
         rf"model '\w+' fails {which}: InvalidArgumentError: .*all inputs should be in vocabulary.*zebra.*", message
     )
     assert isinstance(raised.value.__cause__, tf.errors.InvalidArgumentError)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "fisher", "gram", "recalibrate", "finetune", "train", "distill", "learn"])
+def test_the_layer_that_fails_is_told(verb):
+    """Which, and what it is given: the error is a plain ValueError of Keras's, or one of TensorFlow's about names of its own."""
+    taken = keras.Input((4,), name="taken")
+    three = keras.ops.concatenate([layers.Dense(2)(taken), keras.ops.ones((3, 2))], axis=1)
+    hidden = layers.BatchNormalization()(layers.Dense(3)(three))
+    model = keras.Model(taken, layers.Dense(2, activation="softmax")(hidden), name="threes")
+    good = keras.Sequential([keras.Input((4,)), layers.Dense(2, activation="softmax")], name="good")
+    data = X[:6], Y[:6] % 2
+    do = {
+        "evaluate": lambda: gw.evaluate([model], data, batch=2, timed=False),
+        "fisher": lambda: gw.fisher(model, data, batch=2),
+        "gram": lambda: gw.gram(model, data, batch=2),
+        "recalibrate": lambda: gw.recalibrate(model, data, batch=2),
+        "finetune": lambda: gw.finetune(model, data=data, batch=2),
+        "train": lambda: gw.finetune(model, data=data, batch=2, epochs=1, cache=False),
+        "distill": lambda: gw.distill([model], good, data=data, batch=2, epochs=1),
+        "learn": lambda: gw.distill([good], model, data=data, batch=2, epochs=1),
+    }
+    told = r"in layer 'concatenate\w*' \(Concatenate\), which is given float32 \(2, 2\), float32 \(3, 2\): "
+    if verb in ("train", "learn"):
+        told = "while it is trained " + told if keras.config.backend() == "tensorflow" else "while it is trained: "
+    with pytest.raises(DataError, match=rf"^model '(threes|trunk)' fails .*{told}"):
+        do[verb]()
+    assert keras.config.is_traceback_filtering_enabled()
 
 
 def test_errors_of_code_stay_what_they_are():
@@ -354,6 +384,7 @@ def test_errors_of_code_stay_what_they_are():
             '  File "/x/y.py", line 63, in call\n\nassertion failed: [no such word]\n\t [[{{node a/Assert}}]] [Op:__inference_1]',
             "ValueError: assertion failed: [no such word]",
         ),
+        ("no 2 of 3 for '{{node m/Reshape}} = Reshape[T=DT](a/b, c)' with input shapes: [2].", "ValueError: no 2 of 3"),
         (
             "Exception encountered when calling Reshape.call().\n\n\x1b[1m{{function_node __wrapped}} 30 values [Op:Reshape]\x1b[0m\n\n"
             "Arguments received by Reshape.call():\n  • x=1",

@@ -92,7 +92,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 _PLACES = re.compile(
     r"Exception encountered when calling |Graph execution error|Detected at node|<stack traces|File \"|Arguments received"
 )
-_MARKS = re.compile(r"\x1b\[\d*m|\s*\[\[\{\{.*|\s*\[Op:.*|\{\{.*?\}\} ?")
+_MARKS = re.compile(r" for '\{\{node .*|\x1b\[\d*m|\s*\[\[\{\{.*|\s*\[Op:.*|\{\{.*?\}\} ?")
 
 
 def gist(error: BaseException) -> str:

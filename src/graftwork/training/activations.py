@@ -7,6 +7,7 @@ compute it anew. What comes out is the same to the last bit, since batches are t
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from graftwork.compose.graph import Graph, Key, Step
 from graftwork.compose.naming import Names
 from graftwork.data import Samples
+from graftwork.data.base import Rows
 from graftwork.models.lazy import keras
 from graftwork.training.failing import failing, on
 from graftwork.training.feeding import packed
@@ -66,7 +68,8 @@ class Activations:
         try:
             done = 0
             for values, count in self._begun(steps):
-                with failing(self._graph.model.name, on(self._samples.rows[done:], self._samples.name)):
+                model, rows = self._graph.model, self._samples.rows[done : done + count]
+                with failing(model.name, on(rows, self._samples.name), model, partial(self._given, rows)):
                     self._run(steps, values, last)
                 if new is not None and not new.add(values, done, count, room):
                     new.close()
@@ -90,9 +93,11 @@ class Activations:
             rows = self._samples.rows[first : first + self._batch]
             values = {} if self._kept is None else self._kept.read(first, len(rows))
             if entering:
-                given = packed(self._graph.model, self._samples.take(rows).inputs)
-                values |= zip(self._graph.inputs, functional._standardize_inputs(given), strict=True)
+                values |= zip(self._graph.inputs, functional._standardize_inputs(self._given(rows)), strict=True)
             yield values, len(rows)
+
+    def _given(self, rows: Rows) -> Any:
+        return packed(self._graph.model, self._samples.take(rows).inputs)
 
     def _run(self, steps: Sequence[Step], values: dict[Key, Any], last: Mapping[int, Sequence[Key]]) -> None:
         """Call steps one after the other; what is used no more is let go of."""

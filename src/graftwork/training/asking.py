@@ -4,15 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from graftwork.compose.ports import inputs
+from graftwork.compose.ports import inputs, outputs
 from graftwork.models.lazy import keras
 from graftwork.training.feeding import tensor_of
 
 
 def fixed(model: Any) -> int | None:
-    """Return the only size of batches that a model takes, None if it takes any."""
-    sizes = {port.shape[0] for port in inputs(model).values()} - {None}
-    return sizes.pop() if sizes else None
+    """Return the only size of batches that a model takes, or gives by a Reshape of its own, say; None if it takes any."""
+    for ports in (inputs(model), outputs(model)):
+        sizes = [port.shape[0] for port in ports.values() if port.shape[0] is not None]
+        if sizes:
+            return min(sizes)
+    return None
 
 
 def asked(model: Any, given: Any, count: int) -> Any:
@@ -27,9 +30,15 @@ def asked(model: Any, given: Any, count: int) -> Any:
     """
     size = fixed(model)
     if size is None or size == count:
-        return model.predict_on_batch(ready(given))
+        return model.predict_on_batch(piece(model, given, count))
     said = [model.predict_on_batch(ready(rows(given, first, size, count))) for first in range(0, count, size)]
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:count], *said)
+
+
+def piece(model: Any, given: Any, count: int) -> Any:
+    """Return a batch as Keras takes it, or the first of it if the model takes batches of another size only."""
+    size = fixed(model)
+    return ready(given if size in (None, count) else rows(given, 0, size, count))
 
 
 def rows(given: Any, first: int, size: int, count: int) -> Any:

@@ -21,6 +21,7 @@ from graftwork.models.lazy import keras, worth_saying
 from graftwork.models.savedmodel.answering import Answering, answering
 from graftwork.stores import open_store
 from graftwork.training.asking import asked, fixed, ready, rows
+from graftwork.training.failing import of_model
 
 WARM_UP, ROUNDS, ENOUGH = 3, 30, 1.0
 """Calls before the clock counts, calls that it counts, and seconds after which five of them are enough."""
@@ -85,6 +86,8 @@ class Contender:
         try:
             flat = [np.asarray(each) for each in keras.tree.flatten(asked(self.model, given, count))]
         except (ValueError, TypeError, KeyError) as error:
+            if of_model(error):
+                raise
             raise MismatchError(f"model {self.name!r} does not take the samples as they come: {gist(error)}") from error
         for name, values in zip(self.ports, flat, strict=True):
             if not values.ndim or len(values) != count:

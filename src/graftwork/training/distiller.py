@@ -62,7 +62,7 @@ def distiller(student: Any, lesson: Lesson, seed: int) -> Any:
     class Distiller(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
             # what teachers say must not be rounded to the precision that a student computes in
-            super().__init__(name="distiller", dtype="float32", autocast=False)
+            super().__init__(name=student.name, dtype="float32", autocast=False)
             self.student = student
             self.projections = [telling.projection(seed) for telling in lesson.tellings]
             self.told = _metrics(lesson)

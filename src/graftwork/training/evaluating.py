@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from graftwork.data.samples import Samples
 from graftwork.errors import OptionError
 from graftwork.stores import label_of
 from graftwork.training.answers import Answer, classes_of, leading, numbers_of, switches_of, weights_of
+from graftwork.training.asking import piece
 from graftwork.training.contenders import Contender, contender, unwarned
 from graftwork.training.evaluation import Evaluation, Judged, Pair, Verdict
 from graftwork.training.failing import failing, on
@@ -124,8 +126,9 @@ def _ask(
     for part in feed:
         said = {}
         for each in contenders:
-            with failing(each.name, on(part.rows, samples.name)):
-                said[each.name] = each.said(part.given[each.name], len(part.rows))
+            given, rows = part.given[each.name], len(part.rows)
+            with failing(each.name, on(part.rows, samples.name), each.model, partial(piece, each.model, given, rows)):
+                said[each.name] = each.said(given, rows)
         for bench in benches:
             bench.add(part, said, samples.name)
         count += len(part.rows)

@@ -135,7 +135,8 @@ def features(
                 while rows.done < len(samples):
                     part = samples.take(samples.rows[rows.done : rows.done + batch])
                     check(part)
-                    with failing(trunk.name, on(part.rows, samples.name)):
+                    given = packed(trunk, part.inputs)
+                    with failing(trunk.name, on(part.rows, samples.name), trunk, given):
                         found = _said(asked, part, batch if rows.done else 0)
                     rows.add(found.astype(np.float32) if found.dtype.itemsize < 4 else found)
                     tell(rows.done, len(samples))

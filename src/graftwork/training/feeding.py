@@ -62,8 +62,9 @@ def predictions(model: Any, samples: Samples, batch: int) -> Iterator[tuple[Any,
 
     names = list(outputs(model))
     for part in samples.batches(batch):
-        with failing(model.name, on(part.rows, samples.name)):
-            said = keras.tree.flatten(model.predict_on_batch(packed(model, part.inputs)))
+        given = packed(model, part.inputs)
+        with failing(model.name, on(part.rows, samples.name), model, given):
+            said = keras.tree.flatten(model.predict_on_batch(given))
         yield part, {name: np.asarray(value) for name, value in zip(names, said, strict=True)}
 
 

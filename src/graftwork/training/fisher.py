@@ -92,8 +92,9 @@ def information(
         square = square or SQUARES[backend](model, variables, kind, list(part.inputs))
         given = tuple(tensor_of(each) for each in part.inputs.values())
         named = dict(zip(part.inputs, given, strict=True))
-        with failing(model.name, on(part.rows, data.name)):
-            answers = np.asarray(logits_of(model(arranged(model, named), training=False), kind))
+        whole = arranged(model, named)
+        with failing(model.name, on(part.rows, data.name), model, whole):
+            answers = np.asarray(logits_of(model(whole, training=False), kind))
         weights = counted.add(part)
         if labels == "model":
             count = answers[0].size
@@ -110,7 +111,8 @@ def information(
             )
             rounds = [(known, -1)]
         for targets, k in rounds:
-            with failing(model.name, on(part.rows, data.name)):
+            alone = keras.tree.map_structure(lambda each: each[:1], whole)
+            with failing(model.name, on(part.rows, data.name), model, alone):
                 squares = square(given, targets, k, weights)
             for total, found in zip(sums, squares, strict=True):
                 total += found

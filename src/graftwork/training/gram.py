@@ -132,8 +132,9 @@ def grams_of(
             for weight, alike in _alike(part, counted.add(part)):
                 for share, whole in _in_batches(alike, size):
                     now.weight = weight * share
-                    with failing(model.name, on(whole.rows, data.name)):
-                        model(packed(model, whole.inputs), training=False)
+                    given = packed(model, whole.inputs)
+                    with failing(model.name, on(whole.rows, data.name), model, given):
+                        model(given, training=False)
             progress(counted.samples)
     counted.refuse_nothing()
     found.samples = counted.samples

@@ -1,5 +1,6 @@
 """Batches for a student: its inputs, labels and weights, and what the teachers say of them, just asked or kept from before."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import DataError
 from graftwork.models.lazy import keras
-from graftwork.training import feeding
+from graftwork.training import asking, feeding
 from graftwork.training.caching import Cache
 from graftwork.training.failing import failing, on
 from graftwork.training.feeding import kept_if_raised, tensor_of
@@ -53,7 +54,8 @@ def ask(teachers: Sequence[Teacher], part: Part, where: str) -> dict[str, NDArra
     """
     found: dict[str, NDArray[Any]] = {}
     for teacher in teachers:
-        with failing(teacher.name, on(part.rows, where)):
+        given = functools.partial(asking.piece, teacher.model, list(part.inputs.values()), len(part.rows))
+        with failing(teacher.name, on(part.rows, where), teacher.model, given):
             found |= teacher.say(part.inputs)
     return found
 

@@ -270,8 +270,9 @@ class _Work:
         if self.activations is None:
             done = 0
             for part in self.samples.batches(self.batch):
-                with failing(self.copy.name, on(part.rows, self.samples.name)):
-                    self.copy(packed(self.copy, part.inputs), training=False)
+                given = packed(self.copy, part.inputs)
+                with failing(self.copy.name, on(part.rows, self.samples.name), self.copy, given):
+                    self.copy(given, training=False)
                 done += len(part.rows)
                 after(done)
             return

@@ -173,7 +173,9 @@ def run(
     if progress is not None:
         known.append(_telling(progress, verb, first, fit.epochs, len(feed)))
     if not keeper.history.stopped and first < fit.epochs:
-        with failing(model.name, "while it is trained"), raised_as_it_was(feed, validation):
+        held = keras.config.backend() != "jax"  # which takes a model's values away while it is trained
+        given = (lambda: feed[0][0]) if held else None
+        with failing(model.name, "while it is trained", model, given), raised_as_it_was(feed, validation):
             model.fit(
                 feed,
                 epochs=fit.epochs,
