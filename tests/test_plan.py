@@ -568,6 +568,26 @@ def test_another_vocabulary_is_refused(tmp_path, first, second):
     assert "first" in message and "second" in message
 
 
+def two_texts(words, order=(0, 1)):
+    inputs = [keras.Input((1,), dtype="string", name=f"text_{k}") for k in range(2)]
+    layers = [kl.TextVectorization(output_mode="multi_hot", name=f"words_{k}") for k in range(2)]
+    for k, layer in enumerate(layers):
+        layer.adapt([words[k]])
+    both = kl.Concatenate(name="both")([layers[k](inputs[k]) for k in order])
+    return keras.Model(inputs, kl.Dense(2, name="head")(both))
+
+
+def test_vocabularies_go_with_their_layers(tmp_path):
+    """What a file calls them counts layers; two layers that have exchanged theirs are two other layers."""
+    first, same, exchanged = (two_texts(["a b", "c d"]), two_texts(["a b", "c d"], (1, 0)), two_texts(["c d", "a b"]))
+    paths = saved(tmp_path, first=first, same=same, exchanged=exchanged)
+
+    assert not any("vocabular" in note for note in gw.plan_merge(paths[:2]).notes)
+    with pytest.raises(gw.MismatchError, match="vocabulary"):
+        gw.plan_merge(paths[::2])
+    assert [bool(gw.diff(paths[0], path).structure) for path in paths[1:]] == [False, True]
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -874,10 +894,11 @@ class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.encoder = kl.Dense(4, activation="tanh")
-        self.decoder = kl.Dense(4)
+        self.decoder = keras.Sequential([kl.Dense(4, activation="tanh"), kl.Dense(4)])
+        self.readout = kl.Dense(4)  # behind "layers" in the alphabet: Keras saves it among these
 
     def call(self, x):
-        return self.decoder(self.encoder(x))
+        return self.readout(self.decoder(self.encoder(x)))
 
 
 @pytest.mark.parametrize("shift", [0, 1, 5])
@@ -887,7 +908,9 @@ def test_subclassed_models_are_matched_by_attributes(tmp_path, shift):
     models = []
     for k in range(2):
         model = Subclassed()
-        model.encoder.name, model.decoder.name = f"dense_{1 + k * shift}", f"dense_{2 + k * shift}"
+        model.decoder.name = f"sequential_{k * shift}"
+        for place, layer in enumerate([model.encoder, *model.decoder.layers, model.readout]):
+            layer.name = f"dense_{1 + k * shift + place}"
         model(inputs)
         models.append(randomize(model, k))
     out = gw.merge(saved(tmp_path, a=models[0], b=models[1]), output=tmp_path / "out.keras")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from graftwork.architecture import huggingface
-from graftwork.architecture.layer import Layer
+from graftwork.architecture.layer import Layer, walk
 from graftwork.architecture.layout import layout
 from graftwork.architecture.match import Match, Rearrangement, match
 from graftwork.errors import MismatchError, OptionError
@@ -99,7 +99,7 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
                 advice="models that compute different functions cannot be averaged; compose or distil them"
                 + (f", or name {settings[0]!r} in `ignore` if it does not matter" if settings else ""),
             )
-        notes += [f"{label_b}: {note}" for note in found.notes]
+        notes += [f"{label_b}: {note}" for note in (*found.notes, *_unseen_vocabularies(a, b))]
     elif a.header.config_kind == b.header.config_kind == "huggingface":
         ignored = request.ignore if request.classes is None else (*request.ignore, *huggingface.LABELS)
         fields = [
@@ -112,7 +112,7 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
                 *(d.describe(label_a, label_b) for d in fields),
                 advice="merge models of one architecture, or name the field in `ignore` if it does not matter",
             )
-    _same_assets(first, other, request, notes)
+    _same_assets(first, other, found, request, notes)
     sources = (None if found or request.map else _by_objects(a, b)) or _by_names(a, b, found, request.map)
     if found is None and not request.map and any(source.name != name for name, source in sources.items()):
         notes.append(
@@ -134,9 +134,11 @@ def explore(first: tuple[str, Reader], other: tuple[str, Reader]) -> tuple[Pairi
     if a.header.architecture is not None and b.header.architecture is not None:
         found = match(a.header.architecture, b.header.architecture)
         structure = [d.describe(label_a, label_b) for d in found.differences]
-        notes = list(found.notes)
+        notes = [*found.notes, *_unseen_vocabularies(a, b)]
     elif a.header.config_kind == b.header.config_kind == "huggingface":
         structure = [d.describe(label_a, label_b) for d in huggingface.differences(a.header.config, b.header.config)]
+    differing = _differing_asset(a, b, found)
+    structure += [f"the vocabulary {differing!r} differs between {label_a} and {label_b}"] if differing else []
     sources = (None if found else _by_objects(a, b)) or _by_names(a, b, found, {})
     for rearrangement in found.rearrangements if found else ():
         _rearrange(sources, b, rearrangement)
@@ -144,16 +146,14 @@ def explore(first: tuple[str, Reader], other: tuple[str, Reader]) -> tuple[Pairi
     return Pairing(sources), structure, notes
 
 
-def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, notes: list[str]) -> None:
+def _same_assets(
+    first: tuple[str, Reader], other: tuple[str, Reader], found: Match | None, request: Wishes, notes: list[str]
+) -> None:
     (label_a, a), (label_b, b) = first, other
     if "assets" in request.ignore or not (a.header.assets and b.header.assets):
         return
-    ours, theirs = (
-        {name: found for name, found in reader.header.assets.items() if not name.endswith(STATES)} for reader in (a, b)
-    )
-    # assets are compared as a multiset of contents: their paths count classes, as the keys of weights do
-    if ours and theirs and sorted(ours.values()) != sorted(theirs.values()):
-        differing = next((n for n in ours if theirs.get(n) != ours[n]), next(iter(ours)))
+    differing = _differing_asset(a, b, found)
+    if differing:
         raise MismatchError(
             f"the vocabulary {differing!r} differs between {label_a} and {label_b}",
             advice="their embeddings and class indices mean different things; models must share one vocabulary "
@@ -161,9 +161,53 @@ def _same_assets(first: tuple[str, Reader], other: tuple[str, Reader], request: 
         )
     notes += [
         f"{label_b}: {name!r}, the state of a training, is another one there; the result has that of {label_a}"
-        for name, found in a.header.assets.items()
-        if name.endswith(STATES) and b.header.assets.get(name) != found
+        for name, digest in a.header.assets.items()
+        if name.endswith(STATES) and b.header.assets.get(name) != digest
     ]
+
+
+def _differing_asset(a: Reader, b: Reader, found: Match | None) -> str | None:
+    """Return an asset of one model that the other has otherwise, or None where one of them has none at all.
+
+    Those of layers that were matched are compared one by one: their paths count classes, as the keys of weights do. Of the others, only the
+    contents are.
+    """
+    ours, theirs = (
+        {name: digest for name, digest in reader.header.assets.items() if not name.endswith(STATES)}
+        for reader in (a, b)
+    )
+    if not (ours and theirs):
+        return None
+    places = _asset_places(b) if found else {}
+    for (chain, file), name in (_asset_places(a) if found else {}).items():
+        other = places.get((found.layers.get(chain, "") if found else "", file))
+        if other in theirs and ours.pop(name) != theirs.pop(other):
+            return name
+    if sorted(ours.values()) == sorted(theirs.values()):
+        return None
+    return next((name for name in ours if theirs.get(name) != ours[name]), next(iter({**ours, **theirs})))
+
+
+def _asset_places(reader: Reader) -> dict[tuple[str, str], str]:
+    """Return every asset that lies in the place of a layer by that layer's chain of names and its own file name."""
+    architecture = reader.header.architecture
+    if architecture is None:
+        return {}
+    chains = layout(architecture, keras2=reader.header.config_kind == "keras2").groups
+    found = {}
+    for name in reader.header.assets:
+        group, _, file = name.removeprefix("assets/").rpartition("/")
+        if group in chains:
+            found[chains[group], file] = name
+    return found
+
+
+def _unseen_vocabularies(a: Reader, b: Reader) -> list[str]:
+    """Return a note on the layers whose vocabularies are neither in the configuration nor, as assets, in both of the files."""
+    if a.header.architecture is None or (a.header.assets and b.header.assets):
+        return []
+    unseen = [repr(name) for name, layer in walk(a.header.architecture) if layer.config.get("vocabulary", "") is None]
+    return [f"vocabularies that are in no configuration were not compared: {', '.join(unseen)}"] if unseen else []
 
 
 def _by_objects(a: Reader, b: Reader) -> dict[str, Source] | None:
@@ -264,19 +308,29 @@ def _by_attributes(a: Reader, b: Reader, found: Match) -> dict[str, str]:
     """Pair what lies inside layers of classes that only the user knows by the attributes that lead to it.
 
     Inner layers seldom have names of their own, and automatic numbers mean nothing: ``dense_3`` may be the first layer here and the
-    second one there. Attributes are the same in both, save below a graph, whose keys count classes.
+    second one there. Attributes are the same in both. Keys that count classes (``layers/dense_1``) tell only where the names below them are
+    others altogether, but for their numbers.
     """
-    theirs = {place: name for name, place in _places(b).items()}
+    ours, theirs = _places(a), {(chain, place): (name, inner) for name, (chain, place, inner) in _places(b).items()}
+    named = {inner for _, place, inner in ours.values() if _is_counted(place)} == {
+        inner for (_, place), (_, inner) in theirs.items() if _is_counted(place)
+    }
     pairs = {}
-    for name, (chain, place) in _places(a).items():
-        other = found.layers.get(chain, "") if chain else ""
-        if (other or not chain) and (other, place) in theirs:
-            pairs[name] = theirs[other, place]
+    for name, (chain, place, inner) in ours.items():
+        layer = found.layers.get(chain, "") if chain else ""
+        other, inside = theirs.get((layer, place), ("", ""))
+        told = not _is_counted(place) or (not named and _unnumbered(inner) == _unnumbered(inside))
+        if other and told and bool(layer) == bool(chain):
+            pairs[name] = other
     return pairs
 
 
-def _places(reader: Reader) -> dict[str, tuple[str, str]]:
-    """Return for each tensor inside a layer of unknown class that layer's chain of names and the key below it."""
+def _is_counted(place: str) -> bool:
+    return "layers" in place.split("/")
+
+
+def _places(reader: Reader) -> dict[str, tuple[str, str, str]]:
+    """Return for each tensor inside a layer of unknown class that layer's chain of names, and the key and the name below it."""
     architecture = reader.header.architecture
     if architecture is None:
         return {}
@@ -286,9 +340,8 @@ def _places(reader: Reader) -> dict[str, tuple[str, str]]:
         key = reader.key(name)
         for group in planned.unknown:
             if not group or key.startswith(group + "/"):
-                place = key[len(group) :].strip("/")
-                if "layers" not in place.split("/"):
-                    found[name] = (planned.groups[group] if group else "", place)
+                chain = planned.groups[group] if group else ""
+                found[name] = chain, key[len(group) :].strip("/"), name.removeprefix(chain + "/")
     return found
 
 

@@ -132,8 +132,6 @@ class _Matcher:
             if one.lenient[name] != other.lenient[name]:
                 why = "and is ignored as asked" if name in self.ignore else "which does not change what is inferred"
                 self.findings.note(f"{name} differs, {why}", f"{path_a!r}")
-        if "vocabulary" in one.fields and one.fields["vocabulary"] is None and other.fields.get("vocabulary") is None:
-            self.findings.note("vocabularies that are not in the configuration were not compared", f"{path_a!r}")
         if one.kind != other.kind:
             return
         if one.kind == "Lambda":
