@@ -132,6 +132,14 @@ def quantized(mode):
     return model, FLOATS
 
 
+def adapted():
+    first, second = kl.Embedding(9, 5), kl.Dense(3)
+    model = functional(lambda x: second(first(x)), (4,), dtype="int32")
+    for layer in (first, second):
+        layer.enable_lora(2, lora_alpha=5, b_initializer="he_uniform")
+    return model, np.arange(12, dtype="int32").reshape(3, 4) % 9
+
+
 def siamese():
     tower = kl.Dense(3)
     return functional(lambda a, b: [kl.Subtract()([tower(a), tower(b)]), tower(a)], (4,), (4,)), [FLOATS, FLOATS[::-1]]
@@ -178,6 +186,7 @@ ZOO = {
     "own code": own_code,
     "int8": lambda: quantized("int8"),
     "int4": lambda: quantized("int4"),
+    "LoRA": adapted,
     "siamese": siamese,
     "dictionaries": dictionaries,
     "unbuilt": unbuilt,

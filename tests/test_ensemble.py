@@ -462,6 +462,24 @@ def test_real_architectures_meet():
     same(reloaded(found.model)(images), found.model(images))
 
 
+def test_inputs_that_nobody_named_do_not_say_that_they_are_two():
+    """Beside one that has a name; where one of the members alone has such, it is an input of its own."""
+
+    def model(**inputs):
+        return keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(list(inputs.values()))))
+
+    mask = [keras.Input((3,), name="mask") for _ in range(3)]
+    first, second = (
+        model(**{name: keras.Input((4,), name=name), "mask": mask[k]}) for k, name in enumerate(("input_1", "input_2"))
+    )
+
+    with pytest.raises(MismatchError, match="their names do not say which of them are the same"):
+        compose(Ensemble(), {"a": first, "b": second})
+
+    alone = keras.Model({"mask": mask[2]}, layers.Dense(2)(mask[2]))
+    assert set(compose(Ensemble(), {"a": first, "b": alone}).model.input) == {"input_1", "mask"}
+
+
 def test_texts_go_through_tables():
     """Two text models whose lookup tables are in another order."""
 

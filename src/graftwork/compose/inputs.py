@@ -136,12 +136,8 @@ def _matched(ports: Ports) -> dict[str, dict[str, str]]:
         key = next(iter(next(iter(ports.values()))))
         return {name: dict.fromkeys(known, key) for name, known in ports.items()}
     for name, known in ports.items():
-        others = {other: set(found) & set(known) for other, found in ports.items() if other != name}
-        unlike = [
-            other
-            for other, same in others.items()
-            if not same or (set(ports[other]) != set(known) and any(map(AUTOMATIC.fullmatch, same)))
-        ]
+        others = [other for other in ports if other != name]
+        unlike = [other for other in others if not _told(set(known), set(ports[other]))]
         if len(unlike) == len(others):
             raise MismatchError(
                 f"{name} takes {', '.join(map(str, known.values()))} and "
@@ -149,6 +145,14 @@ def _matched(ports: Ports) -> dict[str, dict[str, str]]:
                 advice='rename the inputs that are the same (the verb rename), or give each model its own: inputs="separate"',
             )
     return {name: {port: port for port in known} for name, known in ports.items()}
+
+
+def _told(ours: set[str], theirs: set[str]) -> bool:
+    """Return whether the names of two members' inputs say which of these are the same: numbers of another process say nothing."""
+    if ours == theirs:
+        return True
+    automatic = [any(map(AUTOMATIC.fullmatch, names)) for names in (ours & theirs, ours - theirs, theirs - ours)]
+    return bool(ours & theirs) and not automatic[0] and not (automatic[1] and automatic[2])
 
 
 def _shared(takers: list[tuple[str, Port]], names: Names) -> Any:

@@ -68,10 +68,10 @@ def predict(model: Any, inputs: Any) -> Any:
     import keras
 
     with keras.device("cpu:0"):
-        return mapped(array, model(mapped(_tensor, inputs), training=False))
+        return mapped(array, model(mapped(tensor, inputs), training=False))
 
 
-def _tensor(values: Any) -> Any:
+def tensor(values: Any) -> Any:
     """Return an array as a tensor; Keras itself makes none of text."""
     values = np.asarray(values)
     if values.dtype.kind not in "USO":

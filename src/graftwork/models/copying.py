@@ -78,6 +78,8 @@ def carry_flags(source: Any, copy: Any) -> None:
         other._trainable = layer._trainable  # the property would set the flags of everything inside as well
         if other.name != layer.name:
             other.name = layer.name  # Keras numbers the layers that a layer makes inside itself anew
+        if getattr(layer, "lora_enabled", False):
+            other.lora_alpha = layer.lora_alpha  # which Dense and Embedding of Keras 3.15 save, and do not read
 
 
 def _values(model: Any) -> list[Any]:

@@ -168,7 +168,7 @@ def _in_inference(reference: Callable[[Any], Any], inputs: Any) -> Any:
 
         def call(self, nothing: Any, training: bool | None = None) -> Any:
             """Return the argument."""
-            said.append(reference(inputs))
+            said.append(reference(alone.mapped(alone.tensor, inputs)))
             return nothing
 
     Inference(autocast=False)(np.zeros(1, np.float32), training=False)
