@@ -107,11 +107,13 @@ def pair(first: tuple[str, Reader], other: tuple[str, Reader], request: Wishes, 
             for d in huggingface.differences(a.header.config, b.header.config)
             if not huggingface.is_among(d.field, ignored)
         ]
-        if fields:
+        refused = [d.describe(label_a, label_b) for d in fields if not d.left_out]
+        if refused:
             raise MismatchError(
-                *(d.describe(label_a, label_b) for d in fields),
+                *refused,
                 advice="merge models of one architecture, or name the field in `ignore` if it does not matter",
             )
+        notes += huggingface.note_on(fields, label_a, label_b)
     _same_assets(first, other, found, request, notes)
     sources = (None if found or request.map else _by_objects(a, b)) or _by_names(a, b, found, request.map)
     if found is None and not request.map and any(source.name != name for name, source in sources.items()):
@@ -136,7 +138,9 @@ def explore(first: tuple[str, Reader], other: tuple[str, Reader]) -> tuple[Pairi
         structure = [d.describe(label_a, label_b) for d in found.differences]
         notes = [*found.notes, *_unseen_vocabularies(a, b)]
     elif a.header.config_kind == b.header.config_kind == "huggingface":
-        structure = [d.describe(label_a, label_b) for d in huggingface.differences(a.header.config, b.header.config)]
+        fields = huggingface.differences(a.header.config, b.header.config)
+        structure = [d.describe(label_a, label_b) for d in fields if not d.left_out]
+        notes = huggingface.note_on([d for d in fields if d.left_out], label_a, label_b)
     differing = _differing_asset(a, b, found)
     structure += [f"the vocabulary {differing!r} differs between {label_a} and {label_b}"] if differing else []
     sources = (None if found else _by_objects(a, b)) or _by_names(a, b, found, {})

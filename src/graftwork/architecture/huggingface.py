@@ -1,8 +1,10 @@
 """Which fields of two Hugging Face ``config.json`` files must agree for their weights to be merged, and which count layers."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from graftwork.architecture.transformers import VERSION, alike, leaves_out
 
 HARMLESS = frozenset(
     {
@@ -42,11 +44,19 @@ LAYER_NUMBERS = frozenset({"mlp_only_layers", "full_attn_idxs", "attn_layer_indi
 
 @dataclass(frozen=True, slots=True)
 class FieldDifference:
-    """One field that has two values."""
+    """One field that has two values.
+
+    Attributes:
+        field: Its name, those of parts with a dot.
+        a: Its value in the first configuration, None where it is not there.
+        b: Its value in the second.
+        left_out: Whether one of them does not have it, being of another version of transformers, which may not know it.
+    """
 
     field: str
     a: Any
     b: Any
+    left_out: bool = False
 
     def describe(self, label_a: str, label_b: str) -> str:
         """Return the difference as a sentence."""
@@ -56,21 +66,41 @@ class FieldDifference:
 def differences(a: Any, b: Any) -> list[FieldDifference]:
     """Return the fields of two configurations that change what the model computes and differ, those of their parts with a dot.
 
-    A field that only one of them has counts when its value is neither empty nor false: older versions leave new fields out.
-    Dropout rates and what only concerns generation do not change inference.
+    What versions of transformers spell in two ways is compared in one. A field that only one of them has counts when its value is neither
+    empty nor false. Dropout rates and what only concerns generation do not change inference.
     """
     if not isinstance(a, Mapping) or not isinstance(b, Mapping):
         return [] if a == b else [FieldDifference("config.json", a, b)]
+    versions = a.get(VERSION), b.get(VERSION)
+    return _differences(a, b, "", all(versions) and versions[0] != versions[1])
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], part: str, other_version: bool) -> list[FieldDifference]:
+    a, b = alike(a, b)
     found = []
     for name in [*a, *(n for n in b if n not in a)]:
         if name in HARMLESS or "dropout" in name or name.endswith("_token_id"):
             continue
-        x, y = a.get(name), b.get(name)
+        x, y, field = a.get(name), b.get(name), part + name
         if name not in LABELS and isinstance(x, Mapping) and isinstance(y, Mapping):
-            found += [replace(inner, field=f"{name}.{inner.field}") for inner in differences(x, y)]
+            found += _differences(x, y, f"{field}.", other_version)
         elif x != y and not (not x and not y):
-            found.append(FieldDifference(name, x, y))
+            one_alone = (name in a) != (name in b)
+            found.append(FieldDifference(field, x, y, one_alone and other_version and leaves_out(field, x or y)))
     return found
+
+
+def note_on(left_out: Sequence[FieldDifference], label_a: str, label_b: str) -> list[str]:
+    """Return what to say of fields that a configuration of another version does not have."""
+    if not left_out:
+        return []
+    fields = ", ".join(
+        f"{d.field} {_short(d.b if d.a is None else d.a)} of {label_b if d.a is None else label_a}" for d in left_out
+    )
+    return [
+        f"{label_b}: config.json is of another version of transformers than in {label_a}, and only one of them has {fields}; "
+        "the other is taken to mean the same"
+    ]
 
 
 def is_among(field: str, names: Iterable[str]) -> bool:
