@@ -1,6 +1,7 @@
 """Models are judged by what they say of the samples, whatever they are stored as, give, and call their classes."""
 
 import json
+import weakref
 from dataclasses import replace
 
 import keras
@@ -12,6 +13,7 @@ from sklearn import metrics as sk
 import graftwork as gw
 from graftwork.data import open_data
 from graftwork.errors import DataError, MismatchError, OptionError, OutputError, UnknownNameError
+from graftwork.models import live
 from graftwork.report import plots, render
 from graftwork.training.evaluating import evaluate
 from graftwork.training.evaluation import Evaluation
@@ -370,6 +372,41 @@ def test_files_say_what_live_models_say(classifier, tmp_path):
     assert found.models[3].size_bytes == sum(file.stat().st_size for file in paths[2].rglob("*") if file.is_file())
     assert all(pair.figures["same"] == 1 for pair in found.verdicts[0].agreement)
     assert any(note.startswith("served: ") and "frozen layer" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("last", ["softmax", "sigmoid", "linear"])
+def test_files_are_in_memory_one_after_the_other(last, tmp_path, monkeypatch):
+    """Each is gone before the next one is loaded, and all that is found is what models in memory together give."""
+    models = [model(activation=last, name=f"m{seed}", seed=seed) for seed in range(3)]
+    models[2].layers[-1].bias.assign(np.array([np.nan, 0, 0]))
+    for each in models:
+        each.save(tmp_path / f"{each.name}.keras")
+    labels = RNG.random((70, 3)).astype(np.float32) if last == "linear" else np.eye(3, dtype=np.float32)[Y]
+    options = {"outputs": "regression" if last == "linear" else "auto", "batch": 16}
+    load, loaded = live.load_model, []
+
+    def counted(*given, **more):
+        assert not [each for each in loaded if each() is not None]
+        made = load(*given, **more)
+        loaded.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(live, "load_model", counted)
+    told = []
+    found = judged(
+        [tmp_path / f"{each.name}.keras" for each in models],
+        (X, labels, W),
+        **options,
+        progress=lambda *n: told.append(n),
+    )
+    together = judged(models, (X, labels, W), **options)
+
+    assert len(loaded) == 3 and found.to_dict()["verdicts"] == together.to_dict()["verdicts"]
+    assert set(found.verdicts[0].agreement[0].figures.values()) != {None} and told[-1] == (
+        "evaluate: samples",
+        210,
+        210,
+    )
 
 
 def test_streams_are_judged_as_arrays_are(classifier, forked):

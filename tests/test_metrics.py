@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
+from graftwork.training.decisions import decided
 from graftwork.training.judging import Agreement, ClassJudge, LabelJudge, NumberJudge
 from graftwork.training.metrics import Calibration, Scores, among_first, area
 
@@ -221,7 +222,7 @@ def test_agreement(case, data):
     labels, p, weights, classes = case
     other = np.eye(classes)[labels]
     agreement = Agreement("classes", classes)
-    in_batches(data.draw, agreement.add, other, p, weights)
+    in_batches(data.draw, agreement.add, decided("classes", other), decided("classes", p), weights)
 
     why = {}
     found = agreement.figures(why)

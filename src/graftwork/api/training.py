@@ -395,7 +395,8 @@ def evaluate(
 ) -> Evaluation:
     """Say how good models are on data: every figure that their outputs ask for, agreement, time and size.
 
-    Figures are those of scikit-learn on the same predictions. All models are in memory together and stay as they are.
+    Figures are those of scikit-learn on the same predictions. Several models in files are loaded one after the other, each for a pass
+    of its own over the data, which a stream has only one of. Models stay as they are.
 
     Args:
         models: Paths in any format that loads, SavedModels among them, or live models.

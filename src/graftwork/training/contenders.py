@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.compose.ports import Port, graph_of, inputs, outputs
-from graftwork.errors import MismatchError, OptionError, gist
+from graftwork.errors import MismatchError, OptionError, StoreError, gist
 from graftwork.models import live
 from graftwork.models.configuration import layers_of
 from graftwork.models.copying import copy_model
 from graftwork.models.lazy import keras, worth_saying
 from graftwork.models.savedmodel.answering import Answering, answering
-from graftwork.stores import open_store
+from graftwork.models.skeleton import skeleton, weightless
+from graftwork.stores import Reader, open_store
 from graftwork.training.asking import asked, fixed, ready, rows
 from graftwork.training.failing import of_model
 
@@ -51,12 +52,14 @@ class Contender:
     Attributes:
         name: What it is called in results.
         source: Where it comes from: a path, or the class of a live model.
-        model: The live model, which is our own or shares nothing with the caller's but its layers, which inference does not change.
+        model: The live model, which is our own or shares nothing with the caller's but its layers, which inference does not change; or, of
+            one that is not loaded, the same without values.
         ports: Its outputs by name.
         served: What a SavedModel became to be asked.
         parameters: How many it has; None of a SavedModel that holds them in its graph.
         size_bytes: Its size on disk, None of a live model.
         notes: What the user should know.
+        loaded: Whether it has values, and can be asked.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Contender:
     parameters: int | None
     size_bytes: int | None
     notes: tuple[str, ...] = ()
+    loaded: bool = True
 
     @property
     def fixed(self) -> int | None:
@@ -147,6 +151,7 @@ def contender(
     *,
     safe_mode: bool = True,
     copied: bool = False,
+    values: bool = True,
 ) -> Contender:
     """Return a model to be asked.
 
@@ -156,6 +161,7 @@ def contender(
         custom_objects: Classes and functions that a file refers to and Keras does not know, by name.
         safe_mode: Whether code in a file is refused.
         copied: Whether a live model is copied, so that it stands where models are made just now.
+        values: Whether it can be asked; without, the weights in a file are not read, if its layers can be made without.
 
     Raises:
         StoreError: If it cannot be loaded.
@@ -173,15 +179,16 @@ def contender(
             parameters=model.count_params(),
             size_bytes=None,
         )
-    served: Answering | None = None
     with open_store(source if isinstance(source, str) else Path(source)) as reader:
         path, files = reader.path, list(reader.header.files)
-        if reader.header.format == "saved_model":
-            served = answering(reader)
-            model, parameters = served.model, served.parameters
-        else:
-            model = live.load_model(reader, custom_objects=custom_objects, safe_mode=safe_mode)
-            parameters = model.count_params()
+        if not values:
+            try:
+                with weightless():
+                    model, served = _opened(reader, custom_objects, safe_mode=safe_mode, values=False)
+            except StoreError:  # layers that give their variables values themselves
+                values = True
+        if values:
+            model, served = _opened(reader, custom_objects, safe_mode=safe_mode)
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file()]
     return Contender(
@@ -190,10 +197,22 @@ def contender(
         model=model,
         ports=outputs(model),
         served=served,
-        parameters=parameters,
+        parameters=served.parameters if served else model.count_params(),
+        loaded=values,
         size_bytes=sum(file.stat().st_size for file in dict.fromkeys(files)),
         notes=tuple(f"{name}: {note}" for note in served.notes) if served else (),
     )
+
+
+def _opened(
+    reader: Reader, custom_objects: Mapping[str, Any] | None, *, safe_mode: bool, values: bool = True
+) -> tuple[Any, Answering | None]:
+    """Return the model in a file, and what it became if it is a SavedModel; without values only inside `weightless`."""
+    if reader.header.format == "saved_model":
+        served = answering(reader, values=values)
+        return served.model, served
+    load = live.load_model if values else skeleton
+    return load(reader, custom_objects=custom_objects, safe_mode=safe_mode), None
 
 
 def _apart(model: Any, *, copied: bool) -> Any:

@@ -1,5 +1,6 @@
-"""How good models are on data: one pass over the samples, in which every model is asked what it says of the same ones."""
+"""How good models are on data: every model is asked what it says of the same samples, and those in files are loaded one after the other."""
 
+import gc
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,9 +18,10 @@ from graftwork.stores import label_of
 from graftwork.training.answers import Answer, classes_of, leading, numbers_of, switches_of, weights_of
 from graftwork.training.asking import piece
 from graftwork.training.contenders import Contender, contender, unwarned
+from graftwork.training.decisions import Decisions
 from graftwork.training.evaluation import Evaluation, Judged, Pair, Verdict
 from graftwork.training.failing import failing, on
-from graftwork.training.judging import Agreement, Figures, Judge, judge
+from graftwork.training.judging import Figures, Judge, judge
 from graftwork.training.metrics import BINS, Floats, Reasons
 from graftwork.training.placing import on_device
 from graftwork.training.portions import Feed, Portion
@@ -46,7 +48,10 @@ def evaluate(
     safe_mode: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Judge models by the same samples; all are held in memory at once.
+    """Judge models by the same samples.
+
+    Several models in files are loaded and asked one after the other, each in a pass of its own over the samples, once all of them were
+    looked at without their weights. A stream is gone through once, with all models in memory.
 
     Args:
         models: Live Keras models (which are left as they are) and paths to models in any format that loads, SavedModels among them; by name
@@ -70,37 +75,31 @@ def evaluate(
         DataError: If samples hold NaN, or labels that are none.
         OptionError: If it is not known what an output gives, there is no such device, or an option makes no sense.
         StoreError: If a model cannot be loaded.
+        OutputError: If the disk is full where what models say is kept.
     """
     if batch < 1 or bins < 1 or top < 1:
         raise OptionError(f"batch ({batch}), bins ({bins}) and top ({top}) must be at least 1")
     named = _by_name(models)
+    apart = len(named) > 1 and isinstance(samples, Samples)
+    load = partial(contender, custom_objects=custom_objects, safe_mode=safe_mode, copied=device is not None)
     with on_device(device), unwarned():
-        contenders = [
-            contender(name, each, custom_objects, safe_mode=safe_mode, copied=device is not None)
-            for name, each in named.items()
-        ]
+        contenders = [load(name, each, values=not apart) for name, each in named.items()]
         feed = Feed(contenders, samples, batch)
         asked = questions(contenders, feed.columns, samples, outputs=outputs, classes=classes, labels=labels)
         feed.expect(asked)
-        benches = [_Bench(question, contenders, top, bins) for question in asked]
-        count = _ask(contenders, feed, benches, samples, progress)
-        latencies = {
-            each.name: each.latency(feed.first.given[each.name], len(feed.first.rows), batch) if timed else None
-            for each in contenders
-        }
+        benches = [_Bench(question, top, bins) for question in asked]
+        turns = _turns(contenders)
+        judged: dict[str, Judged] = {}
+        for number, turn in enumerate(turns):
+            ready = [each if each.loaded else load(each.name, named[each.name]) for each in turn]
+            count = _ask(ready, feed, benches, samples, partial(_told, progress, number, len(turns)))
+            judged |= {each.name: _judged(each, feed, batch, timed=timed) for each in ready}
+            del ready
+            gc.collect()  # a model's layers and functions hold each other
     return Evaluation(
         data=samples.name,
         samples=count,
-        models=tuple(
-            Judged(
-                name=each.name,
-                source=each.source,
-                parameters=each.parameters,
-                size_bytes=each.size_bytes,
-                latency=latencies[each.name],
-            )
-            for each in contenders
-        ),
+        models=tuple(judged[each.name] for each in contenders),
         verdicts=tuple(bench.verdict() for bench in benches),
         notes=tuple(
             dict.fromkeys(
@@ -114,16 +113,37 @@ def evaluate(
     )
 
 
+def _turns(contenders: Sequence[Contender]) -> list[list[Contender]]:
+    """Return which models are asked in one pass over the samples: all that are in memory, then each other one by itself."""
+    ready = [each for each in contenders if each.loaded]
+    return [*([ready] if ready else []), *([each] for each in contenders if not each.loaded)]
+
+
+def _told(progress: Progress | None, turn: int, turns: int, count: int, whole: int) -> None:
+    if progress is not None:
+        progress("evaluate: samples", turn * whole + count, turns * whole)
+
+
+def _judged(each: Contender, feed: Feed, batch: int, *, timed: bool) -> Judged:
+    return Judged(
+        name=each.name,
+        source=each.source,
+        parameters=each.parameters,
+        size_bytes=each.size_bytes,
+        latency=each.latency(feed.first.given[each.name], len(feed.first.rows), batch) if timed else None,
+    )
+
+
 def _ask(
     contenders: Sequence[Contender],
     feed: Feed,
     benches: "Sequence[_Bench]",
     samples: Samples | Stream,
-    progress: Progress | None,
+    progress: Callable[[int, int], None],
 ) -> int:
-    """Ask every model about all samples, and return how many there are."""
+    """Ask models about all samples, and return how many there are."""
     count, whole = 0, len(samples) if isinstance(samples, Samples) else 0
-    for part in feed:
+    for part in feed.portions(contenders):
         said = {}
         for each in contenders:
             given, rows = part.given[each.name], len(part.rows)
@@ -132,8 +152,7 @@ def _ask(
         for bench in benches:
             bench.add(part, said, samples.name)
         count += len(part.rows)
-        if progress is not None:
-            progress("evaluate: samples", count, whole)
+        progress(count, whole)
     return count
 
 
@@ -166,22 +185,22 @@ def _is_path(model: Any) -> bool:
 class _Bench:
     """Judges all models by one column of labels."""
 
-    def __init__(self, question: Question, contenders: Sequence[Contender], top: int, bins: int) -> None:
+    def __init__(self, question: Question, top: int, bins: int) -> None:
         self._question = question
         self._judges: dict[str, Judge] = {
             name: judge(question.task, question.names, answer.known, top=top, bins=bins)
             for name, answer in question.answers.items()
         }
-        self._pairs = {
-            pair: Agreement(question.task, len(question.names)) for pair in itertools.combinations(question.answers, 2)
-        }
+        self._decisions = Decisions(question.task, len(question.names), list(question.answers))
+        self._weighing = next(iter(question.answers))
         self._bad: dict[str, int] = {}
 
     def add(self, part: Portion, said: Mapping[str, Mapping[str, NDArray[Any]]], where: str) -> None:
-        """Add samples: what each model says of them, by its name and output."""
+        """Add samples: what models say of them, by name and output."""
         labels: dict[tuple[int, ...], tuple[NDArray[Any], Floats]] = {}
-        rows: dict[str, tuple[Floats, Floats]] = {}
         for name, answer in self._question.answers.items():
+            if name not in said:
+                continue
             values = said[name][answer.output]
             if values.shape not in labels:
                 labels[values.shape] = self._labels(answer, values.shape, part, where)
@@ -190,10 +209,9 @@ class _Bench:
             self._bad[name] = self._bad.get(name, 0) + bad
             if not self._bad[name]:
                 self._judges[name].add(own, flat, weights)
-                rows[name] = flat, weights
-        for (a, b), agreement in self._pairs.items():
-            if a in rows and b in rows:
-                agreement.add(rows[a][0], rows[b][0], rows[a][1])
+                self._decisions.add(name, flat)
+            if name == self._weighing:
+                self._decisions.weigh(weights)
 
     def _labels(self, answer: Answer, shape: tuple[int, ...], part: Portion, where: str) -> tuple[NDArray[Any], Floats]:
         found, lead = part.labels[self._question.labels], leading(shape)
@@ -214,10 +232,11 @@ class _Bench:
             if self._bad.get(name):
                 figures[name] = _broken(figures[name], f"{self._bad[name]:,} answers hold NaN or infinity")
         pairs = []
-        for (a, b), agreement in self._pairs.items():
+        bad = [name for name, count in self._bad.items() if count]
+        for (a, b), agreement in self._decisions.compared(bad).items():
             why: Reasons = {}
             found = agreement.figures(why)
-            broken = [name for name in (a, b) if self._bad.get(name)]
+            broken = [name for name in (a, b) if name in bad]
             if broken:
                 why = dict.fromkeys(found, f"{broken[0]} gives NaN or infinity")
                 found = dict.fromkeys(found)

@@ -258,15 +258,13 @@ class Agreement:
         self._same = SameClass(size if task == "classes" else 2)
         self._correlation = Correlation(size)
 
-    def add(self, first: Floats, second: Floats, weights: Floats) -> None:
-        """Add what both say."""
-        if self._task == "classes":
-            self._same.add(first.argmax(axis=1), second.argmax(axis=1), weights)
-        elif self._task == "labels":
-            a, b = ((said > 0.5).ravel().astype(np.int64) for said in (first, second))
-            self._same.add(a, b, np.repeat(weights, first.shape[1]))
-        else:
+    def add(self, first: NDArray[Any], second: NDArray[Any], weights: Floats) -> None:
+        """Add what both decide for; see `graftwork.training.decisions.decided`."""
+        if self._task == "numbers":
             self._correlation.add(first, second, weights)
+            return
+        each = first.shape[1] if self._task == "labels" else 1
+        self._same.add(first.ravel().astype(np.int64), second.ravel().astype(np.int64), np.repeat(weights, each))
 
     def figures(self, why: Reasons) -> Mapping[str, float | None]:
         """Return the share of equal answers and Cohen's kappa; of numbers their correlation.

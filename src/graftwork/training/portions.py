@@ -38,16 +38,16 @@ class Portion:
 
 
 class Feed:
-    """The samples, each batch read once for all models that take the same columns.
+    """The samples, each batch read once for all models that take the same columns and are asked in the same pass.
 
     Args:
-        contenders: The models.
+        contenders: All models; what is looked at of them are their inputs.
         samples: The data.
         batch: Samples in a portion; a stream comes in batches of its own.
 
     Attributes:
         columns: The columns of labels that there are.
-        first: The first portion, once it was read.
+        first: The first portion of the last pass, once it was read.
 
     Raises:
         MismatchError: If samples are not what a model takes.
@@ -57,7 +57,7 @@ class Feed:
     first: Portion
 
     def __init__(self, contenders: Sequence[Contender], samples: Samples | Stream, batch: int) -> None:
-        self._contenders, self._samples, self._batch = contenders, samples, batch
+        self._samples, self._batch = samples, batch
         self._known = {each.name: vocabularies(each.model) for each in contenders}
         self._wanted: Mapping[str, Target] = {}
         if isinstance(samples, Samples):
@@ -84,22 +84,25 @@ class Feed:
                 check_labels(named_for(self._samples, question), question.target)
             self._labelled = {question.labels: named_for(self._samples, question) for question in asked}
 
-    def __iter__(self) -> Iterator[Portion]:
-        """Yield the samples; what no model should be shown is refused where it stands."""
-        found = self._of_samples() if isinstance(self._samples, Samples) else self._of_stream()
+    def portions(self, contenders: Sequence[Contender]) -> Iterator[Portion]:
+        """Yield the samples as some of the models take them; what none should be shown is refused where it stands.
+
+        Of a stream there is one pass, with all models.
+        """
+        found = self._of_samples(contenders) if isinstance(self._samples, Samples) else self._of_stream(contenders)
         for number, part in enumerate(found):
             if not number:
                 self.first = part
             yield part
 
-    def _of_samples(self) -> Iterator[Portion]:
+    def _of_samples(self, contenders: Sequence[Contender]) -> Iterator[Portion]:
         assert isinstance(self._samples, Samples)
         rest = replace(self._samples, inputs={}, labels=None)
         for first in range(0, len(self._samples), self._batch):
             rows = self._samples.rows[first : first + self._batch]
             read: dict[tuple[tuple[str, ...], ...], list[NDArray[Any]]] = {}
             given = {}
-            for each in self._contenders:
+            for each in contenders:
                 taken = self._matched[each.name]
                 key = tuple(taken.inputs.values())
                 if key not in read:
@@ -120,11 +123,11 @@ class Feed:
             check_part(counted, self._samples.name)
             yield Portion(rows=rows, given=given, labels=labels, weights=dict.fromkeys(labels, counted.weights))
 
-    def _of_stream(self) -> Iterator[Portion]:
+    def _of_stream(self, contenders: Sequence[Contender]) -> Iterator[Portion]:
         done, name = 0, self._samples.name
         for number, batch in enumerate(itertools.chain([self._begin], self._batches)):
             where = f"batch {number:,} of {name}"
-            taken = {each.name: inputs_of(batch[0], inputs(each.model), where) for each in self._contenders}
+            taken = {each.name: inputs_of(batch[0], inputs(each.model), where) for each in contenders}
             found, counted = _labels(batch, where), _weights(batch, where)
             missing = [column for column in self._wanted if column not in found]
             if missing:
@@ -139,7 +142,7 @@ class Feed:
             for column, target in self._wanted.items():
                 check_shape(labels[column].shape[1:], target, f"labels {column!r} of {where}")
                 check_part(Part(rows, {}, labels[column], weights[column]), name, {column: target})
-            given = {each.name: arranged(each.model, taken[each.name]) for each in self._contenders}
+            given = {each.name: arranged(each.model, taken[each.name]) for each in contenders}
             yield Portion(rows=rows, given=given, labels=labels, weights=weights)
             done += len(rows)
 
