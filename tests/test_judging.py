@@ -122,6 +122,48 @@ def test_a_merge_is_recalibrated_where_the_recipe_gives_data(folder, tmp_path, c
     )
 
 
+def test_columns_are_said_in_the_same_way_everywhere(folder, tmp_path, command):
+    """`x` and `y` of every verb with data: in Python, by command, and in a recipe; several columns in order, or by the inputs' names."""
+    with np.load(folder / "data.npz") as data:
+        x, y = data["x"], data["y"]
+    np.savez(tmp_path / "named.npz", left=x[:, :3], right=x[:, 3:], kind=y, noise=y)
+    by_name = {"x": ("left", "right")}
+    said = {"data": tmp_path / "named.npz", "x": by_name, "y": "kind"}
+    expected = gw.recalibrate(folder / "a.keras", folder / "data.npz")
+    live = gw.recalibrate(folder / "a.keras", **said)
+    words = ("--data", tmp_path / "named.npz", "--x", "x=left,right", "--y", "kind")
+    command("recalibrate", folder / "a.keras", *words, "-o", tmp_path / "command.keras")
+    recipe = {
+        "models": {"a": str(folder / "a.keras")},
+        "data": {"all": str(tmp_path / "named.npz")},
+        "steps": {
+            "again": {"recalibrate": {"model": "a", "data": "all", "x": {"x": ["left", "right"]}, "y": "kind"}},
+            "judged": {"evaluate": {"models": ["a"], "data": "all", "x": by_name, "y": "kind", "timed": False}},
+        },
+        "outputs": {"again": str(tmp_path / "recipe.keras"), "judged": str(tmp_path / "judged.json")},
+    }
+    gw.run(recipe)
+    for found in (live, *(keras.saving.load_model(tmp_path / f"{name}.keras") for name in ("command", "recipe"))):
+        assert all(np.array_equal(a, b) for a, b in zip(expected.get_weights(), found.get_weights(), strict=True))
+    figures = json.loads((tmp_path / "judged.json").read_text())["verdicts"][0]["figures"]["a"]["metrics"]
+    told = json.loads(command("evaluate", folder / "a.keras", *words, "--no-timed", "--json").stdout)
+    assert told["verdicts"][0]["figures"]["a"]["metrics"] == figures
+    models = {
+        "finetune": [folder / "a.keras"],
+        "distill": {"teachers": [folder / "a.keras"], "student": folder / "b.keras"},
+    }
+    for verb, given in models.items():
+        report = gw.check(verb, given, validation=tmp_path / "named.npz", **said)
+        assert not any("labels are left aside" in note for note in report.notes)
+        with pytest.raises(gw.GraftworkError, match=r"no array in named\.npz is called 'kinds'"):
+            gw.check(verb, given, **said | {"y": "kinds"})
+    command("finetune", folder / "a.keras", *words, "--dry-run")
+    assert (
+        "given twice"
+        in command("gram", folder / "a.keras", *words, "--x", "x=noise", "-o", "g.safetensors", status=2).stderr
+    )
+
+
 def test_wrong_data_is_refused_before_anything_is_made(folder, tmp_path, command):
     """Shapes by the plan; a target without an architecture; a name that nothing has."""
     np.savez(tmp_path / "narrow.npz", x=np.ones((4, 7), "float32"))

@@ -26,6 +26,8 @@ def distill(
     data: Any = None,
     *,
     validation: Any = None,
+    x: Any = None,
+    y: str | None = None,
     width: float | str = "auto",
     temperature: float = 4.0,
     alpha: float | None = None,
@@ -72,6 +74,8 @@ def distill(
             `width`.
         data: What to learn from: inputs, and labels where there are any.
         validation: What is measured on after every epoch, in the same form.
+        x: The columns of the inputs, where the data does not tell.
+        y: The column of the labels, where the data does not tell.
         width: Where no student is given, it has the architecture of the first teacher with this part of its units and
             filters; auto: as many as give it a tenth of the parameters of all teachers.
         temperature: T: at 1 teachers are imitated as they are, above it what they say of unlikely classes counts more.
@@ -134,6 +138,8 @@ def distill(
         {"teachers": teachers, "student": student},
         data=data,
         validation=validation,
+        x=x,
+        y=y,
         width=width,
         temperature=temperature,
         alpha=alpha,
@@ -173,6 +179,8 @@ def recalibrate(
     model: Model,
     data: Any,
     *,
+    x: Any = None,
+    y: str | None = None,
     layers: str | Sequence[str] | None = None,
     normalizations: bool = False,
     batch: int = 32,
@@ -188,6 +196,8 @@ def recalibrate(
     Args:
         model: A path or a live model.
         data: Samples like those that the model is for; labels are not looked at.
+        x: The columns of the inputs, where the data does not tell.
+        y: The column of the labels, where the data does not tell.
         layers: Paths of layers to keep to, with * and the like; a nested model stands for all its layers. By default
             all BatchNormalization.
         normalizations: Whether adapted Normalization layers get new statistics as well.
@@ -209,6 +219,8 @@ def recalibrate(
         "recalibrate",
         [model],
         data=data,
+        x=x,
+        y=y,
         layers=layers,
         normalizations=normalizations,
         batch=batch,
@@ -224,6 +236,8 @@ def finetune(
     *,
     validation: Any = None,
     old: Any = None,
+    x: Any = None,
+    y: str | None = None,
     head: Any = "linear",
     at: str | None = None,
     port: str | None = None,
@@ -270,6 +284,8 @@ def finetune(
         validation: What is measured on after every epoch, in the same form.
         old: Data of the task that the model was trained for: what it forgets of that is measured. Labels are looked
             at where they fit what it gives.
+        x: The columns of the inputs, where the data does not tell.
+        y: The column of the labels, where the data does not tell.
         head: A number of units (softmax; sigmoid for one), a layer, a model, a list of these; or a word, for as
             many units as the labels ask for: linear, mlp, conv (a convolution, pooling, linear), logistic (linear,
             solved by scikit-learn instead of trained), own (the last layer with weights that the model has).
@@ -335,6 +351,8 @@ def finetune(
         data=data,
         validation=validation,
         old=old,
+        x=x,
+        y=y,
         head=head,
         at=at,
         port=port,

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from graftwork.cli.custom import CustomObjects
-from graftwork.cli.options import Json, Overwrite, Quiet, Seed
+from graftwork.cli.options import InputColumns, Json, LabelColumn, Overwrite, Quiet, Seed
 from graftwork.cli.terminal import making, refusing
+from graftwork.cli.values import columns
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -24,8 +25,6 @@ SampleCount = Annotated[
     int | None, typer.Option("--samples", min=1, help="Use the first so many samples.", show_default=False)
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Samples dealt with at a time.")]
-Inputs = Annotated[str | None, typer.Option("--x", help="Column of the input; several as a,b.", show_default=False)]
-Labels = Annotated[str | None, typer.Option("--y", help="Column of the labels.", show_default=False)]
 
 
 @app.command()
@@ -46,8 +45,8 @@ def fisher(
     samples: SampleCount = None,
     batch: Batch = 32,
     seed: Seed = 0,
-    x: Inputs = None,
-    y: Labels = None,
+    x: InputColumns = None,
+    y: LabelColumn = None,
     custom_objects: CustomObjects = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -69,7 +68,7 @@ def fisher(
             samples=samples,
             batch=batch,
             seed=seed,
-            x=tuple(x.split(",")) if x else None,
+            x=columns(x or ()),
             y=y,
             custom_objects=custom_objects,
             overwrite=overwrite,
@@ -85,8 +84,8 @@ def gram(
     samples: SampleCount = None,
     batch: Batch = 32,
     max_inputs: Annotated[int, typer.Option("--max-inputs", min=1, help="Layers of more inputs get none.")] = 8192,
-    x: Inputs = None,
-    y: Labels = None,
+    x: InputColumns = None,
+    y: LabelColumn = None,
     custom_objects: CustomObjects = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -106,7 +105,7 @@ def gram(
             samples=samples,
             batch=batch,
             max_inputs=max_inputs,
-            x=tuple(x.split(",")) if x else None,
+            x=columns(x or ()),
             y=y,
             custom_objects=custom_objects,
             overwrite=overwrite,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic.fields import FieldInfo
 
-from graftwork.cli.values import pairs, value
+from graftwork.cli.values import columns, pairs, value
+from graftwork.data.description import Columns
 
 _ALIASES = {"head": ("--head", "--units")}
 """Options that have a second name; a head that is a number is its units."""
@@ -97,6 +98,8 @@ def value_of(field: FieldInfo, given: Any) -> Any:
     """Return what the texts of an option say: one value, a list of them, or a mapping, each NAME=VALUE or all of it as in YAML."""
     if isinstance(given, bool) or is_word(field.annotation):
         return given
+    if field.annotation == Columns | None:
+        return columns(given)
     if typing.get_origin(field.annotation) is tuple and typing.get_args(field.annotation)[0] is str:
         return tuple(given)
     in_yaml = given[0].startswith(("[", "{"))

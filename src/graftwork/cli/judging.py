@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from graftwork.cli.custom import CustomObjects
+from graftwork.cli.options import InputColumns, LabelColumn
 from graftwork.cli.terminal import print_json, printing, progress, refusing, say
-from graftwork.cli.values import pairs
+from graftwork.cli.values import columns, pairs
 
 
 def evaluate(
@@ -22,10 +23,8 @@ def evaluate(
             show_default=False,
         ),
     ],
-    x: Annotated[
-        str | None, typer.Option("--x", help="Column of the input; several as a,b.", show_default=False)
-    ] = None,
-    y: Annotated[str | None, typer.Option("--y", help="Column of the labels.", show_default=False)] = None,
+    x: InputColumns = None,
+    y: LabelColumn = None,
     names: Annotated[
         str | None, typer.Option("--names", help="What the models are called: a,b,c.", show_default=False)
     ] = None,
@@ -89,7 +88,7 @@ def evaluate(
                 data,
                 output=output,
                 names=names.split(",") if names else None,
-                x=tuple(x.split(",")) if x else None,
+                x=columns(x or ()),
                 y=y,
                 outputs=outputs[0] if for_all else pairs(outputs, "--outputs"),
                 classes={name: text.split(",") for name, text in pairs(classes or (), "--classes").items()} or None,

@@ -28,5 +28,16 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; by default one per processor.", show_default=False)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+InputColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--x",
+        help="The columns of the inputs, where the data does not tell: a,b in their order, or INPUT=a,b; repeat for more.",
+        show_default=False,
+    ),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--y", help="The column of the labels, where the data does not tell.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]

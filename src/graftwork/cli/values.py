@@ -1,6 +1,6 @@
 """What the texts of options say: values as YAML has them, and NAME=VALUE."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -33,3 +33,10 @@ def pairs(given: Iterable[str], option: str | None = None, *, last: bool = False
             raise typer.BadParameter(f"{name!r} is given twice, as {found[name]!r} and {said!r}", param_hint=option)
         found[name] = said
     return found
+
+
+def columns(given: Sequence[str]) -> Mapping[str, tuple[str, ...]] | tuple[str, ...] | None:
+    """Return the columns of inputs that the texts of ``--x`` say: ``a,b`` in the order of the inputs, or INPUT=a,b for each."""
+    if any("=" in text for text in given):
+        return {name: tuple(said.split(",")) for name, said in pairs(given, "--x").items()}
+    return tuple(column for text in given for column in text.split(",")) or None

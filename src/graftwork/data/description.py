@@ -2,11 +2,15 @@
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from graftwork.data.records import Feature
+
+Columns: TypeAlias = str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]]
+"""The column of a model's input; columns of its inputs in order, or by the inputs' names. Several columns for one input stand side by side
+in it."""
 
 
 class Description(BaseModel):
@@ -42,7 +46,7 @@ class Description(BaseModel):
     """A function ``module:function`` that returns arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`, or yields batches. Its module
     may lie beside the description."""
 
-    x: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]] | None = None
+    x: Columns | None = None
     """Column of the model's input; columns of its inputs in order, or by the inputs' names. Several columns for one input stand side
     by side in it."""
 

@@ -9,7 +9,6 @@ from graftwork.assembly import plan_assemble_step
 from graftwork.compose.assemble import Assemble, Run
 from graftwork.compose.naming import Names
 from graftwork.composing import CompositionPlan, Source, check_composition, plan_composition, write_composition
-from graftwork.data import open_data
 from graftwork.errors import MismatchError, OptionError
 from graftwork.jobs.base import Job, PlannedReader, UnmadeError
 from graftwork.jobs.merges import MergeJob
@@ -18,6 +17,7 @@ from graftwork.recipe import AssembleStep, Recipe, Step
 from graftwork.recipe.composition import ComposeStep
 from graftwork.stores import Header, Reader
 from graftwork.tensor import TensorSpec
+from graftwork.training.fed import Fed
 from graftwork.writing import Progress, Result, Target
 
 
@@ -69,13 +69,9 @@ def plan_compose_step(step: ComposeStep, recipe: Recipe, readers: Mapping[str, R
         )
         for role, name in step.models
     ]
-    given = {name: getattr(step.verb, name) for name in step.verb.fed}
-    opened = {
-        name: open_data(recipe.data.get(value, value) if isinstance(value, str) else value, root=root)
-        for name, value in given.items()
-        if value is not None
-    }
-    verb = step.verb.below(root).model_copy(update=opened)
+    verb = step.verb.below(root)
+    if isinstance(verb, Fed):
+        verb = verb.given(recipe.data, root)
     for role, name in step.models:
         reader = readers[name]
         if role in verb.served and isinstance(reader, PlannedReader) and reader.makes == "saved_model":

@@ -36,7 +36,9 @@ def plan_evaluation_step(step: EvaluateStep, recipe: Recipe, readers: Mapping[st
     if step.device is not None:
         check_device(step.device)
     data = recipe.data.get(step.data, step.data) if isinstance(step.data, str) else step.data
-    wishes = {name: value for name, value in step.wishes().items() if name != "data"}
+    wishes = {name: value for name, value in step.wishes().items() if name not in ("data", "x", "y")}
     wishes["custom_objects"] = known(recipe.custom_objects, root)
     models = tuple((name, readers[name].path) for name in step.models)
-    return EvaluationJob(EvaluationPlan(models=models, data=open_data(data, root=root), wishes=wishes))
+    return EvaluationJob(
+        EvaluationPlan(models=models, data=open_data(data, root=root, x=step.x, y=step.y), wishes=wishes)
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from graftwork.data.description import Description
+from graftwork.data.description import Columns, Description
 from graftwork.errors import GraftworkError, RecipeError, UnknownNameError
 from graftwork.methods import get
 from graftwork.recipe.base import Frozen, Name, Step, as_tuple
@@ -125,7 +125,7 @@ class EstimateStep(Step):
 
     model: Name
     data: str | Description
-    x: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...]] | None = None
+    x: Columns | None = None
     y: str | None = None
     samples: Annotated[int, Field(ge=1)] | None = None
     batch: Annotated[int, Field(ge=1)] = 32

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from graftwork.data.description import Description
+from graftwork.data.description import Columns, Description
 from graftwork.recipe.declared import DeclaredStep, Names
 
 
@@ -18,6 +18,10 @@ class EvaluateStep(DeclaredStep):
     """The models."""
     data: str | Description
     """Samples with labels: a name under ``data``, a path, or a description."""
+    x: Columns | None = None
+    """The columns of the inputs, where the data does not tell."""
+    y: str | None = None
+    """The column of the labels, where the data does not tell."""
     outputs: str | Mapping[str, str] = "auto"
     """What models give where their last operation does not tell: a kind, or kinds by model, output or model.output."""
     classes: Mapping[str, tuple[str, ...]] | None = None

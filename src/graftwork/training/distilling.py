@@ -18,7 +18,7 @@ from graftwork.compose.base import Composed, Member, Progress, Trained
 from graftwork.compose.naming import as_layer_name
 from graftwork.compose.ports import inputs, outputs
 from graftwork.compose.preprocess import Preparations
-from graftwork.data import Samples, open_data
+from graftwork.data import Samples
 from graftwork.data.base import Stream
 from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError, OptionError
@@ -107,7 +107,7 @@ class Distilling:
     """
 
     def __init__(self, wishes: "Distill", members: Sequence[Member]) -> None:
-        self.wishes, self.notes = wishes, list[str]()
+        self.wishes, self.notes = (wishes := wishes.given()), list[str]()
         self.fit = wishes.fit()
         check_place(self.fit)
         given = [member for member in members if member.role == "student"]
@@ -125,8 +125,8 @@ class Distilling:
         one_family(names, [target.kind for target in self.targets])
         self.family = FAMILIES[str(self.targets[0].kind)]
         self._check_options()
-        self.data = open_data(wishes.data)
-        self.validation = None if wishes.validation is None else open_data(wishes.validation)
+        self.data: Samples | Stream = wishes.data
+        self.validation: Samples | Stream | None = wishes.validation
         self.student, self.order = self._student(given[0] if given else None)
         one_family([names[0], self.student.name], [self.targets[0].kind, self.student.target.kind])
         self._check_shapes()

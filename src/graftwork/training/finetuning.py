@@ -20,7 +20,6 @@ from graftwork.compose.swapping import foot_of, place_of, swap
 from graftwork.compose.trained import Part, count, has_weights, is_batchnorm, matching, parts, set_trained
 from graftwork.data import Samples
 from graftwork.data.base import Stream
-from graftwork.data.opening import open_data
 from graftwork.data.samples import Part as Read
 from graftwork.errors import OptionError
 from graftwork.models.lazy import keras
@@ -59,12 +58,11 @@ class Finetuning:
     """
 
     def __init__(self, wishes: Any, member: Member) -> None:
-        self.wishes, self.member = wishes, member
+        self.wishes, self.member = (wishes := wishes.given()), member
         self.fit: Fit = wishes.fit()
         check_place(self.fit)
-        self.data: Samples | Stream = open_data(wishes.data)
-        self.validation = None if wishes.validation is None else open_data(wishes.validation)
-        self.old = None if wishes.old is None else open_data(wishes.old)
+        self.data: Samples | Stream = wishes.data
+        self.validation, self.old = wishes.validation, wishes.old
         self.task = self._task()
         with seeded(wishes.seed):
             self._crown()

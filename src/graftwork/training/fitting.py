@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from graftwork.compose.base import Verb
+from graftwork.training.fed import Fed
 from graftwork.training.running import Fit, forget
 
 
-class Fitting(Verb):
+class Fitting(Fed):
     """A verb that trains; verbs are classes below this one, which has no word of its own."""
 
     relative: ClassVar[tuple[str, ...]] = ("log", "tensorboard", "run")

@@ -6,19 +6,20 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from graftwork.compose.base import Composed, Member, Progress, Trained, Verb, verb
+from graftwork.compose.base import Composed, Member, Progress, Trained, verb
 from graftwork.compose.ports import graph_of
-from graftwork.data import Samples, open_data
+from graftwork.data import Samples
 from graftwork.errors import DataError
 from graftwork.models.configuration import layers_of
 from graftwork.models.lazy import keras
+from graftwork.training.fed import Fed
 from graftwork.training.matching import matched
 from graftwork.training.placing import check_device, on_device
 from graftwork.training.recalibrating import KEPT_BYTES, outlook, recalibrate
 
 
 @verb
-class Recalibrate(Verb):
+class Recalibrate(Fed):
     """Give BatchNormalization layers the means and variances that they have on data, as merged weights need it.
 
     Both are exact: over all samples and positions, in inference mode, once every layer before has its own. Neither the size of batches nor
@@ -51,7 +52,7 @@ class Recalibrate(Verb):
         """Look at what would be done; see `Verb.compose`."""
         check_device(self.device)
         model = members[0].model
-        samples = open_data(self.data)
+        samples = self.given().data
         if not isinstance(samples, Samples):
             raise DataError(
                 f"{samples.name} yields batches, perhaps others each time; statistics take several passes over the same samples: give "
