@@ -197,6 +197,21 @@ def test_what_is_lifted_is_compared(folder, tmp_path, commands):
         np.testing.assert_array_equal(np.asarray(each), np.asarray(said[0]))
 
 
+def test_a_merge_that_gives_a_live_model_takes_the_file(folder):
+    """Weights need no classes, but a model does: without an output a merge gives one, and knows the file before it begins."""
+    models = [folder / "a.keras", folder / "b.keras"]
+    with pytest.raises(StoreError, match="custom_objects="):
+        gw.merge(models)
+    merged = gw.merge(models, custom_objects=folder / FILE)
+    gw.merge(models, output=folder / "merged.keras")
+    for one, other in zip(
+        merged.weights, gw.load(folder / "merged.keras", custom_objects=folder / FILE).weights, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(OptionError, match=r"there is no file .*nowhere.py"):
+        gw.merge(["nowhere.keras"], custom_objects="nowhere.py")
+
+
 def test_python_takes_a_mapping_a_text_and_a_list(folder):
     """One meaning: the same classes, the same predictions."""
     own = known(folder / FILE)

@@ -5,12 +5,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import OptionError
 from graftwork.models import live
 from graftwork.stores import distinct
 from graftwork.writing import Result, labels_of
+
+if TYPE_CHECKING:
+    from graftwork.models.custom import Custom
 
 Model = str | PathLike[str] | Any
 """A path to a model in any format of the stores, or a live `keras.Model`."""
@@ -55,20 +58,31 @@ def words(value: str | Sequence[str]) -> tuple[str, ...]:
 class Pending:
     """A result on its way: under the user's path, or in a temporary file that becomes a live model."""
 
-    def __init__(self, path: Path, like: Any, live_result: bool) -> None:
+    def __init__(self, path: Path, load: Callable[[Path], Any] | None = None) -> None:
         self.path = path
-        self._like, self._live = like, live_result
+        self._load = load
 
     def finish(self, result: Result) -> Any:
         """Return the path, or the live model in it."""
-        return live.load(result.path, self._like) if self._live else result.path
+        return self._load(result.path) if self._load else result.path
 
 
 @contextlib.contextmanager
-def result_place(output: str | PathLike[str] | None, like: Any) -> Iterator[Pending]:
-    """Yield where a result is written: at the output, or in a temporary file that becomes a live model."""
+def result_place(
+    output: str | PathLike[str] | None, like: Any, custom_objects: "Custom | None" = None
+) -> Iterator[Pending]:
+    """Yield where a result is written: at the output, or in a temporary file that becomes a live model.
+
+    Args:
+        output: Where, if the user says it.
+        like: A live model whose own classes and functions a live result has, too.
+        custom_objects: Further ones.
+    """
     if output is not None:
-        yield Pending(Path(output), like, live_result=False)
+        yield Pending(Path(output))
         return
+    from graftwork.models.custom import known
+
+    custom = known(custom_objects)
     with tempfile.TemporaryDirectory(prefix="graftwork-") as folder:
-        yield Pending(Path(folder) / "result.keras", like, live_result=True)
+        yield Pending(Path(folder) / "result.keras", lambda path: live.load(path, like, custom_objects=custom))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graftwork.api.plans import PlanReport, of_merge
 from graftwork.api.sources import Model, Progress, on_disk, result_place, words
@@ -18,6 +18,9 @@ from graftwork.report.verification import Verification
 from graftwork.report.verification import verify as _verify
 from graftwork.writing import Result, Target, companions, counting, opened, write_merge
 from graftwork.writing import convert as _convert
+
+if TYPE_CHECKING:
+    from graftwork.models.custom import Custom
 
 
 def diff(a: Model, b: Model, *, threads: int | None = None, progress: Progress | None = None) -> Diff:
@@ -61,6 +64,7 @@ def merge(
     format: str | None = None,
     drop_compile: bool = False,
     shard_bytes: int | None = None,
+    custom_objects: "Custom | None" = None,
     progress: Progress | None = None,
     report: list[str] | None = None,
     on_result: Callable[[Result], None] | None = None,
@@ -88,6 +92,8 @@ def merge(
         format: Name of the output's format, where its ending does not tell.
         drop_compile: Leave out how the model was compiled.
         shard_bytes: Greatest size of a shard, for formats with shards.
+        custom_objects: Without `output`, classes and functions that the live model refers to and Keras does not know: by name, or Python
+            files or modules that define them, which are run.
         progress: Told how far the work is.
         report: A list to which what the user should know is added, one sentence each.
         on_result: Told the result as `run` and `convert` return it: path, format, size, seconds, notes.
@@ -122,7 +128,7 @@ def merge(
             allow_nonfinite=allow_nonfinite,
             optimizer=optimizer,
         )
-        with result_place(output, next((m for m in models if live.is_live(m)), None)) as target_path:
+        with result_place(output, next((m for m in models if live.is_live(m)), None), custom_objects) as target_path:
             target = Target(
                 path=target_path.path,
                 format=format,

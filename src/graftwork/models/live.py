@@ -54,13 +54,13 @@ def load(
     Args:
         path: A file that Keras can load.
         like: A live model whose own classes and functions are used where Keras does not know them.
-        custom_objects: For a file, these classes and functions, by name.
+        custom_objects: Further classes and functions, by name.
         compiled: Whether it comes back compiled, if it was.
 
     Raises:
         StoreError: If Keras cannot load it.
     """
-    custom = objects_of(like) if like is not None else custom_objects
+    custom = {**(objects_of(like) if like is not None else {}), **(custom_objects or {})}
     # Lambda code of a live model is the caller's own; a file's is never run
     return _loaded(path, custom, path.name, compiled=compiled, safe_mode=like is None)
 
