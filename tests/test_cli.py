@@ -122,6 +122,16 @@ REFUSED = {
     "no recipe": (["run", "nowhere.yaml"], "there is no recipe nowhere.yaml"),
     "plan refuses alike": (["plan", "merge", "birds.keras", "tanh.keras"], "activation 'relu' in birds"),
     "plan checks the target": (["plan", "merge", *PAIR, "-o", "cats.keras"], "cats.keras exists"),
+    "plan checks how it is written": (
+        ["plan", "merge", *PAIR, "-o", "x.keras", "--shard-size", "1MB"],
+        "format 'keras' has no shards",
+    ),
+    "no SavedModel": (["savedmodel", "ls", "nowhere"], "nowhere is not there"),
+    "names": (
+        ["merge", *PAIR, "--names", "a,b", "--set", "weight={a: 1, flowers: 1}", "-o", "x.keras"],
+        "names the model 'flowers', which is not merged; there are 'a', 'b'",
+    ),
+    "a folder that cannot be": (["demo", "--folder", "birds.keras/x"], "birds.keras/x cannot be made: Not a directory"),
 }
 
 
@@ -417,6 +427,12 @@ def test_the_same_words_in_python(small_models: Path, tmp_path: Path):
     assert line - {"help", "as_json"} <= python
     with pytest.raises(OptionError, match="give a list of models"):
         gw.merge(str(small_models / "birds.keras"), output=tmp_path / "x.keras")  # type: ignore[arg-type]
+
+
+def test_plan_merge_takes_what_merge_takes():
+    """With the same words, but for those of what is only done."""
+    merge, plan = ({parameter.name for parameter in commands()[name].params} for name in ("merge", "plan"))
+    assert merge - plan == {"models", "quiet"}
 
 
 def test_help_says_what_options_take():

@@ -60,7 +60,7 @@ def run(folder: Path | None, tell: Callable[[str], None]) -> list[dict[str, Any]
 
     Raises:
         GraftworkError: If scikit-learn is missing, or a merge fails.
-        OutputError: If the folder holds something already.
+        OutputError: If the folder holds something already, or cannot be made.
     """
     if importlib.util.find_spec("sklearn") is None:
         raise GraftworkError(
@@ -71,7 +71,10 @@ def run(folder: Path | None, tell: Callable[[str], None]) -> list[dict[str, Any]
             return _run(Path(temporary), tell)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not an empty directory; name a new one for the demo's models")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
     return _run(folder, tell)
 
 

@@ -138,6 +138,29 @@ def counting(verb: str, total: int, progress: Progress | None) -> Callable[[int]
     return count
 
 
+def row_of(plan: MergePlan, target: Target, like: Reader | None = None) -> Format:
+    """Return the format that a result is written in, if headers tell that it can be, as the target wants it.
+
+    Args:
+        plan: What makes it.
+        target: Where and how it is written.
+        like: Lends architecture and places; by default the plan says.
+
+    Raises:
+        OutputError: If it cannot be.
+        OptionError: If the format has no such thing as the target asks for.
+    """
+    like = like or plan.lender
+    row = format_for_target(target.path, like, target.format)
+    if row.create is None:
+        raise OutputError(
+            f"format {row.name!r} is only read; end the target in .safetensors, .index or the like, or name another format"
+        )
+    check_output(plan, target.path, row, overwrite=target.overwrite, like=like)
+    target.options(row)
+    return row
+
+
 def write_merge(
     plan: MergePlan,
     target: Target,
@@ -172,12 +195,8 @@ def write_merge(
 
     begin = time.perf_counter()
     like = like or plan.lender
-    row = format_for_target(target.path, like, target.format)
-    if row.create is None:
-        raise OutputError(
-            f"format {row.name!r} is only read; end the target in .safetensors, .index or the like, or name another format"
-        )
-    check_output(plan, target.path, row, overwrite=target.overwrite, like=like)
+    row = row_of(plan, target, like)
+    assert row.create is not None
     sources = [*zip(plan.request.labels, plan.models, strict=True)]
     if plan.base is not None:
         sources.append((plan.request.base_label or "base", plan.base))

@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graftwork.planning import MergePlan, check_output
-from graftwork.stores import format_for_target
+from graftwork.planning import MergePlan
 from graftwork.stores.staged import free_bytes
-from graftwork.writing import Target
+from graftwork.writing import Target, row_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +60,7 @@ def of_merge(name: str, plan_: MergePlan, target: Target | None, threads: int | 
 
     workers = (target or Target(path=Path(), threads=threads or 0)).workers()
     if target is not None:
-        row = format_for_target(target.path, plan_.models[0], target.format)
-        check_output(plan_, target.path, row, overwrite=target.overwrite)
+        row_of(plan_, target)
     rows = [
         {
             "name": step.spec.name,

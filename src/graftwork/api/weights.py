@@ -159,6 +159,8 @@ def plan_merge(
     overwrite: bool = False,
     names: Sequence[str] | None = None,
     format: str | None = None,
+    drop_compile: bool = False,
+    shard_bytes: int | None = None,
     **options: Any,
 ) -> "PlanReport":
     """Return what `merge` with the same arguments would do, reading only headers.
@@ -175,7 +177,14 @@ def plan_merge(
             plan = _plan(request, readers, own_base, companions=further)
             target = None
             if output is not None:
-                target = Target(path=Path(output), format=format, overwrite=overwrite, threads=threads or 0)
+                target = Target(
+                    path=Path(output),
+                    format=format,
+                    overwrite=overwrite,
+                    threads=threads or 0,
+                    drop_compile=drop_compile,
+                    shard_bytes=shard_bytes,
+                )
             return of_merge("merge", plan, target, threads)
 
 

@@ -37,7 +37,9 @@ def assemble(
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            "--ignore", help="A field of config.json, or of layers' settings, that may differ.", show_default=False
+            "--ignore",
+            help="A field of config.json, or of layers' settings, that may differ; repeat for more.",
+            show_default=False,
         ),
     ] = None,
     allow_nonfinite: AllowNonfinite = False,

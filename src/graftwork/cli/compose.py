@@ -208,7 +208,9 @@ def draw(
     ] = None,
     expand: Annotated[
         list[str] | None,
-        typer.Option("--expand", help="Path of a layer or model inside that is opened.", show_default=False),
+        typer.Option(
+            "--expand", help="Path of a layer or model inside that is opened; repeat for more.", show_default=False
+        ),
     ] = None,
     depth: Annotated[int, typer.Option("--depth", min=0, help="How many levels of models in models are opened.")] = 1,
     boxes: Annotated[
@@ -216,6 +218,7 @@ def draw(
     ] = 30,
     direction: Annotated[Literal["down", "right"], typer.Option("--direction", help="Where it runs.")] = "down",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing drawing.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
 ) -> None:
     """Draw MODEL's graph as SVG.
 
@@ -236,6 +239,6 @@ def draw(
             overwrite=overwrite,
             report=notes,
         )
-        say(False, *(f"note: {note}" for note in notes))
+        say(quiet, *(f"note: {note}" for note in notes))
         with printing(path):
             typer.echo(str(path))

@@ -77,7 +77,7 @@ def _kinds(annotation: Any) -> Iterator[str]:
         yield annotation.__name__
     elif origin in (list, tuple, Sequence):
         yield f"list[{taken(arguments[0])}]"
-    elif origin is Mapping:
+    elif origin in (Mapping, dict):
         yield f"name={arguments[1].__name__}" if arguments[1] in (str, int, float) else "name=value"
     elif annotation is not types.NoneType:
         yield "value"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftwork.cli.custom import CustomObjects
-from graftwork.cli.options import InputColumns, LabelColumn
+from graftwork.cli.options import InputColumns, LabelColumn, Names
 from graftwork.cli.terminal import print_json, printing, progress, refusing, say
 from graftwork.cli.values import columns, pairs
 
@@ -25,23 +25,26 @@ def evaluate(
     ],
     x: InputColumns = None,
     y: LabelColumn = None,
-    names: Annotated[
-        str | None, typer.Option("--names", help="What the models are called: a,b,c.", show_default=False)
-    ] = None,
+    names: Names = None,
     outputs: Annotated[
         list[str] | None,
         typer.Option(
             "--outputs",
-            help="What models give where their last operation does not tell: a kind, or MODEL=KIND.",
+            help="What models give where their last operation does not tell: a kind for all, or MODEL=KIND; repeat for more.",
             show_default=False,
         ),
     ] = None,
     classes: Annotated[
         list[str] | None,
-        typer.Option("--classes", help="MODEL=cat,dog,…: its classes in the order of its outputs.", show_default=False),
+        typer.Option(
+            "--classes",
+            help="MODEL=cat,dog,…: its classes in the order of its outputs; repeat for more.",
+            show_default=False,
+        ),
     ] = None,
     labels: Annotated[
-        list[str] | None, typer.Option("--labels", help="OUTPUT=COLUMN: where its labels are.", show_default=False)
+        list[str] | None,
+        typer.Option("--labels", help="OUTPUT=COLUMN: where its labels are; repeat for more.", show_default=False),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="k of the top-k accuracy.")] = 5,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Samples dealt with at a time.")] = 32,

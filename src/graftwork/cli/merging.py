@@ -11,6 +11,7 @@ from graftwork.cli.options import (
     Dtype,
     Format,
     Json,
+    Names,
     Output,
     Overwrite,
     Quiet,
@@ -46,15 +47,18 @@ Settings = Annotated[
 Map = Annotated[
     list[str] | None,
     typer.Option(
-        "--map", help="REGEX=NAME: names of tensors of the other models, and in the first.", show_default=False
+        "--map",
+        help="REGEX=NAME: names of tensors of the other models, and in the first; repeat for more.",
+        show_default=False,
     ),
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option("--skip", help="Glob of tensors to keep from the first model.", show_default=False),
+    typer.Option("--skip", help="Glob of tensors to keep from the first model; repeat for more.", show_default=False),
 ]
 Ignore = Annotated[
-    list[str] | None, typer.Option("--ignore", help="A layer setting that may differ.", show_default=False)
+    list[str] | None,
+    typer.Option("--ignore", help="A layer setting that may differ; repeat for more.", show_default=False),
 ]
 Classes = Annotated[
     list[str] | None,
@@ -74,6 +78,7 @@ def merge(
     method: Method = "linear",
     base: BaseModel = None,
     weights: Weights = None,
+    names: Names = None,
     settings: Settings = None,
     seed: Seed = 0,
     dtype: Dtype = None,
@@ -99,7 +104,7 @@ def merge(
 
     with refusing():
         arguments = _merge_arguments(
-            method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
+            method, base, weights, names, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
         )
         with making(quiet=quiet, as_json=as_json) as told:
             api.merge(
@@ -128,6 +133,7 @@ def plan(
     method: Method = "linear",
     base: BaseModel = None,
     weights: Weights = None,
+    names: Names = None,
     settings: Settings = None,
     seed: Seed = 0,
     dtype: Dtype = None,
@@ -138,6 +144,8 @@ def plan(
     allow_nonfinite: AllowNonfinite = False,
     optimizer: Optimizer = "drop",
     format_: Format = None,
+    drop_compile: DropCompile = False,
+    shard_size: ShardSize = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its sources.")] = False,
@@ -148,7 +156,8 @@ def plan(
 ) -> None:
     """Say what a recipe or a merge would do.
 
-    Only headers are read. What `run` or `merge` would refuse is refused, but for what values alone tell.
+    Only headers are read. What `run` or `merge` would refuse is refused, but for what values alone tell. Verbs that have
+    --dry-run can be planned as well: `plan ensemble …` is `ensemble --dry-run …`.
     """
     from graftwork import api
     from graftwork.report import render
@@ -162,13 +171,27 @@ def plan(
     with refusing():
         if what[0] == "merge":
             arguments = _merge_arguments(
-                method, base, weights, settings, seed, dtype, map_, skip, ignore, classes, allow_nonfinite, optimizer
+                method,
+                base,
+                weights,
+                names,
+                settings,
+                seed,
+                dtype,
+                map_,
+                skip,
+                ignore,
+                classes,
+                allow_nonfinite,
+                optimizer,
             )
             reports: list[Any] = [
                 api.plan_merge(
                     [Path(m) for m in what[1:]],
                     output=output,
                     format=format_,
+                    drop_compile=drop_compile,
+                    shard_bytes=size_of(shard_size),
                     threads=threads,
                     overwrite=overwrite,
                     **arguments,
@@ -224,6 +247,7 @@ def _merge_arguments(
     method: str,
     base: Path | None,
     weights: str | None,
+    names: str | None,
     settings: list[str] | None,
     seed: int,
     dtype: str | None,
@@ -239,6 +263,7 @@ def _merge_arguments(
         "method": method,
         "base": base,
         "weights": _numbers(weights) if weights is not None else None,
+        "names": names.split(",") if names else None,
         "seed": seed,
         "dtype": dtype,
         "map": pairs(map_ or (), "--map", last=True),
@@ -261,7 +286,7 @@ def _refuse_merge_options(context: typer.Context) -> None:
             and source is not None
             and source.name == "COMMANDLINE"
         ):
-            raise typer.BadParameter("is for `plan merge`; a recipe says this itself", param_hint=parameter.opts[-1])
+            raise typer.BadParameter("is for `plan merge`, and not for a recipe", param_hint=parameter.opts[-1])
 
 
 def _options(settings: list[str] | None) -> dict[str, Any]:

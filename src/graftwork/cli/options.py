@@ -11,7 +11,11 @@ Output = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Fixes every random choice.")]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", help="Dtype of the result; by default the first model's.", show_default=False),
+    typer.Option(
+        "--dtype",
+        help="Dtype of the result: float16, bfloat16, float32 or float64; by default each tensor keeps its own.",
+        show_default=False,
+    ),
 ]
 AllowNonfinite = Annotated[
     bool, typer.Option("--allow-nonfinite", help="Merge although a source holds NaN or infinity.")
@@ -19,6 +23,12 @@ AllowNonfinite = Annotated[
 Format = Annotated[
     str | None,
     typer.Option("--format", help="Format of the output, where its ending does not tell.", show_default=False),
+]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--names", help="What the models are called: a,b,c; by default their files' names.", show_default=False
+    ),
 ]
 DropCompile = Annotated[bool, typer.Option("--drop-compile", help="Leave out how the model was compiled.")]
 ShardSize = Annotated[

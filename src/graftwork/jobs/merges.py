@@ -11,12 +11,12 @@ from graftwork.data import open_data
 from graftwork.errors import OutputError
 from graftwork.jobs.base import Job, key_in
 from graftwork.models.custom import known
-from graftwork.planning import REPAIR, MergePlan, check_output, plan_merge, request_of
+from graftwork.planning import REPAIR, MergePlan, plan_merge, request_of
 from graftwork.recipe import MergeStep, Recipe, Step
 from graftwork.stores import FORMATS, Header, Reader, format_for_target, open_store
 from graftwork.tensor import TensorSpec
 from graftwork.training.verbs.recalibrate import Recalibrate
-from graftwork.writing import Progress, Result, Target, write_merge
+from graftwork.writing import Progress, Result, Target, row_of, write_merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,7 @@ class MergeJob:
 
     def check(self, target: Target) -> None:
         """See `Job.check`."""
-        row = format_for_target(target.path, self.plan.lender, target.format)
-        check_output(self.plan, target.path, row, overwrite=target.overwrite)
+        row_of(self.plan, target)
 
     def write(self, target: Target, step: Step, progress: Progress | None) -> Result:
         """See `Job.write`."""

@@ -34,7 +34,7 @@ class CkptAverage(Merging, CheckpointStep):
 
     kind: ClassVar[str] = "ckpt_average"
     takes: ClassVar[tuple[str, ...]] = ("models", "base")
-    flags: ClassVar[dict[str, tuple[str, ...]]] = {"options": ("--set",)}
+    flags: ClassVar[dict[str, tuple[str, ...]]] = {"options": ("--set",), "method": ("-m", "--method")}
 
     method: str = "linear"
     """Name of the merge method."""

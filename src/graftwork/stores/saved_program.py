@@ -382,7 +382,8 @@ def _refuse_others(path: Path) -> None:
         raise StoreError(
             f"{path / TEXT} is a program as text; load it in TensorFlow and save it again, which writes {PROGRAM}"
         )
-    raise StoreError(f"{path} is not a SavedModel: there is no {PROGRAM} in it")
+    why = f"is not a SavedModel: there is no {PROGRAM} in it" if path.exists() else "is not there"
+    raise StoreError(f"{path} {why}")
 
 
 def _tags(program: Path, meta: bytes) -> tuple[str, ...]:
