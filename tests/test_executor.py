@@ -597,9 +597,9 @@ def test_a_result_keeps_its_old_file_until_the_end(tmp_path, pair, monkeypatch):
     seen = []
     real = written.verify_written
 
-    def looking(*arguments):
+    def looking(*arguments, **more):
         seen.append(out.read_bytes())
-        return real(*arguments)
+        return real(*arguments, **more)
 
     monkeypatch.setattr(written, "verify_written", looking)
     gw.merge(pair, output=out, weights=[1, 3], overwrite=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from graftwork.errors import OptionError, StoreError
+from graftwork.models import fresh
 from graftwork.models.live import load_model
 from graftwork.models.skeleton import skeleton, weightless
 from graftwork.stores import open_store
@@ -192,6 +193,21 @@ def nested():
     x = k2.Concatenate()([a2, b, encoder(b)])
     x = k2.Dense(4, dtype=tk.mixed_precision.Policy("mixed_float16"), name="block/half")(x)
     return tk.Model(inputs, {"b": k2.Activation("tanh", dtype="float32")(x), "a": k2.Dense(2)(a2)})
+
+
+def test_keras_2_is_not_a_class_that_somebody_should_define(tmp_path, monkeypatch):
+    """Keras 3 does not know its `Functional`, and says so in the words in which it speaks of the user's classes."""
+    inputs = k2.Input((3,))
+    tk.Model(inputs, k2.Dense(2)(inputs)).save(path := tmp_path / "old.keras")
+    said = "TypeError: Could not locate class '{}'. Make sure custom classes and functions are decorated"
+    for name, reason in (
+        ("Functional", "Keras 2 wrote it, .*gw.load rebuilds it"),
+        ("Own", "the class 'Own' does not come with Keras"),
+    ):
+        answer = {"error": said.format(name)}
+        monkeypatch.setattr(fresh, "answer_of", lambda *_, answer=answer: answer)
+        with pytest.raises(StoreError, match=reason):
+            fresh.load_in_fresh_process(path)
 
 
 def recurrent():

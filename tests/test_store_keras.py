@@ -175,6 +175,27 @@ def test_what_keras_writes_is_read_alike_from_every_format(zoo, name):
     assert sorted(data for *_, data in wanted.values()) == sorted(np.asarray(v).tobytes() for v in variables)
 
 
+@pytest.mark.parametrize(("ending", "more"), [(".weights.h5", {}), (".weights.json", {"max_shard_size": 1})])
+def test_a_file_without_an_architecture_need_not_tell_what_variables_are(tmp_path, ending, more):
+    """The only one of a normalization is its scale or its offset, for all that such a file says."""
+    inputs = keras.Input((6,))
+    outputs = kl.Dense(2, name="out")(
+        kl.LayerNormalization(center=False, name="b")(kl.BatchNormalization(scale=False, name="a")(inputs))
+    )
+    model = randomize(keras.Model(inputs, outputs), 1)
+    model.save(whole := tmp_path / "whole.keras")
+    model.save_weights(tmp_path / f"keras{ending}", **more)
+
+    ours = gw.convert(whole, tmp_path / f"ours{ending}").path
+
+    assert values(ours) == values(tmp_path / f"keras{ending}") != values(whole)
+    assert values(gw.convert(ours, tmp_path / "back.keras", like=whole).path) == values(whole)
+    for number, pair in enumerate(([whole, ours], [ours, whole])):
+        merged = gw.merge(pair, output=tmp_path / f"{number}{'.keras' if pair[0] == whole else ending}")
+        assert values(merged) == values(pair[0])
+        assert gw.diff(*pair).identical
+
+
 def test_shards_of_keras_are_several(zoo):
     """So that the test above means something."""
     assert len(list(zoo[0].glob("recurrent_0*.weights.h5"))) > 2

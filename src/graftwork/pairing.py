@@ -266,7 +266,28 @@ def _by_names(a: Reader, b: Reader, found: Match | None, rules: Mapping[str, str
                 if inner is not None:
                     sources[name] = Source(name=inner)
                     left.discard(inner)
+    else:
+        taken = {source.name for source in sources.values()}
+        known = {number: name for number, name in numbered(b).items() if name not in taken}
+        sources |= {
+            name: Source(name=known[number])
+            for number, name in numbered(a).items()
+            if number in known and name not in sources
+        }
     return sources
+
+
+def numbered(reader: Reader) -> dict[str, str]:
+    """Return the tensors of a file of Keras 3's by what they are called where only numbers of variables are known: ``norm/0``.
+
+    Files without an architecture do not always tell: the only variable of a normalization may be its scale or its offset.
+    """
+    found = {}
+    for name in reader.specs():
+        _, vars_, number = reader.key(name).rpartition("/vars/")
+        if vars_:
+            found[f"{name.rpartition('/')[0]}/{number}"] = name
+    return found
 
 
 def _refuse_slips_of_map(

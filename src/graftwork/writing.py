@@ -17,7 +17,7 @@ from graftwork.ckpt.counterparts import by_names
 from graftwork.errors import MismatchError, OptionError, OutputError
 from graftwork.methods import get
 from graftwork.methods.options import Place, companion_files
-from graftwork.pairing import Source
+from graftwork.pairing import Source, numbered
 from graftwork.planning import MergePlan, MergeRequest, Step, check_output
 from graftwork.stores import FORMATS, Format, Reader, distinct, format_for_target, label_of, open_store, spelling
 from graftwork.stores.staged import Staged
@@ -237,7 +237,7 @@ def write_merge(
         finally:
             writer.close()
         with row.open(staged.opened_as) as reader:
-            verify_written(reader, plan.specs, outcome.written, target.workers())
+            verify_written(reader, plan.specs, outcome.written, target.workers(), keys=getattr(writer, "keys", {}))
             found = look(reader) if look is not None else ()
         staged.commit()
     if progress is not None:
@@ -344,6 +344,11 @@ def _same_tensors(source: Reader, like: Reader, specs: Sequence[TensorSpec]) -> 
     wanted = {name: spec for name, spec in like.specs().items() if spec.role is not Role.OPTIMIZER}
     given = {spec.name: spec for spec in specs}
     names = {found.name: name for name, found in by_names(wanted, given).items()} or {name: name for name in given}
+    there, ours = set(names.values()), numbered(like)
+    for number, name in numbered(source).items():
+        own = ours.get(number)
+        if name in names and names[name] not in wanted and own in wanted and own not in there:
+            names[name] = own
     there = set(names.values())
     reasons = [
         f"{source.path.name} has no tensor {name!r}, which {like.path.name} has" for name in wanted if name not in there

@@ -1,8 +1,9 @@
 """What was written, and the comparison of it with what the file holds when it is opened again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import google_crc32c
 import numpy as np
@@ -31,27 +32,44 @@ class Written:
         return cls(name, start, len(raw), google_crc32c.value(raw.view(np.uint8)))
 
 
-def verify_written(reader: Reader, specs: Sequence[TensorSpec], written: Sequence[Written], threads: int) -> None:
+def verify_written(
+    reader: Reader,
+    specs: Sequence[TensorSpec],
+    written: Sequence[Written],
+    threads: int,
+    keys: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Compare a result that was reopened with what was written.
+
+    Args:
+        reader: The result.
+        specs: What it should hold.
+        written: What was written.
+        threads: How many threads read.
+        keys: Where each tensor is in a file that does not tell what all of them are called, having no architecture.
 
     Raises:
         OutputError: If a tensor is missing, has another shape or dtype, or other bytes.
     """
     found = reader.specs()
+    places = {reader.key(name): name for name in found} if keys else {}
+    names = {spec.name: places.get(keys[spec.name], "") if keys else spec.name for spec in specs}
     for spec in specs:
-        other = found.get(spec.name)
+        other = found.get(names[spec.name])
         if other is None or (other.shape, other.dtype) != (spec.shape, spec.dtype):
             raise OutputError(
                 f"the result was reopened and tensor {spec.name!r} is not as planned: "
                 f"expected {spec.dtype} {spec.shape}, found {f'{other.dtype} {other.shape}' if other else 'nothing'}"
             )
     if len(found) != len(specs):
-        extra = next(name for name in found if name not in {s.name for s in specs})
+        planned = set(names.values())
+        extra = next(name for name in found if name not in planned)
         raise OutputError(f"the result was reopened and holds a tensor {extra!r} that was not planned")
 
     def compare(item: Written) -> str | None:
-        raw = np.empty(item.size, RAW_DTYPES[found[item.name].dtype])
-        reader.read_into(item.name, item.start, raw)
+        name = names[item.name]
+        raw = np.empty(item.size, RAW_DTYPES[found[name].dtype])
+        reader.read_into(name, item.start, raw)
         return None if google_crc32c.value(raw.view(np.uint8)) == item.crc else item.name
 
     with ThreadPoolExecutor(max(1, threads)) as pool:

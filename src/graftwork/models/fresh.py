@@ -250,6 +250,8 @@ def _reason(path: Path, message: str) -> str:
     unknown = re.search(r"Could not locate (class|function) '([^']+)'", message)
     if unknown:
         kind, name = unknown.groups()
+        if _is_of_keras2(path, name):
+            return "Keras 2 wrote it, in a way that Keras 3 does not read; gw.load rebuilds it, and what it gives can be saved"
         where = _named(path, name.rpartition(">")[2])
         return (
             f"the {kind} {name!r}{f' of layer {where}' if where else ''} does not come with Keras; name the Python file that "
@@ -258,6 +260,17 @@ def _reason(path: Path, message: str) -> str:
     if "`Lambda` layer" in message:
         return f"Lambda layer {_named(path, 'Lambda')} holds Python code, which is not run; use Keras's own layers and operations instead"
     return brief(Exception(message.rpartition("Exception encountered: ")[2]))
+
+
+def _is_of_keras2(path: Path, class_name: str) -> bool:
+    """Return whether Keras 2 wrote a file, and a class in it is one of its own, as far as that can be found out."""
+    try:
+        with open_store(path) as reader:
+            root, kind = reader.header.architecture, reader.header.config_kind
+    except GraftworkError:
+        return False
+    layers = (root, *(layer for _, layer in walk(root))) if root is not None and kind == "keras2" else ()
+    return any(layer.class_name == class_name and layer.is_builtin for layer in layers)
 
 
 def _named(path: Path, class_name: str) -> str:

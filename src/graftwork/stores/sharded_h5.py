@@ -163,6 +163,11 @@ class ShardedParts:
             self.close()
             raise
 
+    @property
+    def keys(self) -> dict[str, str]:
+        """Where each tensor is in the files."""
+        return {name: path for name, (_, path) in self._place.items()}
+
     def write(self, name: str, start: int, block: Raw) -> bool:
         """Write raw elements of a tensor; return whether they were compared."""
         number, path = self._place[name]
@@ -207,6 +212,7 @@ class ShardedWriter:
     ) -> None:
         path.mkdir()
         self._parts = ShardedParts(path / target.name, specs, like, provenance, shard_bytes)
+        self.keys = self._parts.keys
         self.write = self._parts.write
         self.finish = self._parts.finish
         self.close = self._parts.close

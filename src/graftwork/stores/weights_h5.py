@@ -45,13 +45,13 @@ class WeightsH5Writer:
     """A ``.weights.h5`` file being made; see `graftwork.stores.base.Writer` for the arguments."""
 
     def __init__(self, path: Path, specs: Sequence[TensorSpec], *, like: Reader, provenance: str) -> None:
-        tree, self._paths = keras_tree(specs, like)
+        tree, self.keys = keras_tree(specs, like)
         self._dtypes = {spec.name: spec.dtype for spec in specs}
         self._part = open_part(path, tree, provenance)
 
     def write(self, name: str, start: int, block: Raw) -> bool:
         """Write raw elements of a tensor; return whether they were compared."""
-        return self._part.write(self._paths[name], start, block, self._dtypes[name])
+        return self._part.write(self.keys[name], start, block, self._dtypes[name])
 
     def finish(self) -> None:
         """Sync the file."""
