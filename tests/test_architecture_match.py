@@ -621,7 +621,8 @@ def zoo(keras_or_tf_keras):
     """The same model, in the words of either version."""
     k = keras_or_tf_keras.layers
     inputs = k.Input((8, 8, 3), name="in")
-    x = k.Conv2D(4, 3, padding="same", activation="relu")(inputs)
+    x = k.Resizing(8, 8)(k.RandomFlip()(inputs))
+    x = k.Conv2D(4, 3, padding="same", activation="relu")(x)
     x = k.BatchNormalization()(x)
     x = k.LeakyReLU(0.3)(x)
     y = k.DepthwiseConv2D(3, padding="same")(x)

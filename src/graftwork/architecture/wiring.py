@@ -289,14 +289,40 @@ _PARAMETERS = {
 }
 """Names of the arguments of calls, for those that are often given by position here and by name there."""
 
+_TRAINING_UNLESS_TOLD = frozenset(
+    {
+        *("AugMix", "AutoContrast", "CenterCrop", "CutMix", "Equalization", "MixUp", "RandAugment", "RandomBrightness"),
+        *(
+            "RandomColorDegeneration",
+            "RandomColorJitter",
+            "RandomContrast",
+            "RandomCrop",
+            "RandomErasing",
+            "RandomFlip",
+        ),
+        *(
+            "RandomGaussianBlur",
+            "RandomGrayscale",
+            "RandomHue",
+            "RandomInvert",
+            "RandomPerspective",
+            "RandomPosterization",
+        ),
+        *("RandomRotation", "RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom"),
+        *("RandomElasticTransform", "Resizing", "Solarization"),
+    }
+)
+"""Layers whose ``training`` is True by default: Keras 3 writes that as if it had been asked for, Keras 2 and 3.0 to 3.3 do not for all."""
+
 
 def arguments(call: Call, layer: Layer) -> tuple[list[tuple[str, TensorRef]], tuple[tuple[str, Json], ...]]:
     """Flatten the arguments of a call to tensors and constants, each with its slot.
 
-    Arguments left at None and ``training=False`` are the same as none.
+    Arguments left at None and ``training=False`` are the same as none, and ``training=True`` where that is the default.
     """
     first, rest, named = _signature(call.arguments)
-    names = _PARAMETERS.get(kind_of(layer), ())
+    kind = kind_of(layer)
+    names, training = _PARAMETERS.get(kind, ()), kind in _TRAINING_UNLESS_TOLD
     flat = list(_flatten(first, "0", 0))
     for position, value in enumerate(rest, start=1):
         flat += _flatten(value, names[position] if position < len(names) else str(position), 0)
@@ -313,7 +339,7 @@ def arguments(call: Call, layer: Layer) -> tuple[list[tuple[str, TensorRef]], tu
                 constants.append((slot, ref.output))
             else:
                 tensors.append((slot, ref))
-        elif value is not None and not (slot == "training" and value is False):
+        elif value is not None and not (slot == "training" and (value is False or (training and value is True))):
             constants.append((slot, value))
     return tensors, tuple(constants)
 
