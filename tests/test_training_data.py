@@ -503,6 +503,24 @@ def test_streams_without_beginning_or_end():
     assert len(list(open_data(tf.data.Dataset.from_tensor_slices(X).batch(5).repeat().take(7)))) == 7
 
 
+def test_errors_of_a_generator_inside_a_data_set_are_told_with_their_line():
+    """TensorFlow runs it, and has the line in its text only; samples that come one by one are told to be that."""
+
+    def given():
+        yield from zip(X[:2], Y[:2], strict=True)
+        yield {}["lost"]
+
+    made = tf.data.Dataset.from_generator(given, output_signature=(tf.TensorSpec((4,)), tf.TensorSpec((), tf.int32)))
+    line = given.__code__.co_firstlineno + 2
+    told = (
+        rf"batch 1 of the data cannot be made: UnknownError: KeyError: 'lost' \(test_training_data\.py, line {line}\)"
+    )
+    with pytest.raises(DataError, match=told):
+        list(parts_of(open_data(made.batch(2)), inputs(plain())))
+    with pytest.raises(DataError, match=r"if that is one sample, yield batches of them \(\.batch\(32\) of tf\.data\)"):
+        list(parts_of(open_data(made), inputs(plain())))
+
+
 def test_errors_of_tensorflow_s_data():
     """What it says stands behind much else; all of it is the cause."""
     numbers = tf.data.Dataset.from_tensor_slices([[1.0], [2.0], [-1.0]])

@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import re
 import sys
 import sysconfig
 import traceback
@@ -149,7 +150,11 @@ def _function(module: str, name: str, root: Path) -> Callable[..., Any]:
 
 
 def why(error: BaseException) -> str:
-    """Return what somebody's own code raised, and the line of it: the command line shows no more."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if not each.filename.startswith((*INSTALLED, OURS, "<"))]
-    return gist(error) + (f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else "")
+    """Return what somebody's own code raised, and the line of it: the command line shows no more.
+
+    Of what code raised that TensorFlow runs (`from_generator`, `py_function`), the lines stand in the text of TensorFlow's error.
+    """
+    frames = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    lines = [*frames, *re.findall(r'File "(.+?)", line (\d+)', str(error))]
+    own = [(file, line) for file, line in lines if not file.startswith((*INSTALLED, OURS, "<"))]
+    return gist(error) + (f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else "")

@@ -121,7 +121,14 @@ def _check_input(values: NDArray[Any], port: Port, where: str) -> None:
     if not reason and column.dtype == "str" and port.dtype != "string":
         reason = f"{where} holds texts or lists"
     if reason:
-        raise DataError(f"input {port.name!r} takes {Column(port.shape[1:], port.dtype)}, and {reason} in each sample")
+        alone = (
+            "; if that is one sample, yield batches of them (.batch(32) of tf.data)"
+            if values.shape == port.shape[1:]
+            else ""
+        )
+        raise DataError(
+            f"input {port.name!r} takes {Column(port.shape[1:], port.dtype)}, and {reason} in each sample{alone}"
+        )
 
 
 def numbers_in(values: Any, what: str) -> NDArray[Any]:
