@@ -32,6 +32,16 @@ VERBS = {
     "finetune on a stream": lambda model, x: gw.finetune(model, data=lambda: iter([(x, Y)]), head=2, epochs=1),
     "teach": lambda model, x: gw.distill([model], reader(99, "student"), data=(x, Y), epochs=1),
     "learn": lambda model, x: gw.distill([reader(99, "teacher")], model, data=(x, Y), epochs=1),
+    "learn from a stream": lambda model, x: gw.distill(
+        [reader(99, "teacher")], model, data=lambda: iter([(x, Y)]), epochs=1
+    ),
+    "teach with a stream": lambda model, x: gw.distill(
+        [model], reader(99, "student"), data=lambda: iter([(x, Y)]), epochs=1
+    ),
+    "forget": lambda model, x: gw.finetune(model, data=(X, Y), old=(x, Y), epochs=1),
+    "fisher": lambda model, x: gw.fisher(model, (x, Y)),
+    "gram": lambda model, x: gw.gram(model, x),
+    "gram of a stream": lambda model, x: gw.gram(model, lambda: iter([(x, Y)])),
     "recalibrate": lambda model, x: gw.recalibrate(model, x),
 }
 

@@ -402,9 +402,9 @@ class Distilling:
     def _batches(
         self, data: Samples | Stream, cache: Cache | None, notes: list[str], progress: Progress | None, seed: int | None
     ) -> Any:
-        ports, labelled, teachers = inputs(self.student.model), self.labelled, self.teachers
+        student, labelled, teachers = self.student.model, self.labelled, self.teachers
         if not isinstance(data, Samples):
-            return lessons.streamed(data, ports, teachers, labelled=labelled, target=self.student.target)
+            return lessons.streamed(data, student, teachers, labelled=labelled, target=self.student.target)
 
         def asked(part: Part, places: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
             return lessons.ask(teachers, part, data.name)

@@ -13,6 +13,7 @@ from graftwork.data import Samples
 from graftwork.data.samples import Part
 from graftwork.models.lazy import keras
 from graftwork.training.failing import failing, on
+from graftwork.training.tokens import check_tokens, vocabularies
 
 
 def arranged(model: Any, given: Mapping[str, Any]) -> Any:
@@ -60,8 +61,9 @@ def predictions(model: Any, samples: Samples, batch: int) -> Iterator[tuple[Any,
     """
     from graftwork.compose.ports import outputs
 
-    names = list(outputs(model))
+    names, known = list(outputs(model)), vocabularies(model)
     for part in samples.batches(batch):
+        check_tokens(known, part.inputs, part.rows, samples.name)
         given = packed(model, part.inputs)
         with failing(model.name, on(part.rows, samples.name), model, given):
             said = keras.tree.flatten(model.predict_on_batch(given))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.compose.ports import Port
+from graftwork.compose.ports import Port, inputs
 from graftwork.data import Samples
 from graftwork.data.base import Stream
 from graftwork.data.samples import Part
@@ -20,6 +20,7 @@ from graftwork.training.feeding import kept_if_raised, tensor_of
 from graftwork.training.matching import Target
 from graftwork.training.streams import part_of, parts_of
 from graftwork.training.teachers import Teacher
+from graftwork.training.tokens import check_tokens, smallest
 
 Tell = Callable[[int, int], None]
 """Called with how many batches are done, and of how many."""
@@ -160,14 +161,12 @@ def first_labels(stream: Stream, ports: Mapping[str, Port]) -> NDArray[Any] | No
     raise DataError(f"{stream.name} yields no batches")
 
 
-def streamed(
-    stream: Stream, ports: Mapping[str, Port], teachers: Sequence[Teacher], *, labelled: bool, target: Target
-) -> Any:
+def streamed(stream: Stream, student: Any, teachers: Sequence[Teacher], *, labelled: bool, target: Target) -> Any:
     """Return the batches of a stream as a `keras.utils.PyDataset`; each epoch goes through it once, in the stream's own order.
 
     Args:
         stream: The stream; it is gone through once, to count its batches.
-        ports: What the student takes.
+        student: Who learns from them.
         teachers: Who is asked about each batch.
         labelled: Whether labels are used.
         target: What they have to fit.
@@ -176,8 +175,12 @@ def streamed(
         DataError: If it yields nothing, or not what the student takes.
         MismatchError: If labels are used, and are not those of the student.
     """
+    ports = inputs(student)
+    known = smallest(list(ports), student, *(teacher.model for teacher in teachers))
 
     def batches() -> Iterator[Part]:
-        return parts_of(stream, ports, target if labelled else None, labelled=labelled)
+        for part in parts_of(stream, ports, target if labelled else None, labelled=labelled):
+            check_tokens(known, part.inputs, part.rows, stream.name)
+            yield part
 
     return feeding.streamed(batches, lambda part: lesson(part, ask(teachers, part, stream.name), labelled=labelled))

@@ -14,6 +14,7 @@ from graftwork.data.samples import Part
 from graftwork.errors import DataError, MismatchError
 from graftwork.training.matching import Target, check_labels, check_part, matched
 from graftwork.training.streams import parts_of
+from graftwork.training.tokens import check_tokens, vocabularies
 
 
 def shown(
@@ -37,8 +38,17 @@ def shown(
 
     Raises:
         MismatchError: If the data does not go into the model, or there are no labels.
-        DataError: If it holds NaN or infinity, or labels that are none of the output, as far as it is read.
+        DataError: If it holds NaN or infinity, words that no Embedding knows, or labels that are none of the output, as far as it is read.
     """
+    known = vocabularies(model)
+    for part in _checked(model, data, batch, labelled, target, most):
+        check_tokens(known, part.inputs, part.rows, data.name)
+        yield part
+
+
+def _checked(
+    model: Any, data: Samples | Stream, batch: int, labelled: bool, target: Target | None, most: int | None
+) -> Iterator[Part]:
     if isinstance(data, Samples):
         yield from _of_samples(model, data if labelled else replace(data, labels=None), batch, target, labelled, most)
         return

@@ -1,6 +1,6 @@
 """Numbers that stand for words: an Embedding layer knows so many, and beyond them Keras fails, wraps around, or gives zeros, by device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,22 @@ def check_tokens(
             )
 
 
+def smallest(names: Sequence[str], *models: Any) -> dict[str, Known]:
+    """Return the smallest Embedding that each input goes into as it is, in any of several models.
+
+    Args:
+        names: What the inputs are called, in the order in which each model takes them.
+        models: The models.
+    """
+    known: dict[str, Known] = {}
+    for model in models:
+        found = vocabularies(model)
+        for name, ours in zip(inputs(model), names, strict=True) if found else ():
+            if name in found and (ours not in known or found[name].count < known[ours].count):
+                known[ours] = found[name]
+    return known
+
+
 def check_all(samples: Samples, *models: Any) -> None:
     """Go through all samples once, and refuse numbers that Embedding layers of models do not know.
 
@@ -79,11 +95,6 @@ def check_all(samples: Samples, *models: Any) -> None:
     Raises:
         DataError: If there is one.
     """
-    known: dict[str, Known] = {}
-    for model in models:
-        found = vocabularies(model)
-        for name, ours in zip(inputs(model), samples.inputs, strict=True) if found else ():
-            if name in found and (ours not in known or found[name].count < known[ours].count):
-                known[ours] = found[name]
+    known = smallest(list(samples.inputs), *models)
     for part in samples.batches(BATCH) if known else ():
         check_tokens(known, part.inputs, part.rows, samples.name)
