@@ -672,12 +672,14 @@ def test_quantized_models_are_refused_with_the_way_out(tmp_path):
     refused(tmp_path, *models, "quantized", "int8", "dequantize")
 
 
-def test_a_quantized_model_does_not_meet_a_float_one(tmp_path):
-    """In either order."""
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_quantized_model_does_not_meet_a_float_one(tmp_path, mode):
+    """In either order; what a difference is said to be."""
     a, b = randomize(mlp(), 0), randomize(mlp(), 1)
-    b.quantize("int8")
+    b.quantize(mode)
     refused(tmp_path, a, b, "dequantize")
     refused(tmp_path, b, a, "dequantize")
+    assert f"'quantized {mode}" in gw.diff(*saved(tmp_path, a=a, b=b)).structure[0]
 
 
 # Classes ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 import graftwork as gw
 from graftwork.errors import MismatchError, OptionError, StoreError, UnknownNameError
+from graftwork.models.savedmodel.bridge import foreseen, made, witnessed
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
@@ -221,6 +222,15 @@ def test_inputs_that_are_not_needed_are_left_out(tmp_path):
     given = {"a": np.ones((1, 2), np.float32), "b": np.full((1, 2), 3, np.float32)}
     np.testing.assert_allclose(whole(given)["sum"], np.tanh(given["a"]) + 3, rtol=1e-6)
     np.testing.assert_allclose(model(given["a"]), np.tanh(given["a"]), rtol=1e-6)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], name="a"), tf.TensorSpec([None, 2], name="idle")])
+    def one(a, idle):
+        return {"twice": 2 * a}
+
+    plan = foreseen(servables.functions(tmp_path / "one", serving_default=one), result="layer")
+    found = made(plan).model
+    np.testing.assert_array_equal(found(given["a"]), 2 * given["a"])
+    assert "itself says the same, to the last bit" in witnessed(plan, found)
 
 
 # Training --------------------------------------------------------------------------------------------------------------

@@ -287,10 +287,13 @@ def _precision(value: Json) -> str:
     if isinstance(value, dict):
         inner = value.get("config")
         config = inner if isinstance(inner, dict) else {}
-        quantized = "Quantized" in str(value.get("class_name")) or "Float8" in str(value.get("class_name"))
-        name = config.get("name") or config.get("default_policy") or value.get("class_name")
-        if quantized and isinstance(config.get("mode"), str):
-            name = config["mode"]
+        quantized = isinstance(config.get("mode"), str)  # of QuantizedDTypePolicy, Int4DTypePolicy, GPTQDTypePolicy, …
+        name = (
+            (quantized and config["mode"])
+            or config.get("name")
+            or config.get("default_policy")
+            or value.get("class_name")
+        )
         if isinstance(name, dict):
             return _precision(name)
     text = str(name)

@@ -324,16 +324,20 @@ def _known(found: Shape, told: Shape) -> Shape:
 
 def _tried(plan: Bridge, running: Running, key: str) -> tuple[None, ...]:
     """Return the shape of an output of which TensorFlow does not know how many axes it has, from what it is for zeros and empty texts."""
-    import tensorflow as tf
-
-    given = {name: tf.zeros([size or 1 for size in port.shape or ()], port.dtype) for name, port in plan.inputs.items()}
     try:
-        return (None,) * len(running.run(given)[key].shape)
+        return (None,) * len(running.run(_zeros(plan.inputs))[key].shape)
     except Exception as error:  # of any operation
         raise StoreError(
             f"how many axes {key!r} of signature {plan.signature.name!r} of {plan.program.path} has is not told, and Keras has to know; "
             f"with zeros it does not run: {brief(error)}"
         ) from error
+
+
+def _zeros(ports: Mapping[str, Port]) -> dict[str, Any]:
+    """Return zeros, or empty texts, for inputs."""
+    import tensorflow as tf
+
+    return {name: tf.zeros([size or 1 for size in port.shape or ()], port.dtype) for name, port in ports.items()}
 
 
 def witnessed(plan: Bridge, model: Any) -> str:
@@ -355,7 +359,8 @@ def witnessed(plan: Bridge, model: Any) -> str:
     inputs = dict(given) if isinstance(given, Mapping) else {next(iter(whole.inputs)): given}
     with _on_processor():
         tensors = {key: _tensor(values, whole.inputs[key].dtype) for key, values in inputs.items()}
-        said = {key: array(value) for key, value in loaded(path).signatures[name](**tensors).items()}
+        unneeded = _zeros({key: port for key, port in plan.signature.inputs.items() if key not in tensors})
+        said = {key: array(value) for key, value in loaded(path).signatures[name](**tensors, **unneeded).items()}
         ours = predict(model, _as_given({key: inputs[key] for key in plan.inputs}))
         found = dict(ours) if isinstance(ours, Mapping) else {next(iter(plan.wanted)): ours}
         if all(each.output for each in plan.wanted.values()):

@@ -75,7 +75,7 @@ class Running:
                 tables = tables_of(program, model, names)
                 self.trunk.tables = list(tables.values())
                 self.run, self._specs = _pruned(model, places, tables, wanted, path.name)
-            elif all(each.output for each in wanted.values()):
+            elif all(each.output for each in wanted.values()) and len(places) == len(own):
                 self._specs = {key: function.structured_outputs[each.output] for key, each in wanted.items()}
                 self.run = lambda given: _picked(function(**given), wanted)
             else:
