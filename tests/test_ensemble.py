@@ -323,6 +323,22 @@ def test_the_same_file_ten_times_and_layers_of_the_same_names(tmp_path):
     assert {each.name for each in ten.values()} == {"net"}
 
 
+def test_members_that_give_lists_of_one_output(three, tmp_path):
+    """As Keras saved every functional model up to 3.9; the result gives its one output, and is checked against the members."""
+    paths = []
+    for name, model in three.items():
+        inputs = keras.Input((8,), name="x")
+        keras.Model([inputs], [model(inputs)], name=name).save(tmp_path / f"{name}.keras")
+        paths.append(tmp_path / f"{name}.keras")
+    assert isinstance(keras.saving.load_model(paths[0])(X), list)
+    notes: list[str] = []
+
+    made = gw.ensemble(paths, output=tmp_path / "out.keras", report=notes)
+
+    np.testing.assert_allclose(keras.saving.load_model(made)(X), outputs(three).mean(axis=0), **CLOSE)
+    assert any("what its members give one by one" in note for note in notes)
+
+
 def test_training_the_ensemble_leaves_its_sources_alone(three):
     """Not a bit of them changes."""
     before = [model.get_weights() for model in three.values()]

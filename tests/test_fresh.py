@@ -235,7 +235,7 @@ def test_the_output_that_is_worst_is_named():
     ("found", "expected", "reason"),
     [
         (np.zeros((2, 3)), np.zeros((2, 1)), r"the output has shape \(2, 3\), and \(2, 1\)"),
-        ([np.zeros(2)], np.zeros(2), "the outputs are '0', and a single one are expected"),
+        ([np.zeros(2)] * 2, np.zeros(2), "the outputs are '0', '1', and a single one are expected"),
         ({"a": np.zeros(2)}, {"b": np.zeros(2)}, "the outputs are 'a', and 'b' are expected"),
         (np.array([1, 0]), np.array([1.0, 0.0]), r"holds integers \(int64\), and numbers \(float64\)"),
         (np.array([1, 3]), np.array([1, 2]), "1 of 2 entries differ, by up to 1"),
@@ -249,6 +249,16 @@ def test_what_no_tolerance_helps(found, expected, reason):
     assert not difference.agrees
     with pytest.raises(AssertionError, match=reason):
         assert difference.agrees, difference
+
+
+def test_a_list_of_one_output_is_that_output():
+    """Keras saved models of one output as such lists up to 3.9; two outputs are two, and a dictionary names its own."""
+    one, other = np.ones((2, 3), F32), np.zeros((2, 3), F32)
+    for found, expected in ((one, [one]), ([one], one), ([one], (one,))):
+        assert compare(found, expected, exact=True).agrees
+    assert not compare([one], other).agrees
+    for expected in ([one, one], {"0": {"y": one}}, {"y": one}, [[one]]):
+        assert "expected" in compare(one, expected).reason
 
 
 def test_exact_asks_for_the_same_dtype():

@@ -42,12 +42,13 @@ def compare(found: Any, expected: Any, *, exact: bool = False, rtol: float = 0.0
 
     Args:
         found: Arrays, in lists, tuples and dictionaries.
-        expected: Arrays likewise; a tuple is as good as a list.
+        expected: Arrays likewise; a tuple is as good as a list, and one array as a list of it, which models give that Keras up to 3.9
+            saved.
         exact: Whether entries must be equal.
         rtol: Tolerance, as a fraction of the largest expected entry.
         atol: Tolerance.
     """
-    ours, theirs = dict(leaves_of(found)), dict(leaves_of(expected))
+    ours, theirs = ({"": x["0"]} if set(x) == {"0"} else x for x in map(dict, map(leaves_of, (found, expected))))
     if set(ours) != set(theirs):
         return Difference(
             agrees=False,
