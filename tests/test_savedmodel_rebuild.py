@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import graftwork as gw
 from graftwork.errors import StoreError
 from graftwork.models.examples import inputs_for
 from graftwork.models.savedmodel.rebuild import rebuilt, refusal
@@ -257,6 +258,37 @@ def test_code_in_the_file_is_not_run(folder):
     """Neither while planning nor while rebuilding, unless that is asked for."""
     with pytest.raises(StoreError, match="Python code in the file"):
         rebuilt(folder / "code")
+
+
+def test_functions_of_the_users_are_given(tmp_path):
+    """By Python and in a recipe: with the function that activations name, a plain model, which is looked at as ever."""
+
+    def bent(values):
+        return tf.where(values > 0, values, values / 4)
+
+    x = k2.Input((5,))
+    model = filled(k2.Model(x, L.Activation(bent)(L.Dense(3, activation=bent)(x))))
+    model.save(tmp_path / "bent")
+    (tmp_path / "own.py").write_text(
+        "from keras import ops\n\n\ndef bent(values):\n    return ops.where(values > 0, values, values / 4)\n"
+    )
+    with pytest.raises(StoreError, match=r"activation 'bent', .*; give that function \(--custom-objects"):
+        gw.savedmodel.bridge(tmp_path / "bent", result="rebuild")
+    recipe = {
+        "models": {"served": str(tmp_path / "bent")},
+        "custom_objects": [str(tmp_path / "own.py")],
+        "steps": {"plain": {"savedmodel_bridge": {"source": "served", "result": "rebuild"}}},
+        "outputs": {"plain": str(tmp_path / "plain.keras")},
+    }
+    notes = gw.run(recipe)["plain"].notes
+    assert "to load it, Keras needs custom_objects with bent" in notes
+    assert any(note.startswith("reloaded in a fresh process, it predicts the same") for note in notes)
+    given = rng.normal(size=(4, 5)).astype("float32")
+    for found in (
+        gw.savedmodel.bridge(tmp_path / "bent", result="rebuild", custom_objects=tmp_path / "own.py"),
+        gw.load(tmp_path / "plain.keras", custom_objects=tmp_path / "own.py"),
+    ):
+        np.testing.assert_allclose(found(given), model(given), rtol=1e-6)
 
 
 def test_early_keras_2_has_the_configuration_in_the_program(folder, tmp_path):

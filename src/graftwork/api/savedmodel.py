@@ -37,6 +37,7 @@ def bridge(
     at: str | Sequence[str] = (),
     result: Literal["auto", "rebuild", "layer"] = "auto",
     name: str | None = None,
+    custom_objects: Custom | None = None,
     **wanted: Unpack[Wanted],
 ) -> Any:
     """Make a Keras model of a SavedModel.
@@ -51,6 +52,8 @@ def bridge(
         at: Where to end: outputs of the signature, or tensors inside it, as ``savedmodel ls --tensors`` lists them; by default all outputs.
         result: What comes out: ``rebuild`` for a plain model, ``layer`` for a frozen layer, ``auto`` for the first where it can be had.
         name: What the model is called; by default as the SavedModel.
+        custom_objects: Functions that a model which is rebuilt refers to and Keras does not know: by name, or Python files or modules that
+            define them, which are run.
         **wanted: See `graftwork.api.steps.Wanted`.
 
     Returns:
@@ -65,8 +68,9 @@ def bridge(
     ends = (at,) if isinstance(at, str) else tuple(at)
     if wanted.get("output") is not None:
         options = {"signature": signature, "at": ends, "result": result, "name": name}
-        return perform("savedmodel_bridge", {"source": source}, options, wanted)
-    found = bridged(Path(source), signature=signature, at=ends, result=result, name=name)
+        return perform("savedmodel_bridge", {"source": source}, options, {**wanted, "custom_objects": custom_objects})
+    own = known(custom_objects)
+    found = bridged(Path(source), signature=signature, at=ends, result=result, name=name, custom_objects=own)
     report = wanted.get("report")
     if report is not None:
         report += found.notes

@@ -109,8 +109,8 @@ def declared(
         GraftworkError: If it cannot be done.
         UnmadeError: If it can only be told once an earlier step has been made.
     """
+    custom = known(custom_objects, root) if step.loads else {}
     if isinstance(step, SavedmodelLift):
-        custom = known(custom_objects, root)
         return MergeJob(plan_lift(step, readers), lambda reader: compared(step, readers[step.source], reader, custom))
     if isinstance(step, CheckpointStep):
         return MergeJob(plans.PLANS[step.kind](step, readers))
@@ -119,7 +119,8 @@ def declared(
         given = getattr(step, name)
         found = [root / Path(path).expanduser() for path in ((given,) if isinstance(given, str) else given)]
         sources += [(label_of(path), path) for path in found]
-    return ServableJob(savedmodel.PLANS[step.kind](sources, **step.wishes(root)))
+    wishes = step.wishes(root) | ({"custom_objects": custom} if step.loads else {})
+    return ServableJob(savedmodel.PLANS[step.kind](sources, **wishes))
 
 
 def _directory(kind: str, label: str, reader: Reader) -> Path:

@@ -115,7 +115,7 @@ class Upgrade:
         """Return the settings of a layer as its class in Keras 3 takes them."""
         found: dict[str, Any] = {}
         taken = _taken(cls)
-        for key in ("activation", "recurrent_activation"):
+        for key in _ACTIVATIONS:
             if layer.config.get(key) == "hard_sigmoid":
                 raise self._refused(
                     layer,
@@ -130,6 +130,8 @@ class Upgrade:
             elif key == "batch_input_shape":
                 if name == "InputLayer":
                     found["batch_shape"] = value
+            elif key in _ACTIVATIONS and isinstance(value, str) and layer.is_builtin:
+                found[key] = self._activation(layer, chain, value)
             elif taken is None or key in taken:
                 found[key] = self._value(value, chain)
             elif not _does_nothing(key, value):
@@ -166,6 +168,22 @@ class Upgrade:
                 return self._value(value.get("items", []), chain)
             return {k: self._value(v, chain) for k, v in value.items() if k != "shared_object_id"}
         return value
+
+    def _activation(self, layer: Layer, chain: str, name: str) -> Any:
+        """Return a function by its name: one of Keras's own as it is, for texts are no others to Keras 3."""
+        given = self._custom(name)
+        if given is not None:
+            return given
+        try:
+            keras.activations.get(name)
+        except ValueError as error:
+            raise self._refused(
+                layer,
+                chain,
+                f"with the activation {name!r}, which does not come with Keras",
+                "give that function (--custom-objects FILE.py, custom_objects=)",
+            ) from error
+        return name
 
     def _function(self, layer: Layer, chain: str) -> Any:
         """Return the function of a Lambda layer as Keras 3 writes it."""
@@ -221,6 +239,9 @@ class Upgrade:
 
 LOOKUPS = frozenset({"StringLookup", "IntegerLookup", "TextVectorization"})
 """Layers that know a vocabulary."""
+
+_ACTIVATIONS = ("activation", "recurrent_activation")
+"""Settings that name a function."""
 
 _RENAMED = {"SyncBatchNormalization": "BatchNormalization"}
 

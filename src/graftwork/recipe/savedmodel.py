@@ -72,6 +72,7 @@ class SavedmodelBridge(SavedModelStep):
 
     kind: ClassVar[str] = "savedmodel_bridge"
     takes: ClassVar[tuple[str, ...]] = ("source",)
+    loads: ClassVar[bool] = True
 
     source: Name
     """The SavedModel."""

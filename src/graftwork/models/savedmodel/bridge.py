@@ -10,6 +10,8 @@ from typing import Any, Literal
 from graftwork.errors import OptionError, StoreError
 from graftwork.models import live
 from graftwork.models.alone import array
+from graftwork.models.configuration import objects_of
+from graftwork.models.custom import origins
 from graftwork.models.difference import compare
 from graftwork.models.examples import inputs_for
 from graftwork.models.fresh import REFERENCE, predict, self_check
@@ -209,7 +211,13 @@ def _end(name: str, length: int) -> str:
 
 
 def bridge(
-    path: Path, *, signature: str = SERVING, at: Sequence[str] = (), result: Result = "auto", name: str | None = None
+    path: Path,
+    *,
+    signature: str = SERVING,
+    at: Sequence[str] = (),
+    result: Result = "auto",
+    name: str | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
 ) -> Bridged:
     """Return a SavedModel as a Keras model.
 
@@ -220,15 +228,21 @@ def bridge(
         result: ``"rebuild"`` for a plain Keras model, which only SavedModels of Keras 2 with their configuration become; ``"layer"`` for a
             frozen layer around the signature; ``"auto"`` for the first where it can be had.
         name: What the model is called; by default as the directory.
+        custom_objects: Functions that a model which is rebuilt refers to and Keras does not know, by name.
 
     Raises:
         GraftworkError: If it cannot become a Keras model.
     """
-    return made(foreseen(path, signature=signature, at=at, result=result, name=name), result)
+    return made(foreseen(path, signature=signature, at=at, result=result, name=name), result, custom_objects)
 
 
-def made(plan: Bridge, result: Result = "auto") -> Bridged:
+def made(plan: Bridge, result: Result = "auto", custom_objects: Mapping[str, Any] | None = None) -> Bridged:
     """Return the Keras model that was foreseen.
+
+    Args:
+        plan: What was foreseen.
+        result: What to make of it.
+        custom_objects: Functions that a model which is rebuilt refers to and Keras does not know, by name.
 
     Raises:
         StoreError: If TensorFlow cannot load the SavedModel, or what is cut out of it is not what it should be.
@@ -236,7 +250,7 @@ def made(plan: Bridge, result: Result = "auto") -> Bridged:
     path, notes = plan.program.path, list(plan.notes)
     if plan.kind == "rebuild":
         try:
-            found = rebuilt(path, name=plan.name)
+            found = rebuilt(path, name=plan.name, custom_objects=custom_objects)
             return Bridged(model=found.model, kind="rebuild", notes=(*notes, found.note))
         except StoreError as error:
             if result == "rebuild":
@@ -409,6 +423,7 @@ def plan_bridge(
     at: Sequence[str] = (),
     result: Result = "auto",
     name: str | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
 ) -> ServablePlan:
     """Plan the Keras model that a SavedModel becomes.
 
@@ -418,6 +433,7 @@ def plan_bridge(
         at: Outputs of the signature, or tensors inside it; by default all outputs.
         result: What to make of it.
         name: What the model is called.
+        custom_objects: Functions that a model which is rebuilt refers to and Keras does not know, by name.
 
     Raises:
         GraftworkError: If it cannot become a Keras model.
@@ -427,13 +443,19 @@ def plan_bridge(
 
     def make(target: Path) -> Sequence[str]:
         with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as folder:
-            found = made(plan, result)
+            found = made(plan, result, custom_objects)
             file = Path(folder) / "bridged.keras"
             live.save(found.model, file)
             notes = [note for note in found.notes if note not in plan.notes]
             if found.kind == "layer":
                 notes.append(witnessed(plan, found.model))
-            notes.append(self_check(file, found.model, inputs_for(found.model), imports=imports_of(found.model)))
+            own = objects_of(found.model) if found.kind == "rebuild" else {}
+            files = origins(own.values())
+            if own:
+                notes.append(f"to load it, Keras needs custom_objects with {', '.join(own)}")
+            if files is not None:
+                imports = imports_of(found.model)
+                notes.append(self_check(file, found.model, inputs_for(found.model), imports=imports, custom=files))
             file.rename(target)
         return notes
 
