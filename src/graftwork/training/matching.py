@@ -61,10 +61,10 @@ def matched(samples: Samples, model: Any) -> Samples:
     more = [name for name in given if name not in ports]
     if len(ports) == 1 and len(given) > 1 and all(name.isdecimal() for name in given):
         name, columns = next(iter(ports)), [column for each in given.values() for column in each]
+        few = columns[:3] + ["…"] * (len(columns) > 3)
         raise MismatchError(
-            f"{samples.name} gives {len(given)} inputs in order ({', '.join(columns[:3])}{' …' if len(columns) > 3 else ''}), and model "
-            f"{model.name!r} takes one, {name!r}",
-            advice=f"for one input with columns side by side, x={{{name}: [{', '.join(columns[:3])}{', …' if len(columns) > 3 else ''}]}}",
+            f"{samples.name} gives {len(given)} inputs in order ({', '.join(few)}), and model {model.name!r} takes one, {name!r}",
+            advice=f"for one input with columns side by side, x={{{name}: [{', '.join(few)}]}}, or --x {name}={','.join(few)}",
         )
     if missing or more:
         told = [f"input {name!r} gets no column" for name in missing] + [
