@@ -496,6 +496,10 @@ def test_a_model_whose_own_reshape_fixes_the_batch(classifier):
 
     assert metrics(found) == pytest.approx(metrics(found, "eight"), **CLOSE)
     assert found.models[1].latency.batch == 8
+    with pytest.raises(
+        MismatchError, match=r"output '.*' of model 'mean' has the shape \(\) for 32 samples, expected 32 rows"
+    ):
+        judged([keras.Model(x, ops.mean(classifier(x)), name="mean")], (X, Y), outputs="regression")
 
 
 def test_models_are_left_as_they_are(classifier):

@@ -12,7 +12,7 @@ from graftwork.training.feeding import tensor_of
 def fixed(model: Any) -> int | None:
     """Return the only size of batches that a model takes, or gives by a Reshape of its own, say; None if it takes any."""
     for ports in (inputs(model), outputs(model)):
-        sizes = [port.shape[0] for port in ports.values() if port.shape[0] is not None]
+        sizes = [size for port in ports.values() for size in port.shape[:1] if size is not None]
         if sizes:
             return min(sizes)
     return None
