@@ -325,6 +325,19 @@ def test_what_is_kept_of_teachers_changes_nothing(teacher, tmp_path):
     )
 
 
+def test_a_student_gives_its_output_in_a_dictionary(teacher):
+    """It stays so, and learns what it would learn otherwise."""
+    found = []
+    for wrapped in (False, True):
+        student = net("student", seed=7)
+        made = keras.Model(
+            student.inputs, {"class": student.outputs[0]} if wrapped else student.outputs[0], name="student"
+        )
+        found.append(distilled([teacher], made, epochs=1).model)
+    assert list(found[1].output) == ["class"]
+    assert all(np.array_equal(a, b) for a, b in zip(found[0].get_weights(), found[1].get_weights(), strict=True))
+
+
 def test_data_come_by_place_or_name_and_cannot_be_left_out(teacher):
     """`gw.distill(teachers, student, data)`, as one would write it: the same student as with everything by name."""
     wanted = {"epochs": 1, "batch": 32, "seed": 3}

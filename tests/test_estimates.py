@@ -120,6 +120,15 @@ def test_sampled_labels_follow_the_seed_and_come_near_the_expectation(images):
     np.testing.assert_allclose(*totals, rtol=0.2)  # 700 draws, whose squares vary by about their mean
 
 
+def test_an_output_that_stands_in_a_dictionary_is_that_output(images):
+    """Keras gives what a model was made with; the estimate is the same."""
+    plain = cnn()
+    named = keras.Model(plain.inputs, {"class": plain.outputs[0]}, name="cnn")
+    expected, found = gw.fisher(plain, images[0]), gw.fisher(named, images[0])
+    assert {**expected}.keys() == {**found}.keys()
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
 def test_last_activations_that_may_mean_two_things_are_asked_for(images):
     """No guess at what linear outputs are."""
     with pytest.raises(OptionError, match=r"logits or regression"):

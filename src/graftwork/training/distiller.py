@@ -71,7 +71,8 @@ def distiller(student: Any, lesson: Lesson, seed: int) -> Any:
         def call(self, x: Any, training: bool | None = None) -> Any:
             given = keras.tree.pack_sequence_as(graph_of(student)._inputs_struct, list(x["inputs"]))
             if not lesson.tellings:
-                return {"said": self.student(given, training=training), "features": []}
+                (said,) = keras.tree.flatten(self.student(given, training=training))
+                return {"said": said, "features": []}
             said, *features = _watched(student, lesson, given)
             found = [
                 (feature if layer is None else _projected(layer, feature))

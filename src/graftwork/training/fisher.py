@@ -12,6 +12,7 @@ from graftwork.compose.ports import graph_of
 from graftwork.data import Samples
 from graftwork.data.base import Stream
 from graftwork.errors import OptionError
+from graftwork.models.lazy import keras
 from graftwork.training.failing import failing, on
 from graftwork.training.feeding import arranged, tensor_of
 from graftwork.training.likelihood import as_targets, directions, drawn, kind_of, log_likelihood, logits_of
@@ -70,8 +71,6 @@ def information(
         MismatchError: If the data does not go into the model, or labels are not of its output.
         DataError: If the data holds NaN, or labels that are none.
     """
-    import keras
-
     backend = keras.backend.backend()
     if backend not in SQUARES:
         raise OptionError(
@@ -94,7 +93,7 @@ def information(
         named = dict(zip(part.inputs, given, strict=True))
         whole = arranged(model, named)
         with failing(model.name, on(part.rows, data.name), model, whole):
-            answers = np.asarray(logits_of(model(whole, training=False), kind))
+            answers = np.asarray(_logits(model, whole, kind))
         weights = counted.add(part)
         if labels == "model":
             count = answers[0].size
@@ -164,8 +163,6 @@ def _on_tensorflow(model: Any, variables: Sequence[Any], kind: str, names: Seque
 
 def _on_jax(model: Any, variables: Sequence[Any], kind: str, names: Sequence[str]) -> Square:
     """As `_on_tensorflow`."""
-    import keras
-
     jax: Any = importlib.import_module("jax")
 
     def scalar(values: Sequence[Any], inputs: Sequence[Any], targets: Any, k: Any) -> tuple[Any, Any]:
@@ -196,8 +193,16 @@ def _on_jax(model: Any, variables: Sequence[Any], kind: str, names: Sequence[str
 def _scalar(model: Any, kind: str, inputs: dict[str, Any], targets: Any, k: Any) -> tuple[Any, Any]:
     """Return what is differentiated for one sample, and the factor of its square."""
     given = arranged(model, {name: x[None] for name, x in inputs.items()})
-    logits = logits_of(model(given, training=False), kind)[0]
+    logits = _logits(model, given, kind)[0]
     return (log_likelihood(logits, kind, targets), 1.0) if k is None else directions(logits, kind, k)
+
+
+def _logits(model: Any, given: Any, kind: str) -> Any:
+    """Return the logits of a model's one output, in whatever structure that stands."""
+    said = keras.tree.flatten(model(given, training=False))
+    if len(said) != 1:
+        raise OptionError(f"model {model.name!r} has {len(said)} outputs; Fisher information is of one")
+    return logits_of(said[0], kind)
 
 
 SQUARES: dict[str, Callable[..., Square]] = {"tensorflow": _on_tensorflow, "jax": _on_jax}
