@@ -180,6 +180,15 @@ def test_values_that_the_converter_makes_inputs_of(keras, format, tmp_path: Path
         assert list(export(model, place(tmp_path, format), format).inputs) == ["x"]
 
 
+def test_layers_of_augmentation_do_nothing_in_an_export(keras, format, tmp_path: Path):
+    """Keras exports models as they are where nobody says that nothing is trained, and such layers then go on moving images about."""
+    image = keras.Input((4, 4, 1), name="image")
+    moved = keras.layers.RandomTranslation(0.9, 0.9, fill_mode="constant", name="moved")(image)
+    model = keras.Model({"image": image}, keras.layers.Dense(2)(keras.layers.Flatten()(moved)), name="seen")
+    found = export(model, place(tmp_path, format), format)
+    assert (list(found.inputs), found.notes) == (["image"], ("layers of augmentation ('moved') do nothing there",))
+
+
 def test_half_precision(keras, tmp_path: Path):
     """Allowed to differ more; LiteRT has no such products and the message says what is the matter."""
     x = keras.Input((4,), name="x")

@@ -9,7 +9,6 @@ A part is run anew by calling the same layers on other tensors: shared layers st
 that are given, whatever a layer takes) are kept. Masks that Keras hangs on tensors are made anew by the layers that make masks.
 """
 
-import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -389,12 +388,6 @@ def why_closed(node: Any) -> str:
 def told(operation: Any, kwargs: Mapping[str, Any], training: bool) -> dict[str, Any]:
     """Return keyword arguments that say whether a layer trains, if it can be told, whatever Keras noted down of its call."""
     return {**kwargs, **({"training": training} if "training" in getattr(operation, "_call_context_args", ()) else {})}
-
-
-def trains_unasked(layer: Any) -> bool:
-    """Return whether a layer trains where nothing is said, as those of augmentation do."""
-    training = inspect.signature(layer.call).parameters.get("training")
-    return training is not None and training.default is True
 
 
 def filled(node: Any, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Models made of configurations by Keras, without values from anywhere, and the classes and functions that a configuration refers to."""
 
 import copy
+import inspect
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -114,6 +115,12 @@ def layers_of(model: Any) -> list[Any]:
             found.append(layer)
             stack += reversed(layer._flatten_layers(include_self=False, recursive=False))
     return found
+
+
+def trains_unasked(layer: Any) -> bool:
+    """Return whether a layer trains where nothing is said, as those of augmentation do."""
+    training = inspect.signature(layer.call).parameters.get("training")
+    return training is not None and training.default is True
 
 
 def _mentioned(config: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from graftwork.errors import OutputError, StoreError, UnknownNameError
 from graftwork.models import alone, live
-from graftwork.models.configuration import layers_of
+from graftwork.models.configuration import layers_of, trains_unasked
 from graftwork.models.difference import Difference, called, compare, leaves_of
 from graftwork.models.examples import inputs_for
 from graftwork.models.fresh import predict
@@ -91,6 +91,7 @@ def export(
     row = _row(format, RUNTIMES[format])
     model = model if source is None else live.load_model(source, custom_objects=custom_objects)
     given = inputs_for(model) if inputs is None else inputs
+    model, notes = _inferring(model)
     with (
         Staged(target, row, overwrite=overwrite) as staged,
         tempfile.TemporaryDirectory(prefix=f"{staged.path.name}-", dir=target.parent) as folder,
@@ -101,7 +102,20 @@ def export(
             os.fsync(file.fileno())
         made.rename(staged.path)
         staged.commit()
-    return replace(exported, notes=(*exported.notes, *staged.notes))
+    return replace(exported, notes=(*exported.notes, *notes, *staged.notes))
+
+
+def _inferring(model: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return a model as it infers, and a note: layers of augmentation train where nobody says anything, and there nobody does."""
+    graph = getattr(model, "_functional", None) or model
+    found = [repr(layer.name) for layer in layers_of(model) if trains_unasked(layer)]
+    if not found or not hasattr(graph, "_inputs_struct"):
+        return model, ()
+    given = keras.tree.map_structure(
+        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=x.name), graph._inputs_struct
+    )
+    told = keras.Model(given, model(given, training=False), name=model.name)
+    return told, (f"layers of augmentation ({', '.join(found[:3])}{', …' if found[3:] else ''}) do nothing there",)
 
 
 def _made(model: Any, given: Any, made: Path, target: Path, format: str) -> Exported:

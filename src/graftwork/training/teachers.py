@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from graftwork.compose.addresses import taps as taps_of
 from graftwork.compose.base import Member
 from graftwork.compose.classes import ClassLists, class_lists, class_map
-from graftwork.compose.graph import Graph, claim, is_graph, trains_unasked
+from graftwork.compose.graph import Graph, claim, is_graph
 from graftwork.compose.naming import Names, named
 from graftwork.compose.outputs import OutputKinds, ending_of, kind_of, unknown_kind
 from graftwork.compose.ports import Port, Shape, call, fresh_inputs, inputs, outputs
 from graftwork.compose.preprocess import Preparations
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.combining import FAMILIES, floor_of
+from graftwork.models.configuration import trains_unasked
 from graftwork.models.lazy import keras
 from graftwork.models.outputs import Kind
 from graftwork.training.asking import asked, fixed

@@ -8,7 +8,7 @@ from graftwork.compose.adapters import Adapt, shapes_fit
 from graftwork.compose.base import Composed, Member, Verb, verb
 from graftwork.compose.classes import ClassLists, ClassMap, Group, class_lists, class_map
 from graftwork.compose.combine import Combination, Given
-from graftwork.compose.graph import inline, settle, trains_unasked
+from graftwork.compose.graph import inline, settle
 from graftwork.compose.inputs import Feeds, InputMode, separate_inputs, shared_inputs
 from graftwork.compose.layers import LayerSpec
 from graftwork.compose.naming import Names, named
@@ -19,6 +19,7 @@ from graftwork.compose.preprocess import Preparations, Size
 from graftwork.compose.stacking import Stacked, stacked
 from graftwork.errors import MismatchError, OptionError, UnknownNameError
 from graftwork.models.combining import CALIBRATED, FAMILIES, NEEDS_KIND, WEIGHTED, Combine, weights_of
+from graftwork.models.configuration import trains_unasked
 from graftwork.models.lazy import keras
 from graftwork.models.outputs import Kind, ending
 
