@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from reference_methods import REFERENCES, in_units
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from threadpoolctl import threadpool_limits
 
 import graftwork as gw
@@ -132,6 +132,34 @@ def test_fisher_by_hand():
     np.testing.assert_array_equal(merged, [3, 5, 2])
     sure = merge_arrays("fisher", [f32(0), f32(4)], companions=[f32(1), f32(1)], weight=[3, 1])
     np.testing.assert_array_equal(sure, [1])
+
+
+def test_fisher_of_a_single_number(tmp_path):
+    """A temperature, say, which is a tensor of no axes, from arrays and from files."""
+    numbers, squares = [np.float32(0), np.float32(4)], [np.float32(1), np.float32(3)]
+    assert merge_arrays("fisher", numbers, companions=squares) == 3
+    for kind, values in (("model", numbers), ("fisher", squares)):
+        for i, value in enumerate(values):
+            save_file({"scale": np.array(value)}, tmp_path / f"{kind}{i}.safetensors")
+    models, fisher = ([tmp_path / f"{kind}{i}.safetensors" for i in range(2)] for kind in ("model", "fisher"))
+
+    out = gw.merge(models, method="fisher", fisher=[str(path) for path in fisher], output=tmp_path / "out.safetensors")
+
+    assert load_file(out)["scale"] == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("fisher", [], r"fisher needs 2 companions \(fisher\) of shape \(2,\), one for each model; found none"),
+        ("fisher", [f32(1, 1)], r"found \(2,\)$"),
+        ("fisher", [f32(1, 1), f32(1)], r"found \(2,\), \(1,\)$"),
+        ("linear", [f32(1, 1), f32(1, 1)], "linear takes no companions"),
+    ],
+)
+def test_companions_are_one_for_each_model(method, given, said):
+    with pytest.raises(OptionError, match=said):
+        merge_arrays(method, [f32(0, 4), f32(4, 8)], companions=given)
 
 
 def test_fisher_refuses_negative_numbers():

@@ -533,9 +533,9 @@ def _method_for(options: Options, place: Place, n_models: int) -> MergeMethod:
 def _with_companions(step: Step, companions: Sequence[Reader]) -> tuple[Step, list[str]]:
     """Return a step with its companions if its method needs them, and what they lack."""
     method = step.method
-    if method is None or not method.companion or not method.companion_shape(step.spec.shape, step.unit):
+    wanted = method.companion_shape(step.spec.shape, step.unit) if method else None
+    if method is None or wanted is None:
         return step, []
-    wanted = method.companion_shape(step.spec.shape, step.unit)
     lacking = []
     found = []
     for label, source, companion in zip(step.labels, step.sources, companions, strict=False):

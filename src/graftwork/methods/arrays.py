@@ -41,7 +41,8 @@ def merge_arrays(
         block_size: Elements per block, rounded up to a multiple of `CHUNK` or of a unit. Does not change the result.
         dtype: Of the result; that of the models unless given.
         unit_axis: The axis that counts units, for methods that see them: -1 in Keras's layout, 0 in PyTorch's.
-        companions: What else is known of each model's tensor, for methods with `companion`.
+        companions: What else is known of each model's tensor, for methods with `companion`: squared gradients of the same shape, or
+            Gram matrices.
         **options: The method's options; `lambda_` for λ. Models are called ``"0"``, ``"1"`` … in mappings.
 
     Raises:
@@ -67,7 +68,7 @@ def merge_arrays(
     memory = np.empty((len(flat) + 1 + instance.scratch_rows) * step, work)
     result = np.empty((shape[-1], *shape[:-1]) if turned else shape, result_dtype)
     target = _raw(result)
-    extras = [np.asarray(c, work).reshape(-1) if granularity == "block" else np.asarray(c, work) for c in companions]
+    extras = _companions(instance, companions, instance.companion_shape(shape, unit_length(shape, unit_axis)), n, work)
 
     def blocks() -> Iterator[Block]:
         for start in range(0, size, step):
@@ -93,6 +94,23 @@ def merge_arrays(
 
     merge_blocks(instance, blocks, (n, size, work), write)
     return np.ascontiguousarray(np.moveaxis(result, 0, -1)) if turned else result
+
+
+def _companions(
+    method: MergeMethod, given: Sequence[NDArray[Any]], shape: tuple[int, ...] | None, n: int, dtype: np.dtype[Any]
+) -> list[NDArray[Any]]:
+    """Return one companion for each model as the method takes them; none where it needs none, or has a way without."""
+    if given and not method.companion:
+        raise OptionError(f"{method.name} takes no companions")
+    if shape is None or (not given and method.without_companion(n) is not None):
+        return []
+    found = [np.asarray(companion, dtype) for companion in given]
+    if [companion.shape for companion in found] != [shape] * n:
+        raise OptionError(
+            f"{method.name} needs {n} companions ({method.companion}) of shape {shape}, one for each model; found "
+            + (", ".join(str(companion.shape) for companion in found) or "none")
+        )
+    return [companion.reshape(-1) for companion in found] if method.granularity(shape) == "block" else found
 
 
 def merge_blocks(

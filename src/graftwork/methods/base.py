@@ -192,8 +192,8 @@ class MergeMethod(BaseModel):
         """Return what has to be seen in one piece of a tensor of this shape; memory grows with the tensor if that is ``"tensor"``."""
         return "block"
 
-    def companion_shape(self, shape: tuple[int, ...], unit: int) -> tuple[int, ...]:
-        """Return the shape that a companion of a tensor has; () for a tensor that needs none.
+    def companion_shape(self, shape: tuple[int, ...], unit: int) -> tuple[int, ...] | None:
+        """Return the shape that a companion of a tensor has, or None for a tensor that needs none.
 
         The tensor's own where the method sees blocks; (unit, unit) for a matrix over the elements of one unit, where it sees all.
 
@@ -201,7 +201,7 @@ class MergeMethod(BaseModel):
             shape: The tensor's shape.
             unit: Elements of one unit of it.
         """
-        return shape
+        return shape if self.companion else None
 
     def without_companion(self, n_models: int) -> "MergeMethod | None":
         """Return the method for a tensor that a model's companion says nothing of; None where that is a mistake."""

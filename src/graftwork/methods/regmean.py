@@ -56,9 +56,9 @@ class RegMean(MergeMethod):
         """Matrices are seen whole."""
         return "tensor" if len(shape) > 1 else "block"
 
-    def companion_shape(self, shape: tuple[int, ...], unit: int) -> tuple[int, ...]:
+    def companion_shape(self, shape: tuple[int, ...], unit: int) -> tuple[int, ...] | None:
         """A Gram matrix is over the weights of one unit; vectors have none."""
-        return (unit, unit) if len(shape) > 1 else ()
+        return (unit, unit) if len(shape) > 1 else None
 
     def without_companion(self, n_models: int) -> MergeMethod:
         """Return the weighted mean, for tensors that the files hold no Gram matrix of."""
