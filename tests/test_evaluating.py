@@ -15,6 +15,7 @@ from graftwork.data import open_data
 from graftwork.errors import DataError, MismatchError, OptionError, OutputError, UnknownNameError
 from graftwork.models import live
 from graftwork.report import plots, render
+from graftwork.training import decisions
 from graftwork.training.evaluating import evaluate
 from graftwork.training.evaluation import Evaluation
 
@@ -399,6 +400,7 @@ def test_files_are_in_memory_one_after_the_other(last, tmp_path, monkeypatch):
         **options,
         progress=lambda *n: told.append(n),
     )
+    monkeypatch.setattr(decisions, "HELD_BYTES", 1)  # what they say stands in files
     together = judged(models, (X, labels, W), **options)
 
     assert len(loaded) == 3 and found.to_dict()["verdicts"] == together.to_dict()["verdicts"]
