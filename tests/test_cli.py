@@ -435,6 +435,20 @@ def test_plan_merge_takes_what_merge_takes():
     assert merge - plan == {"models", "quiet"}
 
 
+def test_one_text_is_a_list_where_an_option_is_one():
+    """``--hidden 10`` as well as ``--hidden 10,5``; where a text alone is something else, it stays one."""
+    from graftwork.cli.fields import value_of
+    from graftwork.compose.verbs.freeze import Freeze
+    from graftwork.compose.verbs.stack import Stack
+    from graftwork.training.verbs import VERBS
+
+    hidden, layers = Stack.model_fields["hidden"], Freeze.model_fields["layers"]
+    for given, wanted in ((["10"], [10]), (["10,5"], [10, 5]), (["10", "5"], [10, 5]), (["[10]"], [10]), (["[]"], [])):
+        assert value_of(hidden, given) == wanted
+    assert value_of(layers, ["block_*"]) == "block_*"
+    assert value_of(VERBS["finetune"].model_fields["unfreeze"], ["3"]) == 3
+
+
 def test_help_says_what_options_take():
     """Generated options too: a number where one is wanted, the words that there are, a list only where there may be several."""
     from graftwork.training.verbs import VERBS

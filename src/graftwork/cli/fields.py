@@ -108,7 +108,18 @@ def value_of(field: FieldInfo, given: Any) -> Any:
     if all("=" in text and not text.startswith(("=", "[", "{")) for text in given):
         return {key: plain(said) for key, said in pairs(given).items()}
     values = [plain(text) for text in given]
-    return values[0] if len(values) == 1 else values
+    alone = len(values) == 1 and (isinstance(values[0], list) or not _is_list(field.annotation))
+    return values[0] if alone else values
+
+
+def _is_list(annotation: Any) -> bool:
+    """Return whether an option takes nothing but a list."""
+    parts = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
+    return all(typing.get_origin(part) in (list, tuple, Sequence) or part is types.NoneType for part in parts)
 
 
 def plain(text: str) -> Any:
