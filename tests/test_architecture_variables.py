@@ -690,6 +690,21 @@ def test_codes_of_a_quantized_layer_are_seen_by_their_dtype() -> None:
     assert list(names.values()) == [("d/kernel", Role.QUANTIZED), ("d/kernel_scale", Role.QUANTIZED)]
 
 
+def test_optimizers_beside_the_one_of_compile_are_no_weights() -> None:
+    """Told by name, step and learning rate (which a schedule replaces) together: a layer may be called Adam."""
+    step, rate, moment = ((), "int64"), ((), "float32"), ((4, 2), "float32")
+    for name, kinds, role in (
+        ("adam_3", (step, rate, moment, moment), Role.COUNTER),
+        ("sgd", (step, moment), Role.COUNTER),
+        ("loss_scale_optimizer", (step, rate), Role.COUNTER),
+        ("adam", (moment, moment), Role.WEIGHT),
+        ("mine", (step, rate, moment), Role.WEIGHT),
+    ):
+        group = Group(name, {str(key): kind for key, kind in enumerate(kinds)})
+        roles = [role for _, role in name_tree({"": Group("gan", {}), "g_opt": group}).values()]
+        assert roles[-1] == role, name
+
+
 def test_quantization_that_the_configuration_hides_is_seen(save: Callable[[keras.Model], Saved]) -> None:
     """``model.quantize`` reaches the projections of an attention layer, whose configuration goes on to say float32."""
     model = on(L.MultiHeadAttention(2, 4, name="mha"), SEQUENCE, SEQUENCE)

@@ -196,6 +196,47 @@ def test_a_file_without_an_architecture_need_not_tell_what_variables_are(tmp_pat
         assert gw.diff(*pair).identical
 
 
+@keras.saving.register_keras_serializable("tests")
+class Adversaries(keras.Model):
+    """Two networks, and an optimizer for each."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.generator, self.critic = kl.Dense(3, name="g"), kl.Dense(1, name="c")
+        self.first, self.second = keras.optimizers.Adam(), keras.optimizers.RMSprop()
+
+    def call(self, x):
+        return self.critic(self.generator(x))
+
+    def step(self, x):
+        """Train both once."""
+        for optimizer, part in ((self.first, self.generator), (self.second, self.critic)):
+            optimizer.build(part.trainable_variables)
+            optimizer.apply([x.mean() * np.ones(v.shape, np.float32) for v in part.trainable_variables])
+
+
+def test_the_state_of_a_models_own_optimizers_is_not_averaged(tmp_path):
+    """Keras wants it back; moments of two trainings have no mean that means something."""
+    models = []
+    for seed in range(2):
+        model = Adversaries(name="gan")
+        model(x := np.full((1, 4), seed + 1, np.float32))
+        randomize(model, seed).step(x)
+        model.save(tmp_path / f"{seed}.keras")
+        models.append(model)
+
+    out = gw.merge([tmp_path / "0.keras", tmp_path / "1.keras"], output=tmp_path / "out.keras", report=(notes := []))
+
+    kept, ours, others = (values(path) for path in (out, tmp_path / "0.keras", tmp_path / "1.keras"))
+    state = [name for name in ours if name.startswith(("adam/", "rm_sprop/"))]
+    assert len(state) == 2 + 4 + 2 + 2 and all(kept[name] == ours[name] for name in state)
+    assert not {*others.values()} & {ours[name] for name in state if name[-1] not in "01"}, "every moment differs"
+    merged = keras.saving.load_model(out)
+    for found, *both in zip(merged.weights, *(m.weights for m in models), strict=True):
+        np.testing.assert_allclose(found, np.mean([np.asarray(v) for v in both], axis=0), rtol=1e-6)
+    assert any("differs in 1; the result has the value of 0" in note for note in notes)
+
+
 def test_shards_of_keras_are_several(zoo):
     """So that the test above means something."""
     assert len(list(zoo[0].glob("recurrent_0*.weights.h5"))) > 2

@@ -140,6 +140,9 @@ def name_tree(groups: Mapping[str, Group], known: Layout | None = None) -> dict[
         elif planned.keys() == group.variables.keys():
             own = {key: (v.name.rpartition("/")[2], v.role) for key, v in planned.items()}
             chain = chains[path]
+        elif _is_optimizer(group):
+            own = {key: (key, Role.COUNTER) for key in group.variables}
+            chain = chains[path]
         else:
             own = _guess(path, group, groups)
             chain = chains[path]
@@ -278,6 +281,39 @@ def _is_training_state(path: str, groups: Mapping[str, Group]) -> bool:
         if part in _TRAINING and (not above or above in groups):
             return True
     return False
+
+
+_OPTIMIZERS = frozenset(
+    {
+        *(
+            "adadelta",
+            "adafactor",
+            "adagrad",
+            "adam",
+            "adamax",
+            "adam_w",
+            "ftrl",
+            "lamb",
+            "lion",
+            "loss_scale_optimizer",
+        ),
+        *("muon", "nadam", "rm_sprop", "schedule_free_adam_w", "sgd"),
+    }
+)
+"""What Keras calls its optimizers, up to a number."""
+
+
+def _is_optimizer(group: Group) -> bool:
+    """Return whether a group is an optimizer's that a model keeps beside the one it was compiled with, as adversarial ones do.
+
+    Its state belongs to one training, and Keras wants it when it loads the model.
+    """
+    stem, _, number = (group.name or "").rpartition("_")
+    name = stem if stem and number_in(number) is not None else group.name
+    step, rate = group.variables.get("0"), group.variables.get("1")
+    return (
+        name in _OPTIMIZERS and step in (((), "int64"), ((), "int32")) and (rate is None or rate[1].startswith("float"))
+    )
 
 
 def _training_state(path: str, group: Group, keras2: bool) -> dict[str, tuple[str, Role]]:
