@@ -243,7 +243,7 @@ def _check_config(like: Reader) -> None:
     if like.header.format == "legacy_h5" and like.header.config_kind == "keras2":
         raise OutputError(
             f"{like.path.name} was written by Keras 2, whose configuration Keras 3 cannot read from a .keras file; "
-            "write an .h5 or a weights file, or rebuild the model in Keras 3 and name it with `like`"
+            "write an .h5 or a weights file, or rebuild the model in Keras 3 and name it first (`merge`) or as `like` (`convert`)"
         )
 
 
