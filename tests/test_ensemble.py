@@ -323,14 +323,13 @@ def test_the_same_file_ten_times_and_layers_of_the_same_names(tmp_path):
     assert {each.name for each in ten.values()} == {"net"}
 
 
-def test_members_that_give_lists_of_one_output(three, tmp_path):
+def test_members_whose_one_output_stands_in_a_list(three, tmp_path):
     """As Keras saved every functional model up to 3.9; the result gives its one output, and is checked against the members."""
     paths = []
     for name, model in three.items():
         inputs = keras.Input((8,), name="x")
         keras.Model([inputs], [model(inputs)], name=name).save(tmp_path / f"{name}.keras")
         paths.append(tmp_path / f"{name}.keras")
-    assert isinstance(keras.saving.load_model(paths[0])(X), list)
     notes: list[str] = []
 
     made = gw.ensemble(paths, output=tmp_path / "out.keras", report=notes)

@@ -252,7 +252,7 @@ def test_what_no_tolerance_helps(found, expected, reason):
 
 
 def test_a_list_of_one_output_is_that_output():
-    """Keras saved models of one output as such lists up to 3.9; two outputs are two, and a dictionary names its own."""
+    """Keras up to 3.9 saved models of one output so; two outputs are two, and a dictionary names its own."""
     one, other = np.ones((2, 3), F32), np.zeros((2, 3), F32)
     for found, expected in ((one, [one]), ([one], one), ([one], (one,))):
         assert compare(found, expected, exact=True).agrees

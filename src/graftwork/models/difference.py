@@ -42,8 +42,8 @@ def compare(found: Any, expected: Any, *, exact: bool = False, rtol: float = 0.0
 
     Args:
         found: Arrays, in lists, tuples and dictionaries.
-        expected: Arrays likewise; a tuple is as good as a list, and one array as a list of it, which models give that Keras up to 3.9
-            saved.
+        expected: Arrays likewise; a tuple is as good as a list, and one array as a list of it, which is how the output of a model
+            stands that Keras up to 3.9 saved.
         exact: Whether entries must be equal.
         rtol: Tolerance, as a fraction of the largest expected entry.
         atol: Tolerance.
