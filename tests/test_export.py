@@ -182,8 +182,9 @@ def test_values_that_the_converter_makes_inputs_of(keras, format, tmp_path: Path
 
 def test_layers_of_augmentation_do_nothing_in_an_export(keras, format, tmp_path: Path):
     """Keras exports models as they are where nobody says that nothing is trained, and such layers then go on moving images about."""
-    image = keras.Input((4, 4, 1), name="image")
-    moved = keras.layers.RandomTranslation(0.9, 0.9, fill_mode="constant", name="moved")(image)
+    image = keras.Input((8, 8, 1), name="image")
+    sized = keras.layers.Resizing(4, 4, name="sized")(image)
+    moved = keras.layers.RandomTranslation(0.9, 0.9, fill_mode="constant", name="moved")(sized)
     model = keras.Model({"image": image}, keras.layers.Dense(2)(keras.layers.Flatten()(moved)), name="seen")
     found = export(model, place(tmp_path, format), format)
     assert (list(found.inputs), found.notes) == (["image"], ("layers of augmentation ('moved') do nothing there",))

@@ -118,9 +118,13 @@ def layers_of(model: Any) -> list[Any]:
 
 
 def trains_unasked(layer: Any) -> bool:
-    """Return whether a layer trains where nothing is said, as those of augmentation do."""
+    """Return whether a layer trains where nothing is said, as those of augmentation do.
+
+    Resizing and cropping have that in their signature too, from the class that they share with these, and do the same always.
+    """
     training = inspect.signature(layer.call).parameters.get("training")
-    return training is not None and training.default is True
+    alike = isinstance(layer, keras.layers.Resizing | keras.layers.CenterCrop)
+    return training is not None and training.default is True and not alike
 
 
 def _mentioned(config: Any) -> Iterator[str]:
