@@ -140,7 +140,7 @@ def explore(first: tuple[str, Reader], other: tuple[str, Reader]) -> tuple[Pairi
     elif a.header.config_kind == b.header.config_kind == "huggingface":
         fields = huggingface.differences(a.header.config, b.header.config)
         structure = [d.describe(label_a, label_b) for d in fields if not d.left_out]
-        notes = huggingface.note_on([d for d in fields if d.left_out], label_a, label_b)
+        notes = huggingface.note_on(fields, label_a, label_b)
     differing = _differing_asset(a, b, found)
     structure += [f"the vocabulary {differing!r} differs between {label_a} and {label_b}"] if differing else []
     sources = (None if found else _by_objects(a, b)) or _by_names(a, b, found, {})
@@ -182,11 +182,12 @@ def _differing_asset(a: Reader, b: Reader, found: Match | None) -> str | None:
     )
     if not (ours and theirs):
         return None
-    places = _asset_places(b) if found else {}
-    for (chain, file), name in (_asset_places(a) if found else {}).items():
-        other = places.get((found.layers.get(chain, "") if found else "", file))
-        if other in theirs and ours.pop(name) != theirs.pop(other):
-            return name
+    if found is not None:
+        places = _asset_places(b)
+        for (chain, file), name in _asset_places(a).items():
+            other = places.get((found.layers.get(chain, ""), file))
+            if other in theirs and ours.pop(name) != theirs.pop(other):
+                return name
     if sorted(ours.values()) == sorted(theirs.values()):
         return None
     return next((name for name in ours if theirs.get(name) != ours[name]), next(iter({**ours, **theirs})))

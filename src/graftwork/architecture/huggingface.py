@@ -90,15 +90,16 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], part: str, other_ve
     return found
 
 
-def note_on(left_out: Sequence[FieldDifference], label_a: str, label_b: str) -> list[str]:
-    """Return what to say of fields that a configuration of another version does not have."""
+def note_on(fields: Sequence[FieldDifference], label_a: str, label_b: str) -> list[str]:
+    """Return what to say of those fields that a configuration of another version does not have."""
+    left_out = [d for d in fields if d.left_out]
     if not left_out:
         return []
-    fields = ", ".join(
+    told = ", ".join(
         f"{d.field} {_short(d.b if d.a is None else d.a)} of {label_b if d.a is None else label_a}" for d in left_out
     )
     return [
-        f"{label_b}: config.json is of another version of transformers than in {label_a}, and only one of them has {fields}; "
+        f"{label_b}: config.json is of another version of transformers than in {label_a}, and only one of them has {told}; "
         "the other is taken to mean the same"
     ]
 

@@ -30,7 +30,7 @@ def asked(model: Any, given: Any, count: int) -> Any:
     """
     size = fixed(model)
     if size is None or size == count:
-        return model.predict_on_batch(piece(model, given, count))
+        return model.predict_on_batch(ready(given))
     said = [model.predict_on_batch(ready(rows(given, first, size, count))) for first in range(0, count, size)]
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:count], *said)
 

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def features(
                 while rows.done < len(samples):
                     part = samples.take(samples.rows[rows.done : rows.done + batch])
                     check(part)
-                    given = packed(trunk, part.inputs)
+                    given = partial(packed, trunk, part.inputs)
                     with failing(trunk.name, on(part.rows, samples.name), trunk, given):
                         found = _said(asked, part, batch if rows.done else 0)
                     rows.add(found.astype(np.float32) if found.dtype.itemsize < 4 else found)
